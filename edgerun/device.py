@@ -1,0 +1,157 @@
+"""Open an OpenCL device: context, queue, programs, buffers, and the facts kernels may know.
+
+Driver quirks are here and nowhere else.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from edgerun import drivers
+from edgerun.errors import DeviceError
+from edgerun.ops import Facts
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One OpenCL device as `edgerun devices` lists it."""
+    index: int
+    name: str
+    platform: str
+    version: str
+    kind: str
+    compute_units: int
+    memory_bytes: int
+    unified_memory: bool
+    fp16: bool
+
+
+def _opencl():
+    """Import pyopencl late, so that the choice of a driver comes first and its absence is a message."""
+    os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
+    try:
+        import pyopencl
+    except ImportError as error:
+        raise DeviceError(f"pyopencl cannot be imported ({error}): reinstall edgerun with pip") from None
+    return pyopencl
+
+
+def _kind(cl, device) -> str:
+    if device.type & cl.device_type.GPU:
+        return "gpu"
+    return "cpu" if device.type & cl.device_type.CPU else "accelerator"
+
+
+def _enumerate(wanted: str | None):
+    drivers.choose(wanted)
+    cl = _opencl()
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error:
+        platforms = []  # the loader reports "no platform" as an error
+    listed = []
+    for platform in platforms:
+        try:
+            listed += [(platform, device) for device in platform.get_devices()]
+        except cl.Error:
+            continue  # a platform without devices says so with an error
+    return cl, listed
+
+
+def _describe(cl, index: int, platform, device) -> DeviceInfo:
+    return DeviceInfo(
+        index, device.name.strip(), platform.name.strip(), device.version.strip(), _kind(cl, device),
+        device.max_compute_units, device.global_mem_size, bool(device.host_unified_memory),
+        "cl_khr_fp16" in device.extensions.split())
+
+
+def devices() -> list[DeviceInfo]:
+    """Return every device of the loaded drivers; an empty list if there is none."""
+    cl, listed = _enumerate(os.environ.get("EDGERUN_DEVICE"))
+    return [_describe(cl, i, *pair) for i, pair in enumerate(listed)]
+
+
+def _matches(wanted: str, info: DeviceInfo) -> bool:
+    if wanted.isdigit():
+        return info.index == int(wanted)
+    text = f"{info.platform} {info.name} {info.version}".lower()
+    return all(word in text for word in wanted.lower().replace("-", " ").split())
+
+
+def select(wanted: str | int | None = None):
+    """Return the OpenCL device that `wanted` means.
+
+    Args:
+        wanted: an index of devices(), or a part of the platform, device or driver name; None reads
+            EDGERUN_DEVICE, and without it takes the first GPU, else the first device.
+
+    Returns:
+        (pyopencl module, cl.Device, DeviceInfo).
+
+    Raises:
+        DeviceError: no driver is installed, or no device is meant by `wanted`.
+    """
+    wanted = str(wanted) if wanted is not None else os.environ.get("EDGERUN_DEVICE") or None
+    cl, listed = _enumerate(wanted)
+    if not listed:
+        raise DeviceError(f"no OpenCL driver found: {drivers.INSTALL_HINT}")
+    infos = [_describe(cl, i, *pair) for i, pair in enumerate(listed)]
+    if wanted is None:
+        best = next((i for i in infos if i.kind == "gpu"), infos[0])
+        return cl, listed[best.index][1], best
+    for info in infos:
+        if _matches(wanted, info):
+            return cl, listed[info.index][1], info
+    names = "; ".join(f"{i.index}: {i.name} ({i.platform})" for i in infos)
+    raise DeviceError(f"no OpenCL device is meant by {wanted!r}, there are: {names}")
+
+
+def _lanes(device, kind: str) -> int:
+    """fp32 lanes of a vector: what a CPU reports as native; 4 on GPUs, which have no wider loads."""
+    if kind != "cpu":
+        return 4
+    return max(4, min(16, device.native_vector_width_float))
+
+
+class Device:
+    """An opened device. Every OpenCL object of a session is created through it, and counted.
+
+    Attributes:
+        info: DeviceInfo.
+        facts: what ops may know.
+        created: number of OpenCL objects made so far, by kind: "buffer", "program", "kernel",
+            "queue", "context".
+    """
+
+    def __init__(self, wanted: str | int | None = None, profiling: bool = False):
+        self.cl, self.device, self.info = select(wanted)
+        cl = self.cl
+        self.created = {"context": 1, "queue": 1, "buffer": 0, "program": 0, "kernel": 0}
+        try:
+            self.context = cl.Context([self.device])
+            self.queue = self._queue(profiling)
+        except cl.Error as error:
+            raise DeviceError(f"{self.info.name}: cannot be opened: {error}") from None
+        self.facts = Facts(
+            kind=self.info.kind, lanes=_lanes(self.device, self.info.kind),
+            compute_units=self.info.compute_units, max_work_group=self.device.max_work_group_size,
+            quirks=frozenset())
+        from edgerun.programs import Programs  # imports pyopencl
+        self.programs = Programs(self.context, self.device)
+
+    def _queue(self, profiling: bool):
+        properties = self.cl.command_queue_properties.PROFILING_ENABLE if profiling else 0
+        return self.cl.CommandQueue(self.context, self.device, properties=properties)
+
+    def profiling_queue(self):
+        """Return a second queue that records times (counted as created)."""
+        self.created["queue"] += 1
+        return self._queue(True)
+
+    def kernel(self, family: str, name: str, defines: dict):
+        """Return a new kernel object; a kernel holds its arguments, so each launch has its own."""
+        built = self.programs.built + self.programs.cached
+        program = self.programs.get(family, defines)
+        self.created["program"] += self.programs.built + self.programs.cached - built
+        self.created["kernel"] += 1
+        return self.cl.Kernel(program, name)

@@ -1,0 +1,63 @@
+"""Find OpenCL drivers before pyopencl is imported, since its loader reads its settings only once.
+
+The loader inside the pyopencl wheel opens what /etc/OpenCL/vendors lists, every driver of it, each
+costing tens of megabytes. `OCL_ICD_VENDORS` naming one `.icd` file or one driver library opens just
+that one.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+VENDORS = Path("/etc/OpenCL/vendors")
+INSTALL_HINT = ("install one: 'apt install pocl-opencl-icd' (any CPU, root), "
+                "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the driver of "
+                "your GPU's vendor")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A driver on disk: its short name and the file that leads the loader to it."""
+    name: str
+    path: Path
+
+
+def intel_cpu_runtime() -> Path | None:
+    """Return the library of the Intel CPU runtime if pip installed it in this environment.
+
+    The .icd file that comes with it names a path that does not exist, so no loader finds it.
+    """
+    for name in ("libintelocl.so", "Library/bin/intelocl64.dll"):
+        path = Path(sys.prefix, "lib", name) if name.endswith(".so") else Path(sys.prefix, name)
+        if path.is_file():
+            return path
+    return None
+
+
+def found() -> list[Driver]:
+    """Return the drivers on this machine, those that the loader knows by itself first."""
+    drivers = [Driver(path.stem, path) for path in sorted(VENDORS.glob("*.icd"))]
+    intel = intel_cpu_runtime()
+    if intel is not None:
+        drivers.append(Driver("intel-cpu", intel))
+    return drivers
+
+
+def choose(wanted: str | None) -> None:
+    """Point the loader to one driver, if `wanted` names one or if it would find none by itself.
+
+    Does nothing once pyopencl is imported or when the user has set OCL_ICD_VENDORS.
+
+    Args:
+        wanted: part of a driver's name, as in --device; None for whatever there is.
+    """
+    if "pyopencl" in sys.modules or os.environ.get("OCL_ICD_VENDORS"):
+        return
+    drivers = found()
+    matching = [d for d in drivers if wanted and wanted.lower() in d.name.lower()]
+    if matching:
+        os.environ["OCL_ICD_VENDORS"] = str(matching[0].path)
+    elif len(drivers) == 1:
+        os.environ["OCL_ICD_VENDORS"] = str(drivers[0].path)

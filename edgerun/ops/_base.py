@@ -1,0 +1,224 @@
+"""What an op is: a shape rule, a prepare function that describes launches, a few facts.
+
+Nothing here imports pyopencl: shapes and launches of a whole model can be checked without a device.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgerun.errors import ModelError
+
+Shape = tuple[int, ...]
+
+
+class TensorLike(Protocol):
+    """A tensor of a model file or of the packer's graph."""
+    name: str
+    shape: Shape
+    dtype: str
+    layout: str
+
+
+class OpLike(Protocol):
+    """An op of a model file or of the packer's graph, its tensors resolved."""
+    code: str
+    name: str
+    inputs: Sequence[TensorLike | None]
+    outputs: Sequence[TensorLike]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an op may know of the device when it chooses a kernel.
+
+    Attributes:
+        kind: "cpu", "gpu" or "accelerator".
+        lanes: fp32 elements of the widest vector worth using: 16, 8 or 4.
+        compute_units: parallel cores.
+        max_work_group: largest work-group of any kernel.
+        quirks: names of driver peculiarities, see edgerun/device.py.
+    """
+    kind: str = "cpu"
+    lanes: int = 16
+    compute_units: int = 2
+    max_work_group: int = 256
+    quirks: frozenset[str] = frozenset()
+
+    @property
+    def one(self) -> tuple[int, ...] | None:
+        """Local size for a kernel whose work-items are heavy: one each on a CPU, free elsewhere."""
+        return (1, 1, 1) if self.kind == "cpu" else None
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Stands for the op's scratch bytes in the arguments of a launch; `at` is added in bytes."""
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch.
+
+    Attributes:
+        family: kernels/<family>.cl.
+        kernel: function in that file.
+        defines: macro name -> value; few, since every combination is one program.
+        global_size: work-items in 1 to 3 dimensions.
+        local_size: same length, or None to let the driver choose.
+        args: tensors and Scratch (each becomes two arguments, buffer and byte offset), NumPy
+            scalars, or NumPy arrays of 4 or 8 int32 (OpenCL int4, int8).
+    """
+    family: str
+    kernel: str
+    defines: dict[str, Any]
+    global_size: tuple[int, ...]
+    args: tuple[Any, ...]
+    local_size: tuple[int, ...] | None = None
+
+
+Outputs = list[tuple[Shape, str]]
+
+
+def _no_scratch(op: OpLike) -> int:
+    return 0
+
+
+def _output_elements(op: OpLike) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class OpDef:
+    """The one table line of an op.
+
+    Attributes:
+        infer: op -> [(shape, dtype)] of its outputs; raises ModelError if its inputs do not fit.
+        prepare: (op, facts) -> launches; its docstring is the op's entry in docs/ops.md.
+        inputs: fewest and most inputs.
+        options: table of schema/edgerun.fbs, or None.
+        macs: op -> multiply-accumulates, for ops dominated by them.
+        scratch: op -> bytes of scratch it needs in the arena.
+    """
+    infer: Callable[[OpLike], Outputs]
+    prepare: Callable[[OpLike, Facts], list[Launch]]
+    inputs: tuple[int, int]
+    options: str | None = None
+    macs: Callable[[OpLike], int] = _output_elements
+    scratch: Callable[[OpLike], int] = _no_scratch
+
+
+def require(condition: bool, op: OpLike, message: str) -> None:
+    """Raise ModelError "code 'name': message" unless the condition holds."""
+    if not condition:
+        raise ModelError(f"{op.code} {op.name!r}: {message}")
+
+
+def require_rank(tensor: TensorLike, rank: int, op: OpLike) -> None:
+    """Require a number of dimensions."""
+    require(len(tensor.shape) == rank, op,
+            f"{tensor.name} has the shape {tensor.shape}, needed {rank} dimensions")
+
+
+def require_dtype(tensor: TensorLike, allowed: Sequence[str], op: OpLike) -> None:
+    """Require one of some dtypes."""
+    require(tensor.dtype in allowed, op,
+            f"{tensor.name} is {tensor.dtype}, needed {' or '.join(allowed)}")
+
+
+def require_same_dtype(op: OpLike, *tensors: TensorLike | None) -> None:
+    """Require equal dtypes of the tensors that are present."""
+    found = {t.dtype for t in tensors if t is not None}
+    require(len(found) <= 1, op, f"mixes the dtypes {', '.join(sorted(found))}")
+
+
+def normal_axis(axis: int, rank: int, op: OpLike) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        ModelError: there is no such axis.
+    """
+    require(-rank <= axis < max(rank, 1), op, f"axis {axis} of {rank} dimensions")
+    return axis % rank if rank else 0
+
+
+def count(shape: Sequence[int]) -> int:
+    """Return the number of elements of a shape."""
+    total = 1
+    for n in shape:
+        total *= int(n)
+    return total
+
+
+def strides(shape: Sequence[int]) -> list[int]:
+    """Return row-major strides in elements."""
+    result, step = [], 1
+    for n in reversed(shape):
+        result.append(step)
+        step *= int(n)
+    return result[::-1]
+
+
+def broadcast(op: OpLike, *shapes: Shape) -> Shape:
+    """Return the broadcast shape.
+
+    Raises:
+        ModelError: the shapes do not broadcast.
+    """
+    try:
+        return tuple(int(n) for n in np.broadcast_shapes(*shapes))
+    except ValueError:
+        require(False, op, "the shapes " + " and ".join(map(str, shapes)) + " do not broadcast")
+        raise
+
+
+def broadcast_strides(shape: Shape, to: Shape) -> list[int]:
+    """Return strides in elements over `to`, 0 where `shape` is repeated."""
+    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
+    return [0 if n == 1 and m != 1 else s for n, m, s in zip(padded, to, strides(padded))]
+
+
+def collapse(shape: Sequence[int], *stride_lists: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Merge neighbouring axes that every operand walks contiguously, and drop axes of one element.
+
+    Args:
+        shape: elements per axis.
+        stride_lists: per operand, elements per step of each axis.
+
+    Returns:
+        The shorter shape (at least one axis) and the strides of each operand over it.
+    """
+    dims: list[int] = []
+    kept: list[list[int]] = [[] for _ in stride_lists]
+    for axis, n in enumerate(shape):
+        if n == 1:
+            continue
+        if dims and all(k[-1] == s[axis] * n for k, s in zip(kept, stride_lists)):
+            dims[-1] *= n
+            for k, s in zip(kept, stride_lists):
+                k[-1] = s[axis]
+        else:
+            dims.append(n)
+            for k, s in zip(kept, stride_lists):
+                k.append(s[axis])
+    return (dims or [1]), [k or [0] for k in kept]
+
+
+def i32(value: int) -> np.int32:
+    """Return a kernel argument `int`."""
+    return np.int32(value)
+
+
+def f32(value: float) -> np.float32:
+    """Return a kernel argument `float`."""
+    return np.float32(value)
+
+
+def int8_arg(values: Sequence[int], fill: int = 0) -> np.ndarray:
+    """Return a kernel argument `int8` (eight ints, filled up at the front)."""
+    return np.array([fill] * (8 - len(values)) + [int(v) for v in values], np.int32)

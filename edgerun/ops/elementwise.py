@@ -1,0 +1,188 @@
+"""Elementwise ops: one table of unary and one of binary expressions, two kernels."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgerun.dtypes import FLOAT
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, i32,
+    int8_arg, require, require_dtype, require_same_dtype)
+
+# kind -> OpenCL expression of x, alpha, beta; valid for float and for float vectors.
+UNARY = {
+    "relu": "fmax(x, 0.0f)",
+    "clip": "fmin(fmax(x, alpha), beta)",
+    "leaky_relu": "(x < 0.0f ? x * alpha : x)",
+    "elu": "(x < 0.0f ? alpha * expm1(x) : x)",
+    "selu": "(x < 0.0f ? beta * alpha * expm1(x) : beta * x)",
+    "celu": "(fmax(x, 0.0f) + fmin(alpha * expm1(x / alpha), 0.0f))",
+    "sigmoid": "(1.0f / (1.0f + exp(-x)))",
+    "tanh": "tanh(x)",
+    "hard_sigmoid": "fmin(fmax(x * alpha + beta, 0.0f), 1.0f)",
+    "hard_swish": "(x * fmin(fmax(x * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f))",
+    "silu": "(x / (1.0f + exp(-x)))",
+    "gelu": "(0.5f * x * (1.0f + erf(x * 0.70710678f)))",
+    "gelu_tanh": "(0.5f * x * (1.0f + tanh(0.79788456f * (x + 0.044715f * x * x * x))))",
+    "softplus": "(fmax(x, 0.0f) + log1p(exp(-fabs(x))))",
+    "softsign": "(x / (1.0f + fabs(x)))",
+    "mish": "(x * tanh(fmax(x, 0.0f) + log1p(exp(-fabs(x)))))",
+    "threshold": "(x > alpha ? x : x * 0.0f)",
+    "affine": "(x * alpha + beta)",
+    "erf": "erf(x)",
+    "exp": "exp(x)",
+    "log": "log(x)",
+    "sqrt": "sqrt(x)",
+    "rsqrt": "(1.0f / sqrt(x))",
+    "reciprocal": "(1.0f / x)",
+    "abs": "fabs(x)",
+    "neg": "(-x)",
+    "square": "(x * x)",
+    "floor": "floor(x)",
+    "ceil": "ceil(x)",
+    "round": "rint(x)",
+    "sign": "sign(x)",
+    "sin": "sin(x)",
+    "cos": "cos(x)",
+    "tan": "tan(x)",
+    "asin": "asin(x)",
+    "acos": "acos(x)",
+    "atan": "atan(x)",
+    "sinh": "sinh(x)",
+    "cosh": "cosh(x)",
+    "asinh": "asinh(x)",
+    "acosh": "acosh(x)",
+    "atanh": "atanh(x)",
+    "is_nan": "isnan(x)",
+    "is_inf": "isinf(x)",
+}
+# Those that also have an int32 form; and those whose result, or input too, is bool.
+UNARY_INT = {"abs": "(x < 0 ? -x : x)", "neg": "(-x)", "square": "(x * x)",
+             "sign": "(x > 0 ? (x * 0 + 1) : (x < 0 ? (x * 0 - 1) : x * 0))",
+             "relu": "(x < 0 ? x * 0 : x)"}
+UNARY_BOOL = {"not": "(x == 0)"}
+UNARY_TO_BOOL = ("is_nan", "is_inf", "not")
+
+# kind -> (float expression, int expression or None) of a and b.
+BINARY = {
+    "add": ("(a + b)", "(a + b)"),
+    "sub": ("(a - b)", "(a - b)"),
+    "mul": ("(a * b)", "(a * b)"),
+    "div": ("(a / b)", "(a / b)"),
+    "min": ("fmin(a, b)", "min(a, b)"),
+    "max": ("fmax(a, b)", "max(a, b)"),
+    "pow": ("pow(a, b)", None),
+    "squared_difference": ("((a - b) * (a - b))", "((a - b) * (a - b))"),
+    "floor_div": ("floor(a / b)", "(a / b - (((a % b) != 0) & ((a ^ b) < 0) & 1))"),
+    "floor_mod": ("(a - b * floor(a / b))", "((a % b) + (((a % b) != 0) & ((a ^ b) < 0) & 1) * b)"),
+    "fmod": ("fmod(a, b)", "(a % b)"),
+    "prelu": ("(a < 0.0f ? a * b : a)", None),
+    "equal": ("(a == b)", "(a == b)"),
+    "not_equal": ("(a != b)", "(a != b)"),
+    "less": ("(a < b)", "(a < b)"),
+    "less_equal": ("(a <= b)", "(a <= b)"),
+    "greater": ("(a > b)", "(a > b)"),
+    "greater_equal": ("(a >= b)", "(a >= b)"),
+    "and": (None, "((a & b) != 0)"),
+    "or": (None, "((a | b) != 0)"),
+    "xor": (None, "((a ^ b) != 0)"),
+}
+BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and", "or",
+                  "xor")
+INTEGER = ("int32", "int16", "int8", "uint8", "bool")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A fused activation as the kernels want it."""
+    defines: dict[str, str]
+    alpha: float
+    beta: float
+
+
+def activation(op: OpLike) -> Activation:
+    """Return the defines and arguments of the op's fused activation.
+
+    Clamps (none, relu, clip) all become one expression with bounds as arguments, so that they share
+    a program.
+
+    Raises:
+        ModelError: there is no such activation.
+    """
+    kind, alpha, beta = op.options["activation"], op.options["alpha"], op.options["beta"]
+    if kind == "":
+        return Activation({}, 0.0, 0.0)
+    require(kind in UNARY and kind not in UNARY_TO_BOOL, op, f"has the unknown activation {kind!r}")
+    if kind == "relu":
+        kind, alpha, beta = "clip", 0.0, float("inf")
+    return Activation({"ACTIVATE(x)": UNARY[kind]}, alpha, beta)
+
+
+def _unary_expression(op: OpLike) -> str:
+    kind, dtype = op.options["kind"], op.inputs[0].dtype
+    if dtype in FLOAT:
+        table = UNARY
+    else:
+        table = UNARY_BOOL if dtype == "bool" else UNARY_INT
+    require(kind in table, op, f"has no kind {kind!r} for {dtype}, known are {', '.join(table)}")
+    return table[kind]
+
+
+def infer_unary(op: OpLike) -> Outputs:
+    """y has the shape of x; its dtype too, unless the kind is a question."""
+    _unary_expression(op)
+    x = op.inputs[0]
+    return [(x.shape, "bool" if op.options["kind"] in UNARY_TO_BOOL else x.dtype)]
+
+
+def unary(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = f(x), f given by `kind` with `alpha` and `beta`.
+
+    x [...] fp32, fp16, for a few kinds int32 or bool -> y [...] of the same dtype (is_nan, is_inf,
+    not: bool).
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    n = count(x.shape)
+    defines = {f"T_{x.dtype}": 1, "VEC": facts.lanes, "EXPRESSION": _unary_expression(op)}
+    if y.dtype == "bool":
+        defines["OUT_bool"] = 1
+    return [Launch("elementwise", "unary", defines, (-(-n // facts.lanes),),
+                   (x, y, i32(n), f32(op.options["alpha"]), f32(op.options["beta"])))]
+
+
+def _binary_expression(op: OpLike) -> str:
+    kind, dtype = op.options["kind"], op.inputs[0].dtype
+    require(kind in BINARY, op, f"has the unknown kind {kind!r}, known are {', '.join(BINARY)}")
+    expression = BINARY[kind][dtype not in FLOAT]
+    require(expression is not None, op, f"has no kind {kind!r} for {dtype}")
+    return expression
+
+
+def infer_binary(op: OpLike) -> Outputs:
+    """y has the broadcast shape of a and b; it is bool if the kind is a comparison."""
+    a, b = op.inputs
+    require_same_dtype(op, a, b)
+    _binary_expression(op)
+    if op.options["activation"]:
+        activation(op)
+        require_dtype(a, FLOAT, op)
+    return [(broadcast(op, a.shape, b.shape),
+             "bool" if op.options["kind"] in BINARY_TO_BOOL else a.dtype)]
+
+
+def binary(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = activation(f(a, b)), f given by `kind`, with NumPy broadcasting.
+
+    a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
+    a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor.
+    """
+    (a, b), y = op.inputs, op.outputs[0]
+    act = activation(op)
+    dims, (sa, sb) = collapse(
+        y.shape, broadcast_strides(a.shape, y.shape), broadcast_strides(b.shape, y.shape))
+    defines = {f"T_{a.dtype}": 1, "VEC": facts.lanes, "BINARY": _binary_expression(op), **act.defines}
+    if y.dtype == "bool":
+        defines["OUT_bool"] = 1
+    return [Launch("elementwise", "binary", defines,
+                   (-(-dims[-1] // facts.lanes), count(dims[:-1])),
+                   (a, b, y, int8_arg(dims, 1), int8_arg(sa), int8_arg(sb), f32(act.alpha),
+                    f32(act.beta)))]

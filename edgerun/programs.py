@@ -1,0 +1,156 @@
+"""Build OpenCL programs, and keep their binaries on disk.
+
+A cache entry is a magic word, the SHA-256 of its key, the SHA-256 of the binary, the binary. Anything
+that does not match is ignored and rebuilt; a broken cache never breaks a run. Binaries are code that
+the driver trusts, so the folder is private to the user and nothing is ever read from a model file.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from pathlib import Path
+
+import pyopencl as cl
+
+from edgerun._paths import folder
+from edgerun.errors import DeviceError
+
+MAGIC = b"EDGEBIN1"
+BASE_OPTIONS = ["-cl-std=CL1.2", "-cl-mad-enable"]
+_DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
+
+
+def cache_folder() -> Path | None:
+    """Return where binaries are kept: EDGERUN_CACHE_DIR, else ~/.cache/edgerun; None if it is "0"."""
+    chosen = os.environ.get("EDGERUN_CACHE_DIR")
+    if chosen == "0":
+        return None
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerun"
+
+
+def source(family: str, defines: dict) -> str:
+    """Return the text of a program: defines, common.cl, kernels/<family>.cl, with real file names.
+
+    Defines go into the text, not into the options, because drivers differ in how they read
+    parentheses and spaces there.
+    """
+    lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
+    assert all(_DEFINE.fullmatch(name) for name in defines), defines
+    for name in ("common", family):
+        path = folder("kernels") / f"{name}.cl"
+        lines += [f'#line 1 "{path.name}"', path.read_text(encoding="utf-8")]
+    return "\n".join(lines)
+
+
+class Programs:
+    """The programs of one context and device; `built` and `cached` count how they came."""
+
+    def __init__(self, context: cl.Context, device: cl.Device):
+        self.context = context
+        self.device = device
+        self.built = 0
+        self.cached = 0
+        self._programs: dict[str, cl.Program] = {}
+        platform = device.platform
+        self._identity = "\n".join([
+            device.name, device.vendor, device.version, device.driver_version, platform.name,
+            platform.version])
+
+    def get(self, family: str, defines: dict) -> cl.Program:
+        """Return the program of a kernel family, from memory, from disk or newly built.
+
+        Raises:
+            DeviceError: the compiler refused it; the message holds the head of its log.
+        """
+        text = source(family, defines)
+        key = hashlib.sha256("\0".join([self._identity, *BASE_OPTIONS, text]).encode()).hexdigest()
+        if key not in self._programs:
+            self._programs[key] = self._from_disk(key) or self._build(family, defines, text)
+        return self._programs[key]
+
+    def store(self) -> None:
+        """Write the binaries of new programs; called after kernels exist, which Mali needs."""
+        directory = cache_folder()
+        if directory is None:
+            return
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for key, program in self._programs.items():
+                path = directory / f"{key}.bin"
+                if not path.exists():
+                    self._write(path, key, program)
+        except OSError:
+            return  # no room or no right to write: the next start builds again
+
+    def _write(self, path: Path, key: str, program: cl.Program) -> None:
+        try:
+            binary = program.get_info(cl.program_info.BINARIES)[0]
+        except cl.Error:
+            return
+        if not binary:
+            return
+        payload = MAGIC + bytes.fromhex(key) + hashlib.sha256(binary).digest() + binary
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+            os.replace(temporary, path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _from_disk(self, key: str) -> cl.Program | None:
+        directory = cache_folder()
+        if directory is None:
+            return None
+        path = directory / f"{key}.bin"
+        try:
+            payload = path.read_bytes()
+        except OSError:
+            return None
+        head = len(MAGIC) + 32
+        binary = payload[head + 32:]
+        if (payload[:head] != MAGIC + bytes.fromhex(key)
+                or payload[head:head + 32] != hashlib.sha256(binary).digest()):
+            self._discard(path)
+            return None
+        try:
+            program = self._compile(cl.Program(self.context, [self.device], [binary]))
+        except cl.Error:
+            self._discard(path)
+            return None
+        self.cached += 1
+        return program
+
+    def _compile(self, program: cl.Program) -> cl.Program:
+        with warnings.catch_warnings():  # some drivers always print to the log
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            return program.build(BASE_OPTIONS, devices=[self.device], cache_dir=False)
+
+    @staticmethod
+    def _discard(path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+    def _build(self, family: str, defines: dict, text: str) -> cl.Program:
+        try:
+            program = self._compile(cl.Program(self.context, text))
+        except cl.Error as error:
+            raise DeviceError(
+                f"kernels/{family}.cl with {defines}: {self.device.name.strip()} cannot build it: "
+                f"{_log(error)}") from None
+        self.built += 1
+        return program
+
+
+def _log(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()] or lines
+    return " | ".join(telling[:4])[:1200]

@@ -1,0 +1,215 @@
+"""A model prepared on a device: everything that can fail happens here once, then run only runs."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgerun import dtypes, model as model_module
+from edgerun.device import Device
+from edgerun.errors import DeviceError, InputError
+from edgerun.memory import Buffers
+from edgerun.model import Model, Op, Tensor, TensorInfo
+from edgerun.ops import OPS, Launch, Scratch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One prepared launch: a kernel with its arguments set, and its work sizes."""
+    op: Op
+    kernel: object
+    global_size: tuple[int, ...]
+    local_size: tuple[int, ...] | None
+    label: str
+
+
+def load(path: str | os.PathLike, device: str | int | None = None,
+         check_weights: bool = True) -> Session:
+    """Map a model file, validate it and prepare it on a device.
+
+    Args:
+        path: a .edge file; it must stay unchanged while the session lives.
+        device: index or part of the platform or device name; None takes EDGERUN_DEVICE, else the
+            best device found.
+        check_weights: compare the checksums of the weights, which reads the whole file once.
+
+    Raises:
+        ModelError: the file is not a valid model.
+        DeviceError: there is no such device, it has too little memory, or it cannot build a kernel.
+    """
+    model = model_module.read(path, check_weights)
+    return Session(model, Device(device))
+
+
+class Session:
+    """A model on a device. Not thread-safe: one session per thread.
+
+    Attributes:
+        model: the validated Model.
+        device: the opened Device.
+        inputs, outputs: TensorInfo of each, as the source model declares them.
+    """
+
+    def __init__(self, model: Model, device: Device):
+        self.model = model
+        self.device = device
+        self.inputs: list[TensorInfo] = list(model.inputs)
+        self.outputs: list[TensorInfo] = list(model.outputs)
+        self._buffers = Buffers(device)
+        self._closed = False
+        self._ran = False
+        try:
+            self._segments = self._buffers.weights(model)
+            self._arena = self._buffers.arena(model.plan.arena_bytes)
+            self.steps = [step for op in model.ops for step in self._prepare(op)]
+            device.programs.store()
+        except BaseException:
+            self._buffers.release()
+            raise
+
+    def _prepare(self, op: Op) -> list[Step]:
+        return [self._bind(op, launch) for launch in OPS[op.code].prepare(op, self.device.facts)]
+
+    def _bind(self, op: Op, launch: Launch) -> Step:
+        kernel = self.device.kernel(launch.family, launch.kernel, launch.defines)
+        args: list[object] = []
+        for arg in launch.args:
+            if isinstance(arg, Tensor):
+                buffer = self._segments[arg.segment] if arg.constant else self._arena
+                args += [buffer, np.uint32(arg.offset)]
+            elif isinstance(arg, Scratch):
+                args += [self._arena, np.uint32(op.scratch_offset + arg.at)]
+            else:
+                args.append(arg)
+        try:
+            kernel.set_args(*args)
+        except self.device.cl.Error as error:
+            raise DeviceError(f"{op}: the arguments of kernel {launch.kernel} are refused: "
+                              f"{error}") from None
+        return Step(op, kernel, launch.global_size, launch.local_size, launch.kernel)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the model once.
+
+        Args:
+            inputs: name -> array with the shape and dtype that `inputs` lists.
+
+        Returns:
+            name -> array, in the order, shapes and dtypes that `outputs` lists.
+
+        Raises:
+            InputError: a name is missing or unknown; an array has another shape or dtype, or holds
+                a value that is not finite.
+            DeviceError: OpenCL refused a launch, or the session is closed.
+        """
+        self._write(self.check(inputs))
+        self.enqueue()
+        return self._read()
+
+    def check(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the arrays in the order of `inputs` after checking them as run() does."""
+        names = [info.name for info in self.inputs]
+        unknown = [name for name in inputs if name not in names]
+        if unknown:
+            raise InputError(f"unknown input {', '.join(map(repr, unknown))}: the model has "
+                             f"{', '.join(map(repr, names))}")
+        missing = [name for name in names if name not in inputs]
+        if missing:
+            raise InputError(f"missing input {', '.join(map(repr, missing))}: the model needs "
+                             f"{', '.join(map(repr, names))}")
+        return [_checked(info, inputs[info.name]) for info in self.inputs]
+
+    def enqueue(self, queue=None, events: list | None = None) -> None:
+        """Enqueue every launch on the arrays already in the arena, without waiting.
+
+        Args:
+            queue: another queue of the same device; None for the session's own.
+            events: collects one event per launch if given.
+        """
+        if self._closed:
+            raise DeviceError(f"{self.model.path}: the session is closed")
+        launch = self.device.cl.enqueue_nd_range_kernel
+        queue = queue or self.device.queue
+        try:
+            for step in self.steps:
+                event = launch(queue, step.kernel, step.global_size, step.local_size)
+                if events is not None:
+                    events.append(event)
+        except self.device.cl.Error as error:
+            raise DeviceError(f"{step.op}: {self.device.info.name} refuses kernel {step.label} of size "
+                              f"{step.global_size}: {error}") from None
+        self._ran = True
+
+    def _place(self, tensor: Tensor) -> tuple[object, int]:
+        return (self._segments[tensor.segment] if tensor.constant else self._arena), tensor.offset
+
+    def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
+        buffer, offset = self._place(tensor)
+        array, _ = self.device.cl.enqueue_map_buffer(
+            self.device.queue, buffer, flags, offset, tensor.shape,
+            dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
+        return array
+
+    def _write(self, arrays: list[np.ndarray]) -> None:
+        if self._closed:
+            raise DeviceError(f"{self.model.path}: the session is closed")
+        for info, array in zip(self.inputs, arrays):
+            tensor = self.model.tensors[info.tensor]
+            mapped = self._map(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION)
+            with np.errstate(over="ignore"):  # fp16 storage: a value too large becomes infinite
+                np.copyto(mapped, array.transpose(info.perm) if info.perm else array,
+                          casting="unsafe")
+            mapped.base.release(self.device.queue)
+
+    def _read(self) -> dict[str, np.ndarray]:
+        outputs = {}
+        for info in self.outputs:
+            tensor = self.model.tensors[info.tensor]
+            mapped = self._map(tensor, self.device.cl.map_flags.READ)
+            array = np.empty(info.shape, info.dtype)
+            np.copyto(array.transpose(info.perm) if info.perm else array, mapped, casting="unsafe")
+            mapped.base.release(self.device.queue)
+            outputs[info.name] = array
+        return outputs
+
+    def memory(self):
+        """Return the MemoryReport: planned, allocated and measured bytes."""
+        from edgerun.report import memory_report
+        return memory_report(self)
+
+    def profile(self, inputs: Mapping[str, np.ndarray]):
+        """Run once with timestamps; returns a list of OpTime, one per launch."""
+        from edgerun.report import profile
+        return profile(self, inputs)
+
+    def close(self) -> None:
+        """Give the buffers back. The session cannot run afterwards."""
+        if not self._closed:
+            self._closed = True
+            self.device.queue.finish()
+            self.steps = []
+            self._buffers.release()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype != info.dtype:
+        raise InputError(f"input {info.name!r}: the array is {array.dtype}, needed {info.dtype}")
+    if array.shape != info.shape:
+        raise InputError(f"input {info.name!r}: the array has the shape {array.shape}, needed "
+                         f"{info.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(f"input {info.name!r}: {bad} of {array.size} values are not finite numbers")
+    if array.dtype == np.int64 and array.size and max(array.max(), -array.min()) > 2**31 - 1:
+        raise InputError(f"input {info.name!r}: a value does not fit into 32 bits, which the device "
+                         "uses for int64")
+    return array

@@ -1,0 +1,270 @@
+"""The one validator: everything a model file must satisfy before anything is allocated.
+
+Nothing the packer wrote is trusted: shapes are inferred again, lifetimes are computed again, and
+no two tensors that live at the same time may share a byte.
+"""
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from edgerun import dtypes
+from edgerun.errors import EdgerunError, ModelError
+from edgerun.model import MAX_RANK, PAGE, Model, Op, Tensor, TensorInfo
+from edgerun.ops import OPS
+
+MAX_TENSORS = 65_536
+MAX_OPS = 65_536
+MAX_BYTES = 2**32 - 1  # kernels take byte offsets as 32-bit unsigned integers
+MAX_ELEMENTS = 2**31 - 1  # kernels index elements with 32-bit signed integers
+MAX_NAME = 4096
+
+
+def check(model: Model) -> None:
+    """Check a model whose indices have been resolved.
+
+    Raises:
+        ModelError: names the tensor or op, what it is, and what was needed.
+    """
+    try:
+        _check_counts(model)
+        _check_plan(model)
+        for segment_index in range(len(model.segments)):
+            _check_segment(model, segment_index)
+        for tensor in model.tensors:
+            _check_tensor(model, tensor)
+        for infos, role in ((model.inputs, "input"), (model.outputs, "output")):
+            _check_boundary(model, infos, role)
+        _check_order(model)
+        for op in model.ops:
+            _check_op(model, op)
+        _check_overlaps(model)
+    except ModelError as error:
+        raise ModelError(f"{model.path}: {error}") from None
+
+
+def check_segments(model: Model) -> None:
+    """Compare the checksum of every segment; reads the whole file once.
+
+    Raises:
+        ModelError: a segment is not as it was packed.
+    """
+    for segment in model.segments:
+        if zlib.crc32(segment.data) != segment.crc32:
+            raise ModelError(f"{model.path}: the checksum of the {segment.dtype} segment does not "
+                             "match: the file is damaged, copy or pack it again")
+
+
+def _require(condition: bool, where: object, message: str) -> None:
+    if not condition:
+        raise ModelError(f"{where}: {message}")
+
+
+def _check_counts(model: Model) -> None:
+    for what, count, limit in (("tensors", len(model.tensors), MAX_TENSORS),
+                               ("ops", len(model.ops), MAX_OPS)):
+        _require(count <= limit, "the graph", f"has {count} {what}, at most {limit} are allowed")
+    _require(len(model.outputs) > 0, "the graph", "has no output")
+    seen = [segment.dtype for segment in model.segments]
+    _require(len(set(seen)) == len(seen), "the segments",
+             f"are of dtypes {seen}, at most one per dtype is allowed")
+
+
+def _check_plan(model: Model) -> None:
+    plan = model.plan
+    _require(plan.alignment in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096), "the plan",
+             f"has alignment {plan.alignment}, needed a power of two from 16 to 4096")
+    _require(plan.arena_bytes <= MAX_BYTES, "the plan",
+             f"needs an arena of {plan.arena_bytes} bytes, at most {MAX_BYTES} are allowed")
+    _require(plan.lower_bound_bytes <= plan.arena_bytes, "the plan",
+             f"has a lower bound of {plan.lower_bound_bytes} bytes, above its arena of "
+             f"{plan.arena_bytes}")
+    _require(-1 <= plan.peak_op < max(1, len(model.ops)), "the plan",
+             f"has its peak at op {plan.peak_op}, the graph has {len(model.ops)}")
+
+
+def _check_segment(model: Model, index: int) -> None:
+    segment = model.segments[index]
+    where = f"segment {index} ({segment.dtype})"
+    _require(segment.dtype not in dtypes.BOUNDARY_ONLY, where, "cannot live on a device")
+    _require(len(segment.data) > 0, where, "is empty")
+    _require(segment.file_offset % PAGE == 0, where,
+             f"starts at byte {segment.file_offset} of the file, needed a multiple of {PAGE}")
+    _require(len(segment.data) <= MAX_BYTES, where,
+             f"has {len(segment.data)} bytes, at most {MAX_BYTES} are allowed")
+
+
+def _check_tensor(model: Model, tensor: Tensor) -> None:
+    where = f"tensor {tensor.index} ({tensor.name[:200]!r})"
+    _require(len(tensor.name) <= MAX_NAME, where, f"has a name of {len(tensor.name)} characters")
+    _require(tensor.dtype not in dtypes.BOUNDARY_ONLY, where,
+             f"is {tensor.dtype}, which cannot live on a device")
+    _require(len(tensor.shape) <= MAX_RANK, where,
+             f"has {len(tensor.shape)} dimensions, at most {MAX_RANK} are allowed")
+    _require(all(n >= 1 for n in tensor.shape), where,
+             f"has the shape {tensor.shape}, every dimension must be at least 1")
+    _require(tensor.elements <= MAX_ELEMENTS, where,
+             f"has {tensor.elements} elements, at most {MAX_ELEMENTS} are allowed")
+    _require(tensor.offset % model.plan.alignment == 0, where,
+             f"starts at byte {tensor.offset}, needed a multiple of {model.plan.alignment}")
+    if tensor.constant:
+        _require(tensor.segment < len(model.segments), where,
+                 f"is in segment {tensor.segment}, the file has {len(model.segments)}")
+        segment = model.segments[tensor.segment]
+        _require(segment.dtype == tensor.dtype, where,
+                 f"is {tensor.dtype} in a segment of {segment.dtype}")
+        size, home = len(segment.data), f"segment of {len(segment.data)} bytes"
+        _require(tensor.alias_of == -1, where, "is a constant, and cannot be an alias")
+    else:
+        _require(tensor.segment == -1, where, f"is in segment {tensor.segment}, needed -1 or more")
+        _require(tensor.layout == "rows", where, f"is in the arena with layout {tensor.layout}")
+        size, home = model.plan.arena_bytes, f"arena of {model.plan.arena_bytes} bytes"
+    _require(tensor.offset <= size and tensor.bytes <= size - tensor.offset, where,
+             f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes} of a {home}")
+    _check_alias(model, tensor, where)
+    _check_quantization(tensor, where)
+
+
+def _check_alias(model: Model, tensor: Tensor, where: str) -> None:
+    if tensor.alias_of == -1:
+        return
+    _require(0 <= tensor.alias_of < len(model.tensors), where,
+             f"is an alias of tensor {tensor.alias_of}, the file has {len(model.tensors)}")
+    root = model.tensors[tensor.alias_of]
+    _require(root.alias_of == -1 and not root.constant, where,
+             "is an alias of a tensor that is itself an alias or a constant")
+    _require(tensor.offset == root.offset and tensor.bytes == root.bytes
+             and tensor.dtype == root.dtype, where,
+             f"is an alias of {root.name!r}, but not of the same dtype, place and size")
+
+
+def _check_quantization(tensor: Tensor, where: str) -> None:
+    quantization = tensor.quantization
+    if quantization is None:
+        return
+    scale, zero_point, axis = quantization.scale, quantization.zero_point, quantization.axis
+    _require(-1 <= axis < len(tensor.shape), where, f"is quantized along axis {axis}")
+    count = 1 if axis == -1 else tensor.shape[axis]
+    _require(len(scale) == count and len(zero_point) == count, where,
+             f"has {len(scale)} scales and {len(zero_point)} zero points, needed {count}")
+    _require(bool(np.all(np.isfinite(scale)) and np.all(scale > 0)), where,
+             "has a scale that is not a positive finite number")
+
+
+def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> None:
+    names = [info.name for info in infos]
+    for info in infos:
+        where = f"{role} {info.name[:200]!r}"
+        _require(names.count(info.name) == 1, where, "is declared twice")
+        _require(0 <= info.tensor < len(model.tensors), where,
+                 f"is tensor {info.tensor}, the file has {len(model.tensors)}")
+        tensor = model.tensors[info.tensor]
+        _require(role == "output" or not tensor.constant, where, "is a constant")
+        _require(tensor.layout == "rows", where, f"has layout {tensor.layout}, needed rows")
+        perm = info.perm or tuple(range(len(info.shape)))
+        _require(sorted(perm) == list(range(len(info.shape))), where,
+                 f"has the axis order {perm}, needed a permutation of {len(info.shape)} axes")
+        _require(tuple(info.shape[axis] for axis in perm) == tensor.shape, where,
+                 f"has the shape {info.shape} in the order {perm}, its tensor {tensor.shape}")
+        on_device = dtypes.device_dtype(dtypes.name_of(info.dtype))
+        same_kind = on_device == tensor.dtype or {on_device, tensor.dtype} <= {*dtypes.FLOAT}
+        _require(same_kind, where, f"is {dtypes.name_of(info.dtype)}, its tensor {tensor.dtype}")
+
+
+def _check_order(model: Model) -> None:
+    """Every arena tensor is written once, before it is read: ops are in topological order."""
+    roots = {model.root_of(model.tensors[info.tensor]).index for info in model.inputs}
+    _require(len(roots) == len(model.inputs), "the inputs", "share a tensor")
+    for op in model.ops:
+        for tensor in op.inputs:
+            if tensor is not None and not tensor.constant:
+                _require(model.root_of(tensor).index in roots, _label(op),
+                         f"reads {tensor.name!r} before anything has written it")
+        for tensor in op.outputs:
+            _require(not tensor.constant, _label(op), f"writes the constant {tensor.name!r}")
+            _require(tensor.alias_of == -1 and tensor.index not in roots, _label(op),
+                     f"writes {tensor.name!r} a second time")
+            roots.add(tensor.index)
+    for info in model.outputs:
+        tensor = model.tensors[info.tensor]
+        _require(tensor.constant or model.root_of(tensor).index in roots,
+                 f"output {info.name!r}", "is never written")
+
+
+def _label(op: Op) -> str:
+    return f"op {op.index} ({op.code} {op.name[:200]!r})"
+
+
+def _check_op(model: Model, op: Op) -> None:
+    definition = OPS.get(op.code)
+    _require(definition is not None, _label(op),
+             "is not an op that this edgerun knows: written by a newer edgerun?")
+    low, high = definition.inputs
+    _require(low <= len(op.inputs) <= high and all(t is not None for t in op.inputs[:low]),
+             _label(op), f"has {len(op.inputs)} inputs, needed {low} to {high}, the first {low} "
+             "of them present")
+    _require(op.options_table == definition.options, _label(op),
+             f"has {op.options_table}, needed {definition.options}")
+    for key, value in op.options.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        _require(len(numbers) <= MAX_RANK, _label(op), f"{key} has {len(numbers)} values")
+        _require(all(not isinstance(n, (int, float)) or n == n for n in numbers), _label(op),
+                 f"{key} is not a number")
+    try:
+        inferred = definition.infer(op)
+    except EdgerunError as error:
+        raise ModelError(str(error)) from None
+    found = [(tensor.shape, tensor.dtype) for tensor in op.outputs]
+    _require(list(inferred) == found, _label(op), f"has outputs {found}, its inputs give {inferred}")
+    _require(op.scratch_bytes <= model.plan.arena_bytes
+             and op.scratch_offset <= model.plan.arena_bytes - op.scratch_bytes, _label(op),
+             f"has scratch at {op.scratch_offset} of {op.scratch_bytes} bytes, outside the arena of "
+             f"{model.plan.arena_bytes} bytes")
+    _require(op.scratch_offset % model.plan.alignment == 0, _label(op),
+             f"has scratch at byte {op.scratch_offset}, needed a multiple of {model.plan.alignment}")
+    _require(op.scratch_bytes >= definition.scratch(op), _label(op),
+             f"has {op.scratch_bytes} bytes of scratch, needed {definition.scratch(op)}")
+
+
+def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
+    """Return for every root tensor of the arena the first and last op at which it must exist.
+
+    Inputs exist from op -1; outputs up to op len(ops).
+    """
+    spans: dict[int, tuple[int, int]] = {}
+
+    def use(tensor: Tensor, step: int) -> None:
+        if not tensor.constant:
+            root = model.root_of(tensor).index
+            first, last = spans.get(root, (step, step))
+            spans[root] = (min(first, step), max(last, step))
+
+    for info in model.inputs:
+        use(model.tensors[info.tensor], -1)
+    for op in model.ops:
+        for tensor in (*op.inputs, *op.outputs):
+            if tensor is not None:
+                use(tensor, op.index)
+    for info in model.outputs:
+        use(model.tensors[info.tensor], len(model.ops))
+    return spans
+
+
+def _check_overlaps(model: Model) -> None:
+    """No two tensors (or scratch) that exist at the same op share a byte of the arena."""
+    blocks = [(first, last, model.tensors[index].offset, model.tensors[index].bytes,
+               model.tensors[index].name) for index, (first, last) in lifetimes(model).items()]
+    blocks += [(op.index, op.index, op.scratch_offset, op.scratch_bytes, f"scratch of {op}")
+               for op in model.ops if op.scratch_bytes]
+    blocks.sort(key=lambda block: block[0])
+    live: list[tuple] = []
+    for block in blocks:
+        first, _, offset, size, name = block
+        live = [other for other in live if other[1] >= first]
+        for other in live:
+            if offset < other[2] + other[3] and other[2] < offset + size:
+                raise ModelError(f"the plan: {name!r} at bytes {offset} to {offset + size} overlaps "
+                                 f"{other[4]!r} at {other[2]} to {other[2] + other[3]} while both "
+                                 f"are needed at op {first}")
+        live.append(block)

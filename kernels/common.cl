@@ -1,0 +1,94 @@
+// Shared by every kernel file; the runtime puts it in front of each.
+//
+// A tensor is a buffer and a byte offset, because activations share one arena and constants one
+// segment per dtype:
+//   TENSOR(x)    two parameters of a kernel
+//   AT(type, x)  the pointer to its first element
+//
+// T_fp32, T_fp16, T_int32, T_int16, T_int8, T_uint8, T_bool: the stored type of this program's
+// tensors. Arithmetic is fp32 for the float types and int for the others:
+//   S            stored type
+//   E            arithmetic type, float or int
+//   LOAD(i, p), LOAD2(i, p) .. LOAD16(i, p)    element i, or vector i, of p (S *) as E
+//   STORE(v, i, p), STORE2 .. STORE16          the reverse; fp16 rounds to nearest even
+// Vector accesses need only element alignment. Vector i starts at element i * width, as in vload.
+
+#define GLUE_(a, b) a##b
+#define GLUE(a, b) GLUE_(a, b)
+#define TENSOR(x) __global uchar *x##_base, const uint x##_at
+#define AT(type, x) ((__global type *)(x##_base + x##_at))
+
+#if defined(T_fp16)
+typedef half S;
+#define LOAD(i, p) vload_half((i), (p))
+#define LOAD2(i, p) vload_half2((i), (p))
+#define LOAD4(i, p) vload_half4((i), (p))
+#define LOAD8(i, p) vload_half8((i), (p))
+#define LOAD16(i, p) vload_half16((i), (p))
+#define STORE(v, i, p) vstore_half_rte((v), (i), (p))
+#define STORE2(v, i, p) vstore_half2_rte((v), (i), (p))
+#define STORE4(v, i, p) vstore_half4_rte((v), (i), (p))
+#define STORE8(v, i, p) vstore_half8_rte((v), (i), (p))
+#define STORE16(v, i, p) vstore_half16_rte((v), (i), (p))
+#define E float
+#elif defined(T_uint8) || defined(T_bool) || defined(T_int8) || defined(T_int16)
+#if defined(T_int8)
+typedef char S;
+#define CONVERT(n) GLUE(convert_char, n)
+#elif defined(T_int16)
+typedef short S;
+#define CONVERT(n) GLUE(convert_short, n)
+#else
+typedef uchar S;
+#define CONVERT(n) GLUE(convert_uchar, n)
+#endif
+#define E int
+#define LOAD(i, p) ((int)(p)[i])
+#define LOAD2(i, p) convert_int2(vload2((i), (p)))
+#define LOAD4(i, p) convert_int4(vload4((i), (p)))
+#define LOAD8(i, p) convert_int8(vload8((i), (p)))
+#define LOAD16(i, p) convert_int16(vload16((i), (p)))
+#define STORE(v, i, p) ((p)[i] = (S)(v))
+#define STORE2(v, i, p) vstore2(CONVERT(2)(v), (i), (p))
+#define STORE4(v, i, p) vstore4(CONVERT(4)(v), (i), (p))
+#define STORE8(v, i, p) vstore8(CONVERT(8)(v), (i), (p))
+#define STORE16(v, i, p) vstore16(CONVERT(16)(v), (i), (p))
+#else
+#if defined(T_int32)
+#define E int
+#else
+#define E float
+#endif
+typedef E S;
+#define LOAD(i, p) ((p)[i])
+#define LOAD2(i, p) vload2((i), (p))
+#define LOAD4(i, p) vload4((i), (p))
+#define LOAD8(i, p) vload8((i), (p))
+#define LOAD16(i, p) vload16((i), (p))
+#define STORE(v, i, p) ((p)[i] = (v))
+#define STORE2(v, i, p) vstore2((v), (i), (p))
+#define STORE4(v, i, p) vstore4((v), (i), (p))
+#define STORE8(v, i, p) vstore8((v), (i), (p))
+#define STORE16(v, i, p) vstore16((v), (i), (p))
+#endif
+
+// VEC: lanes a work-item handles at once: 1, 2, 4, 8 or 16. F is that vector (E for 1),
+// LOADV(p) and STOREV(v, p) move one at the element pointer p.
+#ifndef VEC
+#define VEC 4
+#endif
+#if VEC == 1
+typedef E F;
+#define LOADV(p) LOAD(0, p)
+#define STOREV(v, p) STORE(v, 0, p)
+#else
+typedef GLUE(E, VEC) F;
+#define LOADV(p) GLUE(LOAD, VEC)(0, p)
+#define STOREV(v, p) GLUE(STORE, VEC)(v, 0, p)
+#endif
+
+// Fused activation. ACTIVATE(x) is a whitelisted expression of x, alpha and beta over floats or
+// float vectors, given by the runtime from its table of unary ops; default: none.
+#ifndef ACTIVATE
+#define ACTIVATE(x) (x)
+#endif

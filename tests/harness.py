@@ -1,0 +1,128 @@
+"""Run single ops on a device and compare with their NumPy reference, with guard bytes around."""
+from __future__ import annotations
+
+import numpy as np
+
+from edgerun import model as model_module
+from edgerun.device import Device
+from edgerun.session import Session
+from edgerun.tools import blob, layout, passes, plan as planner, reference
+from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.precision import convert
+
+GUARD = 256  # bytes before and behind everything in the arena
+CANARY = 0xA5
+
+
+class Const:
+    """Marks an input of check_op as a constant of the graph."""
+
+    def __init__(self, array):
+        self.array = np.asarray(array)
+
+
+def _operand(graph: Graph, value, number: int) -> Tensor | None:
+    if value is None:
+        return None
+    if isinstance(value, Const):
+        return graph.constant(value.array, f"c{number}")
+    value = np.asarray(value)
+    from edgerun import dtypes
+    return graph.input(f"x{number}", value.shape, dtypes.name_of(value.dtype))
+
+
+def session_of(device: Device, graph: Graph, precision: str = "fp32") -> Session:
+    """Plan a graph with guard bytes around the arena, and prepare it on a device."""
+    convert(graph, precision)
+    aliases = passes.alias.apply(graph)
+    layout.apply(graph)
+    plan = planner.plan(graph, aliases)
+    plan.offsets = {tensor: at + GUARD for tensor, at in plan.offsets.items()}
+    plan.scratch = {op: (at + GUARD, size) for op, (at, size) in plan.scratch.items()}
+    plan.arena_bytes += 2 * GUARD
+    data = blob.encode(graph, plan, aliases, precision)
+    model = model_module.from_bytes(np.frombuffer(data, np.uint8), "test")
+    return Session(model, device)
+
+
+def run_guarded(session: Session, inputs: dict) -> dict:
+    """Run with the arena full of canaries; fail if a byte that is no tensor's has changed."""
+    cl, queue = session.device.cl, session.device.queue
+    arena = np.full(session.model.plan.arena_bytes, CANARY, np.uint8)
+    cl.enqueue_copy(queue, session._arena, arena)
+    outputs = session.run(inputs)
+    cl.enqueue_copy(queue, arena, session._arena)
+    free = np.ones(len(arena), bool)
+    for tensor in session.model.tensors:
+        if not tensor.constant:
+            free[tensor.offset:tensor.offset + tensor.bytes] = False
+    for op in session.model.ops:
+        free[op.scratch_offset:op.scratch_offset + op.scratch_bytes] = False
+    touched = np.flatnonzero(free & (arena != CANARY))
+    assert not len(touched), f"bytes outside every tensor were written: {touched[:8]}"
+    return outputs
+
+
+def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
+             precision: str = "fp32", **options) -> dict[str, np.ndarray]:
+    """Run one op on the device and compare with the reference.
+
+    Args:
+        device: an opened device.
+        code: op code.
+        inputs: arrays, Const(array) for constants, None for an optional input left out.
+        tolerance: largest |difference| relative to max(1, largest |expected|); 0 means equality. At
+            fp16 the inputs are rounded first, and 2e-3 is allowed for the rounding of the output.
+        precision: "fp32" or "fp16".
+        **options: of the op.
+
+    Returns:
+        The device's outputs by name (y0, y1, ...).
+    """
+    if precision == "fp16":
+        tolerance = max(tolerance, 2e-3)
+
+        def rounded(value):
+            if isinstance(value, Const):
+                return Const(rounded(value.array))
+            if value is None or np.asarray(value).dtype != np.float32:
+                return value
+            return np.asarray(value).astype(np.float16).astype(np.float32)
+        inputs = [rounded(value) for value in inputs]
+
+    def build() -> Graph:
+        graph = Graph("test")
+        operands = [_operand(graph, value, i) for i, value in enumerate(inputs)]
+        op = graph.insert(0, code, operands, "y", **options)
+        for i, tensor in enumerate(op.outputs):
+            graph.output(f"y{i}", tensor)
+        return graph
+
+    feeds = {f"x{i}": np.asarray(value) for i, value in enumerate(inputs)
+             if value is not None and not isinstance(value, Const)}
+    expected = reference.execute(build(), feeds)
+    with session_of(device, build(), precision) as session:
+        found = run_guarded(session, feeds)
+    for name, want in expected.items():
+        compare(found[name], want, tolerance, f"{code} {options} {name}")
+    return found
+
+
+def compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
+    """Fail unless the arrays agree: same shape, same non-finite values, differences in tolerance."""
+    assert found.shape == expected.shape, f"{what}: {found.shape} instead of {expected.shape}"
+    if tolerance == 0 or expected.dtype.kind in "bui":
+        wrong = np.argwhere(found != expected)
+        assert not len(wrong), (f"{what}: {len(wrong)} of {expected.size} differ, first at "
+                                f"{tuple(wrong[0])}: {found[tuple(wrong[0])]} instead of "
+                                f"{expected[tuple(wrong[0])]}")
+        return
+    finite = np.isfinite(expected)
+    assert np.array_equal(found[~finite], expected[~finite], equal_nan=True), \
+        f"{what}: other non-finite values"
+    if not finite.any():
+        return
+    bound = tolerance * max(1.0, float(np.abs(expected[finite]).max()))
+    difference = np.abs(found[finite].astype(np.float64) - expected[finite])
+    assert difference.max() <= bound, (f"{what}: differs by {difference.max():.3g}, allowed "
+                                       f"{bound:.3g} ({(difference > bound).sum()} elements)")

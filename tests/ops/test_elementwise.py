@@ -1,0 +1,95 @@
+"""Elementwise kernels against NumPy."""
+import numpy as np
+import pytest
+
+from edgerun.errors import ModelError
+from edgerun.ops import elementwise
+from edgerun.tools.graph import Graph
+from edgerun.tools.reference import elementwise as reference
+from tests.harness import Const, check_op
+
+DOMAIN = {  # kinds that are not defined everywhere
+    "log": (0.1, 9), "sqrt": (0, 9), "rsqrt": (0.1, 9), "reciprocal": (0.1, 3), "asin": (-1, 1),
+    "acos": (-1, 1), "atanh": (-0.9, 0.9), "acosh": (1, 9), "tan": (-1, 1)}
+
+
+def numbers(shape, low=-4.0, high=4.0, seed=0):
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("kind", sorted(elementwise.UNARY))
+def test_unary(device, kind, precision):
+    """Every kind, on a length that is no multiple of any vector."""
+    x = numbers((3, 37), *DOMAIN.get(kind, (-4, 4)))
+    check_op(device, "unary", [x], 2e-6 if precision == "fp32" else 2e-3, precision, kind=kind,
+             alpha=0.75, beta=1.5)
+
+
+@pytest.mark.parametrize("kind", sorted(elementwise.UNARY_INT))
+def test_unary_int32(device, kind):
+    x = np.random.default_rng(1).integers(-1000, 1000, (5, 13)).astype(np.int32)
+    check_op(device, "unary", [x], 0, kind=kind)
+
+
+def test_unary_bool(device):
+    check_op(device, "unary", [np.random.default_rng(2).integers(0, 2, 67).astype(bool)], 0, kind="not")
+
+
+def test_every_kind_has_a_reference():
+    assert {*elementwise.UNARY, *elementwise.UNARY_INT, *elementwise.UNARY_BOOL} == {*reference.UNARY}
+    assert {*elementwise.BINARY} == {*reference.BINARY}
+
+
+@pytest.mark.parametrize("kind", [k for k, (f, _) in elementwise.BINARY.items() if f])
+def test_binary_float(device, kind):
+    low = 0.5 if kind in ("pow", "div", "floor_div", "floor_mod", "fmod") else -4
+    a, b = numbers((3, 35), low, 4, 3), numbers((3, 35), low, 4, 4)
+    check_op(device, "binary", [a, b], 2e-6, kind=kind)
+
+
+@pytest.mark.parametrize("kind", [k for k, (_, i) in elementwise.BINARY.items() if i])
+def test_binary_int32(device, kind):
+    rng = np.random.default_rng(5)
+    a = rng.integers(-50, 50, (3, 35)).astype(np.int32)
+    b = rng.integers(1, 9, (3, 35)).astype(np.int32) * rng.choice([-1, 1], (3, 35)).astype(np.int32)
+    if kind in ("and", "or", "xor"):
+        a, b = a % 2 == 0, b % 2 == 0
+    check_op(device, "binary", [a, b], 0, kind=kind)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("shapes", [
+    ((1,), (1,)), ((2, 3, 5, 64), (64,)), ((2, 3, 5, 7), (2, 3, 5, 1)), ((4, 1, 6), (1, 5, 1)),
+    ((2, 1, 3, 1, 5), (1, 4, 1, 6, 1)), ((17,), ()), ((), (3, 33)), ((1, 9, 1, 31), (8, 9, 1, 31)),
+    ((2, 2, 2, 2, 2, 2, 3), (2, 1, 2, 1, 2, 1, 3))])
+def test_broadcast(device, shapes, precision):
+    a, b = numbers(shapes[0], seed=6), numbers(shapes[1], seed=7)
+    check_op(device, "binary", [a, b], 1e-6, precision, kind="sub")
+    check_op(device, "binary", [a, Const(b)], 1e-6, precision, kind="add", activation="relu")
+
+
+@pytest.mark.parametrize("activation", ["relu", "clip", "leaky_relu", "hard_swish", "sigmoid"])
+def test_fused_activation(device, activation):
+    check_op(device, "binary", [numbers((5, 21), seed=8), numbers((5, 21), seed=9)], 2e-6, kind="mul",
+             activation=activation, alpha=0.25, beta=3.0)
+
+
+def test_shapes_that_do_not_broadcast():
+    graph = Graph()
+    a, b = graph.input("a", (2, 3), "fp32"), graph.input("b", (2, 4), "fp32")
+    with pytest.raises(ModelError, match=r"\(2, 3\) and \(2, 4\) do not broadcast"):
+        graph.add("binary", [a, b], kind="add")
+
+
+def test_unknown_kind():
+    graph = Graph()
+    with pytest.raises(ModelError, match="no kind 'frobnicate'"):
+        graph.add("unary", [graph.input("a", (2,), "fp32")], kind="frobnicate")
+
+
+def test_mixed_dtypes():
+    graph = Graph()
+    a, b = graph.input("a", (2,), "fp32"), graph.input("b", (2,), "int32")
+    with pytest.raises(ModelError, match="mixes the dtypes fp32, int32"):
+        graph.add("binary", [a, b], kind="add")

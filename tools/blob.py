@@ -1,0 +1,219 @@
+"""Write a planned graph as a model file, driven by schema/edgerun.fbs."""
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+
+from edgerun import __version__, dtypes, flat
+from edgerun.errors import EdgerunError
+from edgerun.memory import SLACK
+from edgerun.model import PAGE, VERSION
+from edgerun.ops import OPS
+from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.plan import ALIGNMENT, Plan, aligned
+
+
+def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any]) -> int:
+    """Write one table from a dict of its fields, children first; returns its offset.
+
+    Fields left out, None, or equal to the default take no space. A value that is an int subclass
+    Offset is something already written.
+    """
+    rules = flat.schema()
+    fields = [f for f in rules.tables[table] if values.get(f.name) is not None]
+    offsets = {f.name: _child(builder, f, values[f.name]) for f in fields
+               if f.vector or f.type not in flat.SCALARS and f.type not in rules.enums}
+    builder.StartObject(max((f.slot for f in rules.tables[table]), default=-1) + 1)
+    for f in fields:
+        value = values[f.name]
+        if f.type in rules.unions:
+            tag = rules.unions[f.type].index(value[0]) + 1
+            builder.PrependUint8Slot(f.slot - 1, tag, 0)
+        if f.name in offsets:
+            if offsets[f.name] is not None:
+                builder.PrependUOffsetTRelativeSlot(f.slot, offsets[f.name], 0)
+        elif f.type in rules.enums:
+            number = rules.enums[f.type]
+            builder.PrependUint8Slot(f.slot, number[value], number[f.default])
+        else:
+            _SLOT[f.type](builder, f.slot, value, f.default)
+    return builder.EndObject()
+
+
+class Offset(int):
+    """The place of something that the caller has written into the builder already."""
+
+
+_SLOT = {
+    "bool": flatbuffers.Builder.PrependBoolSlot, "ubyte": flatbuffers.Builder.PrependUint8Slot,
+    "ushort": flatbuffers.Builder.PrependUint16Slot, "int": flatbuffers.Builder.PrependInt32Slot,
+    "uint": flatbuffers.Builder.PrependUint32Slot, "ulong": flatbuffers.Builder.PrependUint64Slot,
+    "float": flatbuffers.Builder.PrependFloat32Slot,
+}
+
+
+def _child(builder: flatbuffers.Builder, field: flat.Field, value: Any) -> int | None:
+    if isinstance(value, Offset):
+        return value
+    if field.type == "string":
+        return builder.CreateSharedString(value) if value or field.required else None
+    if field.type in flat.schema().unions:
+        return encode_table(builder, *value)
+    if not field.vector:
+        return encode_table(builder, field.type, value)
+    if len(value) == 0:
+        return None
+    if field.type in flat.SCALARS:
+        return builder.CreateNumpyVector(np.asarray(value, flat.SCALARS[field.type][1]))
+    children = [encode_table(builder, field.type, item) for item in value]
+    builder.StartVector(4, len(children), 4)
+    for child in reversed(children):
+        builder.PrependUOffsetTRelative(child)
+    return builder.EndVector()
+
+
+def _aligned_bytes(builder: flatbuffers.Builder, data: np.ndarray, alignment: int) -> Offset:
+    """Write a byte vector whose first byte lands on a multiple of `alignment` of the file."""
+    builder.StartVector(1, len(data), alignment)
+    builder.head = builder.head - len(data)
+    builder.Bytes[builder.head:builder.head + len(data)] = data.tobytes()
+    return Offset(builder.EndVector())
+
+
+def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tensor, int]]:
+    """Lay constants out, one segment per dtype.
+
+    Returns:
+        dtype -> bytes (uint8, padded for whole-vector loads), and tensor -> byte offset in it.
+    """
+    parts: dict[str, list[bytes]] = {}
+    ends: dict[str, int] = {}
+    places: dict[Tensor, int] = {}
+    known: dict[tuple[str, bytes], int] = {}
+    for tensor in tensors:
+        if not tensor.constant:
+            continue
+        payload = np.ascontiguousarray(tensor.data, dtypes.numpy_dtype(tensor.dtype)).tobytes()
+        if (tensor.dtype, payload) in known:  # equal constants are stored once
+            places[tensor] = known[tensor.dtype, payload]
+            continue
+        end = ends.get(tensor.dtype, 0)
+        places[tensor] = known[tensor.dtype, payload] = end
+        padded = payload + bytes(aligned(len(payload)) - len(payload))
+        parts.setdefault(tensor.dtype, []).append(padded)
+        ends[tensor.dtype] = end + len(padded)
+    return ({dtype: np.frombuffer(b"".join(items) + bytes(SLACK), np.uint8)
+             for dtype, items in parts.items()}, places)
+
+
+def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: str,
+           vectors: list[tuple[list[np.ndarray], list[np.ndarray], float]] | None = None) -> bytes:
+    """Return the bytes of a model file.
+
+    Args:
+        graph: after the layout pass.
+        plan: offsets of every arena tensor.
+        aliases: tensor -> the root tensor whose bytes it uses.
+        precision: what the packer was asked for.
+        vectors: (inputs, expected outputs, relative tolerance), in boundary order.
+    """
+    tensors = graph.tensors()
+    for boundary in (*graph.inputs, *graph.outputs):
+        root = aliases.get(boundary.tensor)
+        if root is not None and all(root is not t for t in tensors):
+            tensors.append(root)
+    tensors += [root for root in {id(r): r for r in aliases.values()}.values()
+                if all(root is not t for t in tensors)]
+    index = {tensor: i for i, tensor in enumerate(tensors)}
+    segments, places = segments_of(tensors)
+    order = list(segments)
+    graph_bytes = _encode_graph(graph, plan, aliases, precision, tensors, index, order, places)
+    builder = flatbuffers.Builder(sum(map(len, segments.values())) + len(graph_bytes) + 64 * 1024)
+    encoded = {
+        "version": VERSION, "producer": f"edgerun {__version__}",
+        "graph": _aligned_bytes(builder, np.frombuffer(graph_bytes, np.uint8), 8),
+        "graph_crc32": zlib.crc32(graph_bytes),
+        "segments": [{"dtype": dtype, "crc32": zlib.crc32(segments[dtype]),
+                      "data": _aligned_bytes(builder, segments[dtype], PAGE)} for dtype in order],
+        "vectors": [_encode_vector(builder, *vector) for vector in vectors or ()],
+    }
+    builder.Finish(encode_table(builder, "Model", encoded), flat.schema().identifier)
+    return bytes(builder.Output())
+
+
+def _encode_vector(builder, inputs, outputs, tolerance: float) -> dict[str, Any]:
+    crc = 0
+    for array in (*inputs, *outputs):
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+
+    def stored(arrays):
+        return [{"data": _aligned_bytes(
+            builder, np.frombuffer(np.ascontiguousarray(a).tobytes(), np.uint8), 64)} for a in arrays]
+
+    return {"inputs": stored(inputs), "outputs": stored(outputs), "tolerance": tolerance,
+            "crc32": crc}
+
+
+def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order, places) -> bytes:
+    def tensor_values(tensor: Tensor) -> dict[str, Any]:
+        values = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype,
+                  "layout": tensor.layout}
+        if tensor.constant:
+            return values | {"segment": order.index(tensor.dtype), "offset": places[tensor]}
+        root = aliases.get(tensor)
+        if root is not None:
+            return values | {"alias_of": index[root], "offset": plan.offsets[root]}
+        return values | {"offset": plan.offsets[tensor]}
+
+    def op_values(op) -> dict[str, Any]:
+        offset, size = plan.scratch.get(op, (0, 0))
+        table = OPS[op.code].options
+        return {"code": op.code, "name": op.name,
+                "inputs": [-1 if t is None else index[t] for t in op.inputs],
+                "outputs": [index[t] for t in op.outputs],
+                "options": (table, op.options) if table else None,
+                "scratch_offset": offset, "scratch_bytes": size}
+
+    def boundary_values(boundary) -> dict[str, Any]:
+        return {"name": boundary.name, "tensor": index[boundary.tensor], "shape": boundary.shape,
+                "dtype": boundary.dtype, "perm": boundary.perm}
+
+    builder = flatbuffers.Builder(64 * 1024)
+    builder.Finish(encode_table(builder, "Graph", {
+        "tensors": [tensor_values(t) for t in tensors],
+        "ops": [op_values(op) for op in graph.ops],
+        "inputs": [boundary_values(b) for b in graph.inputs],
+        "outputs": [boundary_values(b) for b in graph.outputs],
+        "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
+                 "peak_op": plan.peak_op, "alignment": ALIGNMENT},
+        "name": graph.name, "source": graph.source, "target": "", "precision": precision}))
+    return bytes(builder.Output())
+
+
+def write(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file whole or not at all: into a temporary neighbour, then renamed.
+
+    Raises:
+        EdgerunError: the folder is missing or not writable, or the disk is full.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise EdgerunError(f"{target}: cannot be written ({error.strerror}): {len(data)} bytes were "
+                           "needed; nothing was changed") from None

@@ -1,0 +1,201 @@
+"""The packer's graph: NHWC tensors and ops that importers build, passes rewrite, the writer stores.
+
+Op codes, options and shape rules are those of the runtime (edgerun.ops): an op that cannot be
+inferred cannot be added.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgerun import dtypes, flat
+from edgerun.errors import ModelError
+from edgerun.ops import OPS
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor of the graph; compared by identity.
+
+    Attributes:
+        name: unique in the graph.
+        shape: row-major, innermost last; NHWC where it is an image.
+        dtype: name as in edgerun.dtypes.
+        data: the values of a constant, in `shape`; None otherwise.
+        layout: "rows", or "oc16" once the layout pass has cut weights into blocks (`data` is flat then).
+    """
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    data: np.ndarray | None = None
+    layout: str = "rows"
+
+    @property
+    def constant(self) -> bool:
+        """Whether the values are known at pack time."""
+        return self.data is not None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements."""
+        return int(np.prod(self.shape, dtype=object)) * dtypes.size(self.dtype)
+
+
+@dataclass(eq=False)
+class Op:
+    """An op of the graph; compared by identity. Optional inputs left out are None."""
+    code: str
+    name: str
+    inputs: list[Tensor | None]
+    outputs: list[Tensor]
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.name!r}"
+
+
+@dataclass
+class Boundary:
+    """A graph input or output as the source model declares it; device = source.transpose(perm)."""
+    name: str
+    tensor: Tensor
+    shape: tuple[int, ...]
+    dtype: str
+    perm: tuple[int, ...] = ()
+
+
+@dataclass
+class Graph:
+    """Ops in execution order, with the boundary. Tensors are reached through ops and boundary."""
+    name: str = ""
+    source: str = ""
+    ops: list[Op] = field(default_factory=list)
+    inputs: list[Boundary] = field(default_factory=list)
+    outputs: list[Boundary] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the user should know about the import
+    _names: set[str] = field(default_factory=set)
+
+    def unique(self, name: str) -> str:
+        """Return `name`, with a number behind it if it is taken."""
+        candidate, number = name, 1
+        while candidate in self._names:
+            candidate, number = f"{name}.{number}", number + 1
+        self._names.add(candidate)
+        return candidate
+
+    def constant(self, values: Any, name: str = "const", dtype: str | None = None) -> Tensor:
+        """Return a new constant.
+
+        Args:
+            values: array; int64 becomes int32 and fp64 fp32, as on the device.
+            name: made unique.
+            dtype: name; default that of `values`.
+
+        Raises:
+            ModelError: an int64 value does not fit into int32.
+        """
+        data = np.asarray(values)
+        dtype = dtypes.device_dtype(dtype or dtypes.name_of(data.dtype))
+        if data.dtype.kind in "iu" and dtype == "int32" and data.size:
+            if data.max() > 2**31 - 1 or data.min() < -2**31:
+                # ONNX exporters write INT64_MAX for "to the end"; such values never reach the device
+                raise ModelError(f"constant {name!r}: a value does not fit into int32")
+        return Tensor(self.unique(name), data.shape, dtype,
+                      np.ascontiguousarray(data, dtypes.numpy_dtype(dtype)).reshape(data.shape))
+
+    def input(self, name: str, shape: Sequence[int], dtype: str) -> Tensor:
+        """Declare a graph input with its source shape and dtype; returns its tensor."""
+        tensor = Tensor(self.unique(name), tuple(int(n) for n in shape), dtypes.device_dtype(dtype))
+        self.inputs.append(Boundary(name, tensor, tensor.shape, dtype))
+        return tensor
+
+    def output(self, name: str, tensor: Tensor, dtype: str | None = None) -> None:
+        """Declare a graph output; `dtype` is the source's, default the tensor's."""
+        self.outputs.append(Boundary(name, tensor, tensor.shape, dtype or tensor.dtype))
+
+    def add(self, code: str, inputs: Iterable[Tensor | None], name: str = "",
+            **options: Any) -> Tensor:
+        """Append an op and return its (first) output, its shape inferred by the runtime's rule.
+
+        Args:
+            code: key of edgerun.ops.OPS.
+            inputs: tensors; None for an optional input left out.
+            name: of the source model's op; also names the output.
+            **options: fields of the op's options table that differ from the schema's default.
+
+        Raises:
+            ModelError: the inputs do not fit.
+        """
+        return self.insert(len(self.ops), code, inputs, name, **options).outputs[0]
+
+    def insert(self, at: int, code: str, inputs: Iterable[Tensor | None], name: str = "",
+               **options: Any) -> Op:
+        """Like add(), at a position in the order; returns the op."""
+        op = Op(code, name, list(inputs), [], full_options(code, options))
+        op.outputs = [Tensor(self.unique(name or code), tuple(int(n) for n in shape), dtype)
+                      for shape, dtype in OPS[code].infer(op)]
+        self.ops.insert(at, op)
+        return op
+
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor once: inputs, then as ops reach them, then constant outputs."""
+        seen: dict[int, Tensor] = {}
+        for boundary in self.inputs:
+            seen.setdefault(id(boundary.tensor), boundary.tensor)
+        for op in self.ops:
+            for tensor in (*op.inputs, *op.outputs):
+                if tensor is not None:
+                    seen.setdefault(id(tensor), tensor)
+        for boundary in self.outputs:
+            seen.setdefault(id(boundary.tensor), boundary.tensor)
+        return list(seen.values())
+
+    def producers(self) -> dict[Tensor, Op]:
+        """Return tensor -> the op that writes it."""
+        return {tensor: op for op in self.ops for tensor in op.outputs}
+
+    def consumers(self) -> dict[Tensor, list[Op]]:
+        """Return tensor -> the ops that read it (once per use)."""
+        users: dict[Tensor, list[Op]] = {}
+        for op in self.ops:
+            for tensor in op.inputs:
+                if tensor is not None:
+                    users.setdefault(tensor, []).append(op)
+        return users
+
+    def is_output(self, tensor: Tensor) -> bool:
+        """Whether a graph output is this tensor."""
+        return any(boundary.tensor is tensor for boundary in self.outputs)
+
+    def replace(self, old: Tensor, new: Tensor) -> None:
+        """Make every consumer and graph output use `new` instead of `old`."""
+        for op in self.ops:
+            op.inputs = [new if tensor is old else tensor for tensor in op.inputs]
+        for boundary in self.outputs:
+            if boundary.tensor is old:
+                boundary.tensor = new
+
+    def reinfer(self) -> None:
+        """Infer every output again after a pass changed shapes, in order."""
+        for op in self.ops:
+            for tensor, (shape, dtype) in zip(op.outputs, OPS[op.code].infer(op)):
+                tensor.shape, tensor.dtype = tuple(int(n) for n in shape), dtype
+
+
+def full_options(code: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of an op: the schema's defaults, then what is given.
+
+    Raises:
+        KeyError: the op or the option does not exist (a bug of the caller).
+    """
+    table = OPS[code].options
+    options = flat.schema().defaults(table) if table else {}
+    for key, value in given.items():
+        if key not in options:
+            raise KeyError(f"{code} has no option {key!r}")
+        options[key] = tuple(value) if isinstance(value, (list, np.ndarray)) else value
+    return {key: tuple(value) if isinstance(value, list) else value
+            for key, value in options.items()}

@@ -1,0 +1,66 @@
+"""The slow, obvious version of every op in NumPy: the specification and the oracle of the kernels.
+
+REFERENCE maps an op code to a function (op, *arrays) -> array or list of arrays, computed in fp32 (or
+the integer type), in the graph's own layouts: NHWC images, [OC, KH, KW, IC] weights.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgerun import dtypes
+from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.reference import elementwise
+
+REFERENCE = {
+    **elementwise.REFERENCE,
+}
+
+
+def evaluate(op: Op, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
+    """Return the outputs of one op, rounded to the dtypes of its output tensors.
+
+    Args:
+        op: of a graph before the layout pass.
+        arrays: its inputs, None where an optional one is left out.
+    """
+    widened = [a.astype(np.float32) if a is not None and a.dtype == np.float16 else a for a in arrays]
+    with np.errstate(all="ignore"):
+        result = REFERENCE[op.code](op, *widened)
+        results = result if isinstance(result, list) else [result]
+        return [np.asarray(r).reshape(t.shape).astype(dtypes.numpy_dtype(t.dtype))
+                for r, t in zip(results, op.outputs)]
+
+
+def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a graph before the layout pass.
+
+    Args:
+        inputs: name -> array in the source model's shape and dtype.
+
+    Returns:
+        name -> array in the source model's shape and dtype.
+    """
+    values: dict[Tensor, np.ndarray] = {}
+    for boundary in graph.inputs:
+        array = np.asarray(inputs[boundary.name])
+        if boundary.perm:
+            array = array.transpose(boundary.perm)
+        values[boundary.tensor] = array.astype(dtypes.numpy_dtype(boundary.tensor.dtype))
+
+    def value(tensor: Tensor | None) -> np.ndarray | None:
+        if tensor is None:
+            return None
+        return tensor.data if tensor.constant else values[tensor]
+
+    for op in graph.ops:
+        for tensor, array in zip(op.outputs, evaluate(op, [value(t) for t in op.inputs])):
+            values[tensor] = array
+    outputs = {}
+    for boundary in graph.outputs:
+        array = value(boundary.tensor)
+        if boundary.perm:
+            array = array.transpose(np.argsort(boundary.perm))
+        outputs[boundary.name] = array.astype(dtypes.numpy_dtype(boundary.dtype))
+    return outputs

@@ -1,0 +1,118 @@
+"""NumPy references of the elementwise ops."""
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from edgerun.tools.graph import Op
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return special.expit(x)
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, x)
+
+
+# kind -> function of x, alpha, beta
+UNARY = {
+    "relu": lambda x, a, b: np.maximum(x, 0),
+    "clip": lambda x, a, b: np.minimum(np.maximum(x, a), b),
+    "leaky_relu": lambda x, a, b: np.where(x < 0, x * a, x),
+    "elu": lambda x, a, b: np.where(x < 0, a * np.expm1(x), x),
+    "selu": lambda x, a, b: np.where(x < 0, b * a * np.expm1(x), b * x),
+    "celu": lambda x, a, b: np.maximum(x, 0) + np.minimum(a * np.expm1(x / a), 0),
+    "sigmoid": lambda x, a, b: _sigmoid(x),
+    "tanh": lambda x, a, b: np.tanh(x),
+    "hard_sigmoid": lambda x, a, b: np.clip(x * a + b, 0, 1),
+    "hard_swish": lambda x, a, b: x * np.clip(x / 6 + 0.5, 0, 1),
+    "silu": lambda x, a, b: x * _sigmoid(x),
+    "gelu": lambda x, a, b: 0.5 * x * (1 + special.erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x, a, b: 0.5 * x * (
+        1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3))),
+    "softplus": lambda x, a, b: _softplus(x),
+    "softsign": lambda x, a, b: x / (1 + np.abs(x)),
+    "mish": lambda x, a, b: x * np.tanh(_softplus(x)),
+    "threshold": lambda x, a, b: np.where(x > a, x, 0),
+    "affine": lambda x, a, b: x * a + b,
+    "erf": lambda x, a, b: special.erf(x),
+    "exp": lambda x, a, b: np.exp(x),
+    "log": lambda x, a, b: np.log(x),
+    "sqrt": lambda x, a, b: np.sqrt(x),
+    "rsqrt": lambda x, a, b: 1 / np.sqrt(x),
+    "reciprocal": lambda x, a, b: 1 / x,
+    "abs": lambda x, a, b: np.abs(x),
+    "neg": lambda x, a, b: -x,
+    "square": lambda x, a, b: x * x,
+    "floor": lambda x, a, b: np.floor(x),
+    "ceil": lambda x, a, b: np.ceil(x),
+    "round": lambda x, a, b: np.rint(x),
+    "sign": lambda x, a, b: np.sign(x),
+    "sin": lambda x, a, b: np.sin(x),
+    "cos": lambda x, a, b: np.cos(x),
+    "tan": lambda x, a, b: np.tan(x),
+    "asin": lambda x, a, b: np.arcsin(x),
+    "acos": lambda x, a, b: np.arccos(x),
+    "atan": lambda x, a, b: np.arctan(x),
+    "sinh": lambda x, a, b: np.sinh(x),
+    "cosh": lambda x, a, b: np.cosh(x),
+    "asinh": lambda x, a, b: np.arcsinh(x),
+    "acosh": lambda x, a, b: np.arccosh(x),
+    "atanh": lambda x, a, b: np.arctanh(x),
+    "is_nan": lambda x, a, b: np.isnan(x),
+    "is_inf": lambda x, a, b: np.isinf(x),
+    "not": lambda x, a, b: x == 0,
+}
+
+
+def _trunc_div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind == "f":
+        return a / b
+    return np.trunc(a.astype(np.float64) / b.astype(np.float64)).astype(a.dtype)
+
+
+# kind -> function of a, b
+BINARY = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": _trunc_div,
+    "min": np.minimum,
+    "max": np.maximum,
+    "pow": np.power,
+    "squared_difference": lambda a, b: (a - b) * (a - b),
+    "floor_div": np.floor_divide,
+    "floor_mod": np.mod,
+    "fmod": np.fmod,
+    "prelu": lambda a, b: np.where(a < 0, a * b, a),
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "xor": np.logical_xor,
+}
+
+
+def activate(op: Op, y: np.ndarray) -> np.ndarray:
+    """Apply the op's fused activation."""
+    kind = op.options["activation"]
+    if not kind:
+        return y
+    return UNARY[kind](y, np.float32(op.options["alpha"]), np.float32(op.options["beta"]))
+
+
+def _unary(op: Op, x: np.ndarray) -> np.ndarray:
+    return UNARY[op.options["kind"]](x, np.float32(op.options["alpha"]),
+                                     np.float32(op.options["beta"]))
+
+
+def _binary(op: Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return activate(op, BINARY[op.options["kind"]](a, b))
+
+
+REFERENCE = {"unary": _unary, "binary": _binary}
