@@ -8,11 +8,16 @@
 // OUT_bool:   y is bool, EXPRESSION a comparison.
 // Both loops end with single elements, so that y may be one of the inputs.
 
+#ifdef OUT_bool
+#define DEFAULT(p, q) (p == q)
+#else
+#define DEFAULT(p, q) (p)
+#endif
 #ifndef EXPRESSION
-#define EXPRESSION (x)
+#define EXPRESSION DEFAULT(x, x)
 #endif
 #ifndef BINARY
-#define BINARY (a)
+#define BINARY DEFAULT(a, b)
 #endif
 
 #ifdef OUT_bool
