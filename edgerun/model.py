@@ -5,7 +5,7 @@ import functools
 import mmap
 import os
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,9 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
     graph = flat.Reader(graph_data, where).root("Graph")
     model = _assemble(root, graph, data, where)
     validate.check(model)
+    model = replace(model, vectors=tuple(
+        _vector(values, model, f"{where}: test vector {i}")
+        for i, values in enumerate(root["vectors"])))
     if check_weights:
         validate.check_segments(model)
     return model
@@ -222,9 +225,7 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
     return Model(
         where, graph["name"], graph["source"], root["producer"], graph["precision"],
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
-        tuple(_vector(v, inputs, outputs, f"{where}: test vector {i}")
-              for i, v in enumerate(root["vectors"])),
-        len(root["graph"]), data)
+        (), len(root["graph"]), data)
 
 
 def _plain(value: Any) -> Any:
@@ -249,20 +250,20 @@ def _boundary(values: dict, where: str) -> TensorInfo:
                       tuple(int(n) for n in values["perm"]))
 
 
-def _vector(values: dict, inputs, outputs, where: str) -> TestVector:
-    def arrays(items: list[dict], infos: tuple[TensorInfo, ...]) -> tuple[np.ndarray, ...]:
+def _vector(values: dict, model: Model, where: str) -> TestVector:
+    crc = 0
+    for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)):
         if len(items) != len(infos):
             raise ModelError(f"{where}: has {len(items)} arrays, needed {len(infos)}")
-        return tuple(_array(np.asarray(item["data"], np.uint8), info, where)
-                     for item, info in zip(items, infos))
-
-    crc = 0
-    for item in [*values["inputs"], *values["outputs"]]:
-        crc = zlib.crc32(np.asarray(item["data"], np.uint8), crc)
+        for item in items:
+            crc = zlib.crc32(np.asarray(item["data"], np.uint8), crc)
     if crc != values["crc32"]:
         raise ModelError(f"{where}: the checksum does not match: the file is damaged")
-    return TestVector(arrays(values["inputs"], inputs), arrays(values["outputs"], outputs),
-                      values["tolerance"])
+    inputs, outputs = (
+        tuple(_array(np.asarray(item["data"], np.uint8), info, where)
+              for item, info in zip(items, infos))
+        for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)))
+    return TestVector(inputs, outputs, values["tolerance"])
 
 
 def _array(data: np.ndarray, info: TensorInfo, where: str) -> np.ndarray:

@@ -78,7 +78,7 @@ def _child(builder: flatbuffers.Builder, field: flat.Field, value: Any) -> int |
     return builder.EndVector()
 
 
-def _aligned_bytes(builder: flatbuffers.Builder, data: np.ndarray, alignment: int) -> Offset:
+def aligned_bytes(builder: flatbuffers.Builder, data: np.ndarray, alignment: int) -> Offset:
     """Write a byte vector whose first byte lands on a multiple of `alignment` of the file."""
     builder.StartVector(1, len(data), alignment)
     builder.head = builder.head - len(data)
@@ -137,10 +137,10 @@ def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: s
     builder = flatbuffers.Builder(sum(map(len, segments.values())) + len(graph_bytes) + 64 * 1024)
     encoded = {
         "version": VERSION, "producer": f"edgerun {__version__}",
-        "graph": _aligned_bytes(builder, np.frombuffer(graph_bytes, np.uint8), 8),
+        "graph": aligned_bytes(builder, np.frombuffer(graph_bytes, np.uint8), 8),
         "graph_crc32": zlib.crc32(graph_bytes),
         "segments": [{"dtype": dtype, "crc32": zlib.crc32(segments[dtype]),
-                      "data": _aligned_bytes(builder, segments[dtype], PAGE)} for dtype in order],
+                      "data": aligned_bytes(builder, segments[dtype], PAGE)} for dtype in order],
         "vectors": [_encode_vector(builder, *vector) for vector in vectors or ()],
     }
     builder.Finish(encode_table(builder, "Model", encoded), flat.schema().identifier)
@@ -153,7 +153,7 @@ def _encode_vector(builder, inputs, outputs, tolerance: float) -> dict[str, Any]
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
 
     def stored(arrays):
-        return [{"data": _aligned_bytes(
+        return [{"data": aligned_bytes(
             builder, np.frombuffer(np.ascontiguousarray(a).tobytes(), np.uint8), 64)} for a in arrays]
 
     return {"inputs": stored(inputs), "outputs": stored(outputs), "tolerance": tolerance,
