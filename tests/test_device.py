@@ -1,0 +1,129 @@
+"""Devices and programs: choosing, missing drivers, and a cache that never breaks a run."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edgerun import DeviceError
+from edgerun.device import Device, devices, select
+from edgerun.programs import Programs, cache_folder, source
+
+FAMILY, DEFINES = "elementwise", {"T_fp32": 1, "VEC": 4, "EXPRESSION": "(x * 3.0f)"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGERUN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fresh(device) -> Programs:
+    return Programs(device.context, device.device)
+
+
+def test_devices_lists_every_driver(device):
+    listed = devices()
+    assert [info.index for info in listed] == list(range(len(listed)))
+    assert device.info.name in [info.name for info in listed]
+
+
+def test_choose_by_index_and_name(device):
+    index = device.info.index
+    assert select(index)[2] == select(str(index))[2] == device.info
+    assert select(device.info.platform)[2] == device.info
+
+
+def test_environment_chooses(device, monkeypatch):
+    monkeypatch.setenv("EDGERUN_DEVICE", device.info.platform)
+    assert select()[2] == device.info
+
+
+@pytest.mark.parametrize("wanted", ["voodoo 2", 999, "999"])
+def test_unknown_device(device, wanted):
+    with pytest.raises(DeviceError, match=f"no OpenCL device is meant by '{wanted}', there are: 0: "):
+        Device(wanted)
+
+
+def test_no_driver(tmp_path):
+    """Without any driver the message says what to install; no traceback of the loader."""
+    code = ("import edgerun\n"
+            "from edgerun.device import select\n"
+            "try: select()\n"
+            "except edgerun.DeviceError as error: print(error)\n")
+    environment = dict(os.environ, OCL_ICD_VENDORS=str(tmp_path))
+    environment.pop("EDGERUN_DEVICE", None)
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+                         check=True, cwd=os.path.dirname(os.path.dirname(__file__))).stdout
+    assert out.startswith("no OpenCL driver found: install one: 'apt install pocl-opencl-icd'"), out
+
+
+def test_cache_is_used(device, cache):
+    first = fresh(device)
+    first.get(FAMILY, DEFINES)
+    first.store()
+    assert (first.built, first.cached, len(list(cache.glob("*.bin")))) == (1, 0, 1)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    second = fresh(device)
+    second.get(FAMILY, DEFINES)
+    assert (second.built, second.cached) == (0, 1)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: b"", lambda data: data[:20], lambda data: data[:-7],
+    lambda data: b"EDGEBIN0" + data[8:], lambda data: data[:8] + bytes(32) + data[40:],
+    lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:]],
+    ids=["empty", "header cut", "end cut", "other version", "other key", "flipped bit"])
+def test_broken_cache_entry_is_rebuilt(device, cache, damage):
+    """Whatever is wrong with an entry: it is ignored, built again and written again."""
+    first = fresh(device)
+    first.get(FAMILY, DEFINES)
+    first.store()
+    entry, = cache.glob("*.bin")
+    good = entry.read_bytes()
+    entry.write_bytes(damage(good))
+    second = fresh(device)
+    second.get(FAMILY, DEFINES)
+    assert (second.built, second.cached) == (1, 0)
+    second.store()
+    assert fresh(device).get(FAMILY, DEFINES) is not None
+    assert entry.read_bytes()[:72] == good[:72] or len(entry.read_bytes()) > 72
+
+
+def test_stale_driver_is_rebuilt(device, cache):
+    """Another driver version is another key."""
+    first = fresh(device)
+    first.get(FAMILY, DEFINES)
+    first.store()
+    second = fresh(device)
+    second._identity += " updated"
+    second.get(FAMILY, DEFINES)
+    assert (second.built, second.cached) == (1, 0)
+
+
+def test_cache_that_cannot_be_written(device, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("EDGERUN_CACHE_DIR", str(blocked / "cache"))
+    programs = fresh(device)
+    programs.get(FAMILY, DEFINES)
+    programs.store()
+    assert programs.built == 1
+
+
+def test_cache_switched_off(device, monkeypatch, cache):
+    monkeypatch.setenv("EDGERUN_CACHE_DIR", "0")
+    assert cache_folder() is None
+    programs = fresh(device)
+    programs.get(FAMILY, DEFINES)
+    programs.store()
+    assert not cache.exists()
+
+
+def test_compiler_messages_name_the_real_file(device, cache):
+    """#line directives: an error in a kernel file is reported with that file's name."""
+    with pytest.raises(DeviceError, match=r"elementwise\.cl"):
+        fresh(device).get(FAMILY, {"T_fp32": 1, "EXPRESSION": "missing_function(x)"})
+    assert '#line 1 "elementwise.cl"' in source(FAMILY, DEFINES)
