@@ -1,5 +1,5 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
-from edgerun.ops import elementwise
+from edgerun.ops import copy, elementwise, pad, pool
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -7,4 +7,12 @@ __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
 OPS: dict[str, OpDef] = {
     "unary": OpDef(elementwise.infer_unary, elementwise.unary, (1, 1), "UnaryOptions"),
     "binary": OpDef(elementwise.infer_binary, elementwise.binary, (2, 2), "BinaryOptions"),
+    "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions"),
+    "reshape": OpDef(copy.infer_reshape, copy.reshape, (1, 1), "ReshapeOptions"),
+    "transpose": OpDef(copy.infer_transpose, copy.transpose, (1, 1), "TransposeOptions"),
+    "slice": OpDef(copy.infer_slice, copy.slice_, (1, 1), "SliceOptions"),
+    "concat": OpDef(copy.infer_concat, copy.concat, (1, 65_536), "AxisOptions"),
+    "expand": OpDef(copy.infer_expand, copy.expand, (1, 1), "ExpandOptions"),
+    "tile": OpDef(copy.infer_tile, copy.tile, (1, 1), "TileOptions"),
+    "pad": OpDef(pad.infer_pad, pad.pad, (1, 1), "PadOptions"),
 }

@@ -222,3 +222,8 @@ def f32(value: float) -> np.float32:
 def int8_arg(values: Sequence[int], fill: int = 0) -> np.ndarray:
     """Return a kernel argument `int8` (eight ints, filled up at the front)."""
     return np.array([fill] * (8 - len(values)) + [int(v) for v in values], np.int32)
+
+
+def fit_lanes(facts: Facts, n: int) -> int:
+    """Return the widest vector, a power of two up to facts.lanes, of which n elements fill one."""
+    return min(facts.lanes, 1 << (max(n, 1).bit_length() - 1))

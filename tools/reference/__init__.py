@@ -11,10 +11,13 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.reference import elementwise
+from edgerun.tools.reference import copy, elementwise, pad, pool
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **pool.REFERENCE,
+    **copy.REFERENCE,
+    **pad.REFERENCE,
 }
 
 
