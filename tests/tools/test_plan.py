@@ -1,0 +1,128 @@
+"""The memory planner against an independent checker, on random lifetimes and on small graphs."""
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings, strategies as st
+
+from edgerun.tools import plan as planner
+from edgerun.tools.graph import Graph
+from edgerun.tools.plan import ALIGNMENT, Block
+
+
+def checked_arena(blocks: list[Block]) -> int:
+    """Simulate the ops one by one on a byte map; returns the bytes touched. Shares no code with plan."""
+    top = max((b.offset + b.size for b in blocks), default=0)
+    owner = np.full(top // ALIGNMENT, -1)
+    steps = range(min((b.first for b in blocks), default=0), max((b.last for b in blocks), default=0) + 1)
+    for step in steps:
+        for number, block in enumerate(blocks):
+            cells = slice(block.offset // ALIGNMENT, (block.offset + block.size) // ALIGNMENT)
+            assert block.offset >= 0 and block.offset % ALIGNMENT == 0
+            if block.first == step:
+                assert (owner[cells] == -1).all(), f"block {number} lands on a live one at op {step}"
+                owner[cells] = number
+        for number, block in enumerate(blocks):
+            if block.last == step:
+                cells = slice(block.offset // ALIGNMENT, (block.offset + block.size) // ALIGNMENT)
+                assert (owner[cells] == number).all()
+                owner[cells] = -1
+    return top
+
+
+def peak(blocks: list[Block]) -> int:
+    """The largest sum of live bytes, op by op."""
+    return max((sum(b.size for b in blocks if b.first <= step <= b.last)
+                for step in range(-1, 60)), default=0)
+
+
+lifetimes = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 12)), min_size=1,
+                     max_size=40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lifetimes)
+def test_random_lifetimes(items):
+    """Plans are valid, and never below the bound."""
+    blocks = [Block(size * ALIGNMENT, first, first + length) for size, first, length in items]
+    bound, step = planner.lower_bound(blocks)
+    assert bound == peak(blocks)
+    assert sum(b.size for b in blocks if b.first <= step <= b.last) == bound
+    arena = planner.solve(blocks, bound)
+    assert checked_arena(blocks) == arena >= bound
+
+
+def test_plans_are_near_the_bound():
+    """Over seeded random graphs the arena is on average within 2 % of the bound."""
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(40):
+        blocks = []
+        for step in range(30):
+            blocks.append(Block(int(rng.integers(1, 64)) * ALIGNMENT, step,
+                                step + int(rng.choice([1, 1, 1, 2, 5]))))
+        bound, _ = planner.lower_bound(blocks)
+        ratios.append(planner.solve(blocks, bound) / bound)
+    assert np.mean(ratios) <= 1.02 and max(ratios) <= 1.10, ratios
+
+
+def test_same_plan_every_time():
+    """Packing is reproducible: the search is seeded."""
+    def solve():
+        rng = np.random.default_rng(3)
+        blocks = [Block(int(rng.integers(1, 64)) * ALIGNMENT, s, s + int(rng.integers(1, 6)))
+                  for s in range(25)]
+        planner.solve(blocks, 0)
+        return [b.offset for b in blocks]
+    assert solve() == solve()
+
+
+def chain(length: int) -> Graph:
+    graph = Graph()
+    x = graph.input("x", (100,), "fp32")
+    for _ in range(length):
+        x = graph.add("unary", [x], kind="exp")
+    graph.output("y", x)
+    return graph
+
+
+def test_chain_needs_two_tensors():
+    plan = planner.plan(chain(10), {})
+    assert plan.arena_bytes == plan.lower_bound_bytes == 2 * planner.aligned(400)
+
+
+def test_peak_op_is_where_most_is_live():
+    graph = Graph()
+    x = graph.input("x", (100,), "fp32")
+    a = graph.add("unary", [x], "a", kind="exp")
+    b = graph.add("unary", [x], "b", kind="abs")
+    c = graph.add("binary", [a, b], "c", kind="add")
+    graph.output("y", graph.add("unary", [c], "d", kind="neg"))
+    plan = planner.plan(graph, {})
+    assert plan.lower_bound_bytes == 3 * planner.aligned(400)
+    assert graph.ops[plan.peak_op].name in ("b", "c")
+
+
+def test_outputs_live_to_the_end():
+    graph = Graph()
+    x = graph.input("x", (64,), "fp32")
+    first = graph.add("unary", [x], "first", kind="exp")
+    graph.output("first", first)
+    graph.output("last", graph.add("unary", [graph.add("unary", [first], kind="abs")], kind="neg"))
+    plan = planner.plan(graph, {})
+    offsets = [at for tensor, at in plan.offsets.items()]
+    assert plan.offsets[first] not in [at for t, at in plan.offsets.items() if t is not first
+                                       and t is not graph.inputs[0].tensor]
+    assert len(offsets) == 4
+
+
+def test_aliases_share_their_root():
+    graph = Graph()
+    x = graph.input("x", (4, 16), "fp32")
+    y = graph.add("unary", [x], kind="exp")
+    z = graph.add("reshape", [y], shape=(64,))
+    graph.output("y", graph.add("unary", [z], kind="abs"))
+    from edgerun.tools.passes import alias
+    aliases = alias.apply(graph)
+    plan = planner.plan(graph, aliases)
+    assert aliases == {z: y} and z not in plan.offsets
+    assert plan.arena_bytes == 2 * planner.aligned(256)
