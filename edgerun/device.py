@@ -26,8 +26,16 @@ class DeviceInfo:
     fp16: bool
 
 
-def _opencl():
-    """Import pyopencl late, so that the choice of a driver comes first and its absence is a message."""
+def opencl(wanted: str | None = None):
+    """Import pyopencl late, so that the choice of a driver comes first and its absence is a message.
+
+    Args:
+        wanted: as for select(); only drivers.choose() reads it.
+
+    Raises:
+        DeviceError: pyopencl is not installed, or broken.
+    """
+    drivers.choose(wanted)
     os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
     try:
         import pyopencl
@@ -43,8 +51,7 @@ def _kind(cl, device) -> str:
 
 
 def _enumerate(wanted: str | None):
-    drivers.choose(wanted)
-    cl = _opencl()
+    cl = opencl(wanted)
     try:
         platforms = cl.get_platforms()
     except cl.Error:
@@ -74,7 +81,7 @@ def devices() -> list[DeviceInfo]:
 def _matches(wanted: str, info: DeviceInfo) -> bool:
     if wanted.isdigit():
         return info.index == int(wanted)
-    text = f"{info.platform} {info.name} {info.version}".lower()
+    text = f"{info.platform} {info.name} {info.version} {info.kind}".lower()
     return all(word in text for word in wanted.lower().replace("-", " ").split())
 
 

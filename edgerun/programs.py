@@ -73,6 +73,17 @@ class Programs:
             self._programs[key] = self._from_disk(key) or self._build(family, defines, text)
         return self._programs[key]
 
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def binary_bytes(self) -> int:
+        """Return the size of all binaries together; 0 for a driver that does not tell."""
+        try:
+            return sum(sum(program.get_info(cl.program_info.BINARY_SIZES))
+                       for program in self._programs.values())
+        except cl.Error:
+            return 0
+
     def store(self) -> None:
         """Write the binaries of new programs; called after kernels exist, which Mali needs."""
         directory = cache_folder()

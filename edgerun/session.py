@@ -50,6 +50,8 @@ class Session:
         model: the validated Model.
         device: the opened Device.
         inputs, outputs: TensorInfo of each, as the source model declares them.
+        steps: the prepared launches, in the order of the ops.
+        buffers: the account of what the device was asked for.
     """
 
     def __init__(self, model: Model, device: Device):
@@ -57,16 +59,16 @@ class Session:
         self.device = device
         self.inputs: list[TensorInfo] = list(model.inputs)
         self.outputs: list[TensorInfo] = list(model.outputs)
-        self._buffers = Buffers(device)
+        self.buffers = Buffers(device)
         self._closed = False
         self._ran = False
         try:
-            self._segments = self._buffers.weights(model)
-            self._arena = self._buffers.arena(model.plan.arena_bytes)
+            self._segments = self.buffers.weights(model)
+            self._arena = self.buffers.arena(model.plan.arena_bytes)
             self.steps = [step for op in model.ops for step in self._prepare(op)]
             device.programs.store()
         except BaseException:
-            self._buffers.release()
+            self.buffers.release()
             raise
 
     def _prepare(self, op: Op) -> list[Step]:
@@ -104,9 +106,9 @@ class Session:
                 a value that is not finite.
             DeviceError: OpenCL refused a launch, or the session is closed.
         """
-        self._write(self.check(inputs))
+        self.write(self.check(inputs))
         self.enqueue()
-        return self._read()
+        return self.read()
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the arrays in the order of `inputs` after checking them as run() does."""
@@ -152,7 +154,12 @@ class Session:
             dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
         return array
 
-    def _write(self, arrays: list[np.ndarray]) -> None:
+    def write(self, arrays: list[np.ndarray]) -> None:
+        """Copy arrays, in the order of `inputs` and checked by check(), into the arena.
+
+        Raises:
+            DeviceError: the session is closed.
+        """
         if self._closed:
             raise DeviceError(f"{self.model.path}: the session is closed")
         for info, array in zip(self.inputs, arrays):
@@ -163,7 +170,8 @@ class Session:
                           casting="unsafe")
             mapped.base.release(self.device.queue)
 
-    def _read(self) -> dict[str, np.ndarray]:
+    def read(self) -> dict[str, np.ndarray]:
+        """Wait for the launches, and copy the outputs out of the arena."""
         outputs = {}
         for info in self.outputs:
             tensor = self.model.tensors[info.tensor]
@@ -180,8 +188,8 @@ class Session:
         return memory_report(self)
 
     def profile(self, inputs: Mapping[str, np.ndarray]):
-        """Run once with timestamps; returns a list of OpTime, one per launch."""
-        from edgerun.report import profile
+        """Run with timestamps; returns a list of OpTime, one per launch."""
+        from edgerun.timing import profile
         return profile(self, inputs)
 
     def close(self) -> None:
@@ -190,7 +198,7 @@ class Session:
             self._closed = True
             self.device.queue.finish()
             self.steps = []
-            self._buffers.release()
+            self.buffers.release()
 
     def __enter__(self) -> Session:
         return self
