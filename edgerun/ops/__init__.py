@@ -1,5 +1,5 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
-from edgerun.ops import copy, elementwise, pad, pool
+from edgerun.ops import conv, copy, dense, elementwise, pad, pool
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -7,6 +7,10 @@ __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
 OPS: dict[str, OpDef] = {
     "unary": OpDef(elementwise.infer_unary, elementwise.unary, (1, 1), "UnaryOptions"),
     "binary": OpDef(elementwise.infer_binary, elementwise.binary, (2, 2), "BinaryOptions"),
+    "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 5), "Conv2dOptions", conv.conv2d_macs),
+    "depthwise_conv2d": OpDef(conv.infer_depthwise, conv.depthwise_conv2d, (2, 4), "Conv2dOptions",
+                              conv.depthwise_macs),
+    "dense": OpDef(dense.infer_dense, dense.dense, (2, 4), "DenseOptions", dense.dense_macs),
     "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions"),
     "reshape": OpDef(copy.infer_reshape, copy.reshape, (1, 1), "ReshapeOptions"),
     "transpose": OpDef(copy.infer_transpose, copy.transpose, (1, 1), "TransposeOptions"),

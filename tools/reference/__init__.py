@@ -11,10 +11,11 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.reference import copy, elementwise, pad, pool
+from edgerun.tools.reference import conv, copy, elementwise, pad, pool
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **conv.REFERENCE,
     **pool.REFERENCE,
     **copy.REFERENCE,
     **pad.REFERENCE,

@@ -1,0 +1,192 @@
+"""Ops that move elements without changing them: strided copies of any dtype."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgerun import dtypes
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, Outputs, Shape, TensorLike, broadcast, broadcast_strides, collapse, count,
+    i32, int8_arg, normal_axis, require, require_same_dtype, strides)
+
+MAX_AXES = 8  # of a strided copy, after collapsing
+TILE = 4096  # elements a work-item of a CPU copies, if the axes are that long
+BLOCK = 16  # elements along either side of a transposed block: a cache line of fp32
+GROUPED = 256  # elements; a work-item with fewer shares a work-group
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step)
+
+
+def copy(x: TensorLike, y: TensorLike, shape: Sequence[int], sx: Sequence[int], sy: Sequence[int],
+         facts: Facts, x0: int = 0, y0: int = 0) -> list[Launch]:
+    """Return the launch of y[y0 + sum i_k sy_k] = x[x0 + sum i_k sx_k], i over `shape`.
+
+    Args:
+        shape, sx, sy: elements per axis, and elements per step of each axis; at most MAX_AXES axes
+            after collapsing, the last one contiguous in y.
+        x0, y0: elements before the first one.
+    """
+    dims, (sx, sy) = collapse(shape, sx, sy)
+    across = next((k for k, (n, s) in enumerate(zip(dims, sx)) if s == 1 and n > 1), None)
+    transposed = across is not None and sx[-1] not in (0, 1)
+    if transposed:  # the axis along which x is contiguous becomes the last but one
+        for values in (dims, sx, sy):
+            values.insert(len(values) - 2, values.pop(across))
+    inner, rows = dims[-1], dims[-2] if len(dims) > 1 else 1
+    if facts.kind != "cpu":
+        block = (4, 4) if transposed else (facts.lanes, 1)
+    elif transposed:
+        block = (max(BLOCK, BLOCK * BLOCK // min(rows, BLOCK)),
+                 max(BLOCK, BLOCK * BLOCK // min(inner, BLOCK)))
+    else:
+        block = (min(inner, TILE), max(1, TILE // inner))
+    work = min(block[0], inner) * min(block[1], rows)
+    return [Launch("copy", "transpose" if transposed else "copy",
+                   {"SIZE": dtypes.size(x.dtype), "VEC": facts.lanes},
+                   (_up(inner, block[0]), _up(rows, block[1]), count(dims[:-2])),
+                   (x, y, int8_arg(dims, 1), int8_arg(sx), int8_arg(sy), i32(x0), i32(y0),
+                    i32(block[0]), i32(block[1])),
+                   facts.one if work >= GROUPED else None)]
+
+
+def infer_reshape(op: OpLike) -> Outputs:
+    """y has the shape of the option, with as many elements as x."""
+    x, shape = op.inputs[0], tuple(op.options["shape"])
+    require(all(n >= 1 for n in shape), op, f"to {shape}, every dimension must be at least 1")
+    require(count(shape) == count(x.shape), op,
+            f"{x.name} of the shape {x.shape} has {count(x.shape)} elements, {shape} needs "
+            f"{count(shape)}")
+    return [(shape, x.dtype)]
+
+
+def reshape(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = x with other dimensions, the elements in the same order.
+
+    x [...] any dtype -> y [`shape`]. The packer turns it into an alias, which costs nothing.
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    return copy(x, y, [count(x.shape)], [1], [1], facts)
+
+
+def infer_transpose(op: OpLike) -> Outputs:
+    """Axis k of y is axis perm[k] of x."""
+    x, perm = op.inputs[0], tuple(op.options["perm"])
+    require(sorted(perm) == list(range(len(x.shape))), op,
+            f"perm is {perm}, needed a permutation of the {len(x.shape)} axes of {x.name}")
+    return [(tuple(x.shape[axis] for axis in perm), x.dtype)]
+
+
+def transpose(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[i_perm[0], i_perm[1], ...] = x[i_0, i_1, ...].
+
+    x [...] any dtype -> y [x.shape[perm[0]], x.shape[perm[1]], ...].
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    sx = strides(x.shape)
+    return copy(x, y, y.shape, [sx[axis] for axis in op.options["perm"]], strides(y.shape), facts)
+
+
+def infer_slice(op: OpLike) -> Outputs:
+    """y has the dimensions `sizes`; every element it takes lies in x."""
+    x = op.inputs[0]
+    starts, steps, sizes = (tuple(op.options[key]) for key in ("starts", "steps", "sizes"))
+    rank = len(x.shape)
+    require(len(starts) == len(steps) == len(sizes) == rank, op,
+            f"starts {starts}, steps {steps}, sizes {sizes}: needed {rank} of each")
+    for axis, (n, start, step, size) in enumerate(zip(x.shape, starts, steps, sizes)):
+        last = start + (size - 1) * step
+        require(step != 0 and size >= 1 and 0 <= start < n and 0 <= last < n, op,
+                f"takes {size} elements from {start} in steps of {step} along axis {axis} of "
+                f"{x.name}, which has {n}")
+    return [(sizes, x.dtype)]
+
+
+def slice_(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[i_0, i_1, ...] = x[starts_0 + i_0 steps_0, starts_1 + i_1 steps_1, ...].
+
+    x [...] any dtype -> y [`sizes`]. A negative step runs backwards.
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    sx = strides(x.shape)
+    x0 = sum(start * step for start, step in zip(op.options["starts"], sx))
+    steps = [step * s for step, s in zip(op.options["steps"], sx)]
+    return copy(x, y, y.shape, steps, strides(y.shape), facts, x0)
+
+
+def infer_concat(op: OpLike) -> Outputs:
+    """y is as long along `axis` as all inputs together; their other dimensions are equal."""
+    require(all(t is not None for t in op.inputs), op, "has an input left out")
+    require_same_dtype(op, *op.inputs)
+    first = op.inputs[0].shape
+    require(len(first) >= 1, op, f"{op.inputs[0].name} is a scalar, needed at least 1 dimension")
+    axis = normal_axis(op.options["axis"], len(first), op)
+    for t in op.inputs:
+        require(t.shape[:axis] + t.shape[axis + 1:] == first[:axis] + first[axis + 1:]
+                and len(t.shape) == len(first), op,
+                f"{t.name} has the shape {t.shape}, needed that of {op.inputs[0].name} {first} "
+                f"except along axis {axis}")
+    total = sum(t.shape[axis] for t in op.inputs)
+    return [(first[:axis] + (total,) + first[axis + 1:], op.inputs[0].dtype)]
+
+
+def concat(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = the inputs one after the other along `axis`.
+
+    x_k [..., n_k, ...] any dtype, equal dimensions except n_k -> y [..., sum of n_k, ...].
+    """
+    y = op.outputs[0]
+    axis = normal_axis(op.options["axis"], len(y.shape), op)
+    sy, at, launches = strides(y.shape), 0, []
+    for x in op.inputs:
+        launches += copy(x, y, x.shape, strides(x.shape), sy, facts, y0=at * sy[axis])
+        at += x.shape[axis]
+    return launches
+
+
+def infer_expand(op: OpLike) -> Outputs:
+    """y has the broadcast shape of x and the option."""
+    x, shape = op.inputs[0], tuple(op.options["shape"])
+    require(all(n >= 1 for n in shape), op, f"to {shape}, every dimension must be at least 1")
+    return [(broadcast(op, x.shape, shape), x.dtype)]
+
+
+def expand(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = x repeated along the axes where it has one element.
+
+    x [...] any dtype -> y [broadcast shape of x and `shape`].
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    return copy(x, y, y.shape, broadcast_strides(x.shape, y.shape), strides(y.shape), facts)
+
+
+def infer_tile(op: OpLike) -> Outputs:
+    """y is `repeats` times as long as x along every axis."""
+    x, repeats = op.inputs[0], tuple(op.options["repeats"])
+    require(len(repeats) == len(x.shape) and all(r >= 1 for r in repeats), op,
+            f"repeats are {repeats}, needed {len(x.shape)} numbers of at least 1")
+    return [(tuple(n * r for n, r in zip(x.shape, repeats)), x.dtype)]
+
+
+def _tiled(x_shape: Shape, repeats: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return shape, strides of x and strides of y with every repeated axis as two: repeat, index."""
+    shape, sx, sy = [], [], []
+    y_shape = [n * r for n, r in zip(x_shape, repeats)]
+    for n, r, step_x, step_y in zip(x_shape, repeats, strides(x_shape), strides(y_shape)):
+        shape += [r, n]
+        sx += [0, step_x]
+        sy += [n * step_y, step_y]
+    return shape, sx, sy
+
+
+def tile(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[i_0, i_1, ...] = x[i_0 mod n_0, i_1 mod n_1, ...].
+
+    x [n_0, n_1, ...] any dtype -> y [n_0 repeats_0, n_1 repeats_1, ...].
+    """
+    from edgerun.ops.pad import wrapped  # pad builds on this module
+    x, y = op.inputs[0], op.outputs[0]
+    shape, sx, sy = _tiled(x.shape, op.options["repeats"])
+    if len(collapse(shape, sx, sy)[0]) > MAX_AXES:
+        return wrapped(x, y, facts)
+    return copy(x, y, shape, sx, sy, facts)

@@ -1,0 +1,84 @@
+// Strided copies: y[y0 + sum_k i_k sy_k] = x[x0 + sum_k i_k sx_k] for all 0 <= i_k < dims_k, k < 8.
+//
+// x, y:        any tensors of SIZE bytes an element; elements are moved, never interpreted
+// dims:        axis 7 is the inner one of y; axes before the first are 1
+// sx, sy:      elements per step of each axis; 0 repeats, negative runs backwards
+//
+// copy:        any strides                                          tile: run of axis 7, rows of axis 6
+// transpose:   x is contiguous along axis 6, y along axis 7         tile: run of axis 7, rows of axis 6
+// global size (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5)
+//
+// SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
+
+#ifndef SIZE
+#define SIZE 4
+#endif
+#if SIZE == 1
+#define U uchar
+#elif SIZE == 2
+#define U ushort
+#else
+#define U uint
+#endif
+#define V GLUE(U, VEC)
+#define V4 GLUE(U, 4)
+#define VLOAD GLUE(vload, VEC)
+#define VSTORE GLUE(vstore, VEC)
+
+// Where the axes 0 .. 5 lead with the row-major index `row` over them.
+int2 outer(int row, const int8 dims, const int8 sx, const int8 sy) {
+    int d[8], px[8], py[8];
+    int2 at = (int2)(0, 0);
+    vstore8(dims, 0, d);
+    vstore8(sx, 0, px);
+    vstore8(sy, 0, py);
+    for (int axis = 5; axis >= 0 && row > 0; axis--) {
+        const int index = row % d[axis];
+        row /= d[axis];
+        at += index * (int2)(px[axis], py[axis]);
+    }
+    return at;
+}
+
+__kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const int8 sy, const int x0,
+                   const int y0, const int run, const int rows) {
+    const int i0 = get_global_id(0) * run, j0 = get_global_id(1) * rows;
+    const int n = min(run, dims.s7 - i0), m = min(rows, dims.s6 - j0);
+    const int2 at = outer(get_global_id(2), dims, sx, sy);
+    __global const U *xp = AT(const U, x) + x0 + at.s0 + i0 * sx.s7 + j0 * sx.s6;
+    __global U *yp = AT(U, y) + y0 + at.s1 + i0 * sy.s7 + j0 * sy.s6;
+    for (int j = 0; j < m; j++, xp += sx.s6, yp += sy.s6) {
+        int i = 0;
+        if (sy.s7 == 1 && sx.s7 == 1)
+            for (; i + VEC <= n; i += VEC) VSTORE(VLOAD(0, xp + i), 0, yp + i);
+        else if (sy.s7 == 1 && sx.s7 == 0)
+            for (; i + VEC <= n; i += VEC) VSTORE((V)(*xp), 0, yp + i);
+        for (; i < n; i++) yp[i * sy.s7] = xp[i * sx.s7];
+    }
+}
+
+__kernel void transpose(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const int8 sy,
+                        const int x0, const int y0, const int run, const int rows) {
+    const int i0 = get_global_id(0) * run, j0 = get_global_id(1) * rows;
+    const int n = min(run, dims.s7 - i0), m = min(rows, dims.s6 - j0);
+    const int2 at = outer(get_global_id(2), dims, sx, sy);
+    const int step_x = sx.s7, step_y = sy.s6;
+    __global const U *xp = AT(const U, x) + x0 + at.s0 + i0 * step_x + j0;
+    __global U *yp = AT(U, y) + y0 + at.s1 + i0 + j0 * step_y;
+    const int n4 = n & ~3, m4 = m & ~3;
+    for (int i = 0; i < n4; i += 4)
+        for (int j = 0; j < m4; j += 4) {
+            __global const U *from = xp + i * step_x + j;
+            __global U *to = yp + j * step_y + i;
+            const V4 a = vload4(0, from), b = vload4(0, from + step_x);
+            const V4 c = vload4(0, from + 2 * step_x), d = vload4(0, from + 3 * step_x);
+            vstore4((V4)(a.s0, b.s0, c.s0, d.s0), 0, to);
+            vstore4((V4)(a.s1, b.s1, c.s1, d.s1), 0, to + step_y);
+            vstore4((V4)(a.s2, b.s2, c.s2, d.s2), 0, to + 2 * step_y);
+            vstore4((V4)(a.s3, b.s3, c.s3, d.s3), 0, to + 3 * step_y);
+        }
+    for (int j = 0; j < m4; j++)
+        for (int i = n4; i < n; i++) yp[j * step_y + i] = xp[i * step_x + j];
+    for (int j = m4; j < m; j++)
+        for (int i = 0; i < n; i++) yp[j * step_y + i] = xp[i * step_x + j];
+}
