@@ -1,0 +1,182 @@
+"""The TFLite importer: subgraph 0 of a .tflite file as a graph.
+
+source.py reads and checks the file, context.py holds what the conversion functions share, and the
+other modules have one function per TFLite op. To add an op, write its function and its line in
+RULES there.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from edgerun import dtypes
+from edgerun.errors import EdgerunError, InputError, ModelError, UnsupportedError
+from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.importers.tflite import compute, elementwise, movement
+from edgerun.tools.importers.tflite.context import Context, Rule
+from edgerun.tools.importers.tflite.source import (
+    DAMAGE, NUMPY, SourceModel, SourceOp, SourceTensor, read)
+
+RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **movement.RULES}
+
+
+def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
+    """Read subgraph 0 of a .tflite file.
+
+    Args:
+        path: the file.
+        shapes: input name -> shape, for inputs with dynamic dimensions or to override one.
+
+    Returns:
+        The graph, fp32 and int32 or bool; names, shapes and dtypes at its boundary are those of the
+        file's tensors.
+
+    Raises:
+        InputError: the file cannot be read, or `shapes` does not fit the inputs.
+        ModelError: the file is not a TFLite model, or is damaged.
+        UnsupportedError: the model needs ops that edgerun has not; the message lists all of them.
+    """
+    path = Path(path)
+    source = read(path)
+    graph = Graph(path.stem, path.name, notes=list(source.notes))
+    input_shapes = _input_shapes(source, shapes, graph.notes)
+    _check_supported(source)
+    context = Context(source, graph)
+    for index in source.inputs:
+        tensor = source.tensors[index]
+        context.values[index] = graph.input(tensor.name, input_shapes[index], _dtype(tensor))
+        context.values[index].dtype = _device_dtype(tensor)
+    for op in source.ops:
+        for index, tensor in zip(op.outputs, _convert(context, op)):
+            context.values[index] = tensor
+    for index in source.outputs:
+        tensor = source.tensors[index]
+        if index not in context.values:
+            context.values[index] = graph.constant(tensor.data, tensor.name)
+        graph.output(tensor.name, context.values[index], _dtype(tensor))
+    _note_hybrid(source, graph.notes)
+    return graph
+
+
+def _dtype(tensor: SourceTensor) -> str:
+    return dtypes.name_of(np.dtype(NUMPY[tensor.type]))
+
+
+def _device_dtype(tensor: SourceTensor) -> str:
+    """Return the dtype in the graph, where floats are fp32 until the packer chooses."""
+    dtype = dtypes.device_dtype(_dtype(tensor))
+    return "fp32" if dtype == "fp16" else dtype
+
+
+def _input_shapes(source: SourceModel, shapes: dict[str, tuple[int, ...]],
+                  notes: list[str]) -> dict[int, tuple[int, ...]]:
+    """Return the shape of every input: given, or the model's own with a batch of 1."""
+    names = [source.tensors[index].name for index in source.inputs]
+    for name in shapes:
+        if name not in names:
+            raise InputError(f"{source.path}: there is no input {name!r} to give a shape, needed "
+                             f"{' or '.join(map(repr, names))}")
+    result = {}
+    for index in source.inputs:
+        tensor = source.tensors[index]
+        rank = len(tensor.shape)
+        if tensor.name in shapes:
+            given = tuple(int(n) for n in shapes[tensor.name])
+            if len(given) != rank or any(n < 1 for n in given):
+                raise InputError(f"{source.path}: the shape {given} for the input {tensor.name!r}: "
+                                 f"needed {rank} dimensions of at least 1, {_spelled(tensor)}")
+            result[index] = given
+            continue
+        if set(tensor.dynamic) - {0}:
+            example = ",".join("224" if axis in tensor.dynamic and axis else str(max(n, 1))
+                               for axis, n in enumerate(tensor.shape))
+            raise InputError(f"{source.path}: the input {tensor.name!r} has the dynamic shape "
+                             f"{_spelled(tensor)}: needed its size, for example "
+                             f"--shape {tensor.name}={example}")
+        shape = tuple(1 if axis in tensor.dynamic else n for axis, n in enumerate(tensor.shape))
+        if tensor.dynamic:
+            notes.append(f"the input {tensor.name!r} has the dynamic shape {_spelled(tensor)}; "
+                         "packed for a batch of 1 (--shape chooses another)")
+        result[index] = shape
+    return result
+
+
+def _spelled(tensor: SourceTensor) -> str:
+    return "[" + ", ".join("?" if axis in tensor.dynamic else str(n)
+                           for axis, n in enumerate(tensor.shape)) + "]"
+
+
+def _check_supported(source: SourceModel) -> None:
+    """Raise one UnsupportedError that lists everything that cannot be imported."""
+    known = {t.index for t in source.tensors if t.data is not None}
+    missing: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    quantized: dict[int, SourceTensor] = {}
+    for op in source.ops:
+        rule = RULES.get(op.type)
+        if rule is None:
+            missing[op.type] += 1
+            example.setdefault(op.type, op.name)
+        elif rule.shape_only or all(index in known for index in op.inputs if index >= 0):
+            known.update(op.outputs)
+        for index in (*op.inputs, *op.outputs):
+            if index >= 0 and index not in known and source.tensors[index].integer_quantized:
+                quantized[index] = source.tensors[index]
+    problems = []
+    if missing:
+        problems.append("ops that edgerun has not: " + ", ".join(
+            f"{count} {name} (for example the one that writes {example[name]!r})"
+            for name, count in sorted(missing.items(), key=lambda item: (-item[1], item[0])))
+            + "; export the model without them")
+    if quantized:
+        first = next(iter(quantized.values()))
+        problems.append(f"integer-quantized activations: {len(quantized)} tensors like "
+                        f"{first.name!r} ({first.type}); use the float version of the model")
+    for index in (*source.inputs, *source.outputs):
+        if source.tensors[index].type not in NUMPY:
+            problems.append(f"the input or output {source.tensors[index].name!r} of type "
+                            f"{source.tensors[index].type}; needed one of {', '.join(NUMPY)}")
+    if problems:
+        raise UnsupportedError(f"{source.path}: cannot be imported: " + "; and ".join(problems))
+
+
+def _convert(context: Context, op: SourceOp) -> list[Tensor]:
+    """Return the output tensors of one op.
+
+    Raises:
+        ModelError: its operands contradict each other.
+        UnsupportedError: it is used in a way that edgerun has not.
+    """
+    rule = RULES[op.type]
+    fewest, most = rule.inputs
+    if not fewest <= len(op.inputs) <= most:
+        raise context.damaged(op, f"{len(op.inputs)} inputs, needed {fewest} to {most}")
+    try:
+        built = rule.convert(context, op)
+    except EdgerunError as error:
+        if str(error).startswith(str(context.source.path)):
+            raise
+        raise type(error)(f"{context.source.path}: {op}: {error}") from error
+    except DAMAGE as error:
+        raise ModelError(f"{context.source.path}: {op}: its operands contradict each other: "
+                         f"{type(error).__name__}: {error}") from error
+    tensors = built if isinstance(built, list) else [built]
+    if len(tensors) != len(op.outputs):
+        raise context.damaged(op, f"{len(op.outputs)} outputs, needed {len(tensors)}")
+    for index, tensor in zip(op.outputs, tensors):
+        declared = context.source.tensors[index]
+        if declared.type not in NUMPY or _device_dtype(declared) != tensor.dtype:
+            raise context.damaged(op, f"its output {declared.name!r} is declared {declared.type}, "
+                                      f"but its inputs make it {tensor.dtype}")
+    return tensors
+
+
+def _note_hybrid(source: SourceModel, notes: list[str]) -> None:
+    hybrid = sum(1 for op in source.ops if len(op.inputs) > 1 and op.inputs[1] >= 0
+                 and op.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
+                 and source.tensors[op.inputs[1]].integer_quantized)
+    if hybrid:
+        notes.append(f"{hybrid} ops have integer weights and float activations; the weights are "
+                     "dequantized and the activations stay exact, where TFLite rounds both to int8")

@@ -1,0 +1,244 @@
+"""Convolutions, matrix products, pooling, resizing, normalization and reductions."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tflite
+
+from edgerun.tools.graph import Tensor
+from edgerun.tools.importers.tflite.context import Context, Rule
+from edgerun.tools.importers.tflite.source import SourceOp
+
+
+def _window(ctx: Context, op: SourceOp, x: Tensor, kernel: tuple[int, int],
+            dilated: bool = False) -> dict[str, Any]:
+    """Return strides, dilations and padding of a window sliding over x [N, H, W, C]."""
+    stride = op.option("StrideH"), op.option("StrideW")
+    dilation = (op.option("DilationHFactor"), op.option("DilationWFactor")) if dilated else (1, 1)
+    if len(x.shape) != 4:
+        raise ctx.damaged(op, f"{x.name} has the shape {x.shape}, needed 4 dimensions")
+    if min(*stride, *dilation, *kernel) < 1:
+        raise ctx.damaged(op, f"stride {stride}, dilation {dilation}, kernel {kernel}: needed at "
+                              "least 1")
+    before, after = zip(*(_padding(ctx, op, *axis)
+                          for axis in zip(x.shape[1:3], kernel, stride, dilation)))
+    options = {"stride_h": stride[0], "stride_w": stride[1], "pad_top": before[0],
+               "pad_left": before[1], "pad_bottom": after[0], "pad_right": after[1]}
+    if dilated:
+        options |= {"dilation_h": dilation[0], "dilation_w": dilation[1]}
+    return options
+
+
+def _padding(ctx: Context, op: SourceOp, size: int, kernel: int, stride: int,
+             dilation: int) -> tuple[int, int]:
+    """Return the elements before and behind one axis; with SAME, an odd one goes behind."""
+    if not _same(ctx, op):
+        return 0, 0
+    steps = -(-size // stride)
+    total = max(0, (steps - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    return total // 2, total - total // 2
+
+
+def _same(ctx: Context, op: SourceOp) -> bool:
+    padding = op.option("Padding")
+    if padding not in (tflite.Padding.SAME, tflite.Padding.VALID):
+        raise ctx.damaged(op, f"padding scheme {padding}, needed SAME (0) or VALID (1)")
+    return padding == tflite.Padding.SAME
+
+
+def _filter(ctx: Context, op: SourceOp) -> Tensor:
+    """Return the filter [.., KH, KW, ..] of a convolution."""
+    w = ctx.weights(op, 1)
+    if len(w.shape) != 4:
+        raise ctx.damaged(op, f"its filter {w.name} has the shape {w.shape}, needed 4 dimensions")
+    return w
+
+
+def conv_2d(ctx: Context, op: SourceOp) -> Tensor:
+    """x [N,H,W,IC], w [OC,KH,KW,IC/groups]; the groups follow from the shapes."""
+    x, w = ctx.input(op, 0), _filter(ctx, op)
+    window = _window(ctx, op, x, w.shape[1:3], dilated=True)
+    if not w.shape[3] or x.shape[3] % w.shape[3]:
+        raise ctx.damaged(op, f"{x.shape[3]} input channels do not divide into filters of "
+                              f"{w.shape[3]}")
+    return ctx.add("conv2d", [x, ctx.own(op, w, "conv2d weights"), ctx.bias(op, 2, w.shape[0])], op,
+                   groups=x.shape[3] // w.shape[3], **window, **ctx.activation(op))
+
+
+def depthwise_conv_2d(ctx: Context, op: SourceOp) -> Tensor:
+    """x [N,H,W,C], w [1,KH,KW,C*M]."""
+    x, w = ctx.input(op, 0), _filter(ctx, op)
+    window = _window(ctx, op, x, w.shape[1:3], dilated=True)
+    if w.shape[0] != 1:
+        raise ctx.damaged(op, f"its filter {w.name} has the shape {w.shape}, needed 1 first")
+    taps = ctx.own(op, w, "depthwise weights", w.shape[1:])
+    return ctx.add("depthwise_conv2d", [x, taps, ctx.bias(op, 2, w.shape[3])], op,
+                   **window, **ctx.activation(op))
+
+
+def transpose_conv(ctx: Context, op: SourceOp) -> Tensor:
+    """Output shape, w [OC,KH,KW,IC], x [N,H,W,IC], bias; cut so that the output shape results."""
+    shape, w, x = ctx.ints(op, 0, "the output shape"), _filter(ctx, op), ctx.input(op, 2)
+    stride = op.option("StrideH"), op.option("StrideW")
+    if len(shape) != 4 or len(x.shape) != 4 or min(stride) < 1:
+        raise ctx.damaged(op, f"output shape {shape}, {x.name} of the shape {x.shape}, stride "
+                              f"{stride}: needed 4 dimensions and strides of at least 1")
+    before, after, more = [], [], []
+    for size, kernel, step, out in zip(x.shape[1:3], w.shape[1:3], stride, shape[1:3]):
+        extra = (size - 1) * step + kernel - out  # rows of the full result that do not fit
+        top = max(0, extra) // 2 if _same(ctx, op) else 0
+        before.append(top)
+        after.append(max(0, extra - top))
+        more.append(max(0, -extra))
+    return ctx.add("conv_transpose2d",
+                   [x, ctx.own(op, w, "conv_transpose2d weights"), ctx.bias(op, 3, w.shape[0])], op,
+                   stride_h=stride[0], stride_w=stride[1], pad_top=before[0], pad_left=before[1],
+                   pad_bottom=after[0], pad_right=after[1], output_pad_h=more[0],
+                   output_pad_w=more[1], **ctx.activation(op))
+
+
+def fully_connected(ctx: Context, op: SourceOp) -> Tensor:
+    """x [...] as [rows, IC], w [OC,IC] -> [rows, OC], or [..., OC] with keep_num_dims."""
+    x, w = ctx.input(op, 0), ctx.weights(op, 1)
+    if op.option("WeightsFormat") != tflite.FullyConnectedOptionsWeightsFormat.DEFAULT:
+        raise ctx.unsupported(op, "has shuffled weights; convert the model without them")
+    if len(w.shape) != 2:
+        raise ctx.damaged(op, f"its weights {w.name} have the shape {w.shape}, needed 2 dimensions")
+    out, width = w.shape
+    if not (op.option("KeepNumDims") and x.shape and x.shape[-1] == width):
+        x = ctx.reshape(x, _rows(ctx, op, x, width), op)
+    if w.data is not None:
+        return ctx.add("dense", [x, ctx.own(op, w, "dense weights"), ctx.bias(op, 2, out)], op,
+                       **ctx.activation(op))
+    y = x if len(x.shape) > 1 else ctx.reshape(x, (1, width), op)
+    y = ctx.add("matmul", [y, w], op, transpose_b=True)
+    if len(x.shape) < 2:
+        y = ctx.reshape(y, (out,), op)
+    if not ctx.has(op, 2):
+        return ctx.activate(y, op)
+    return ctx.add("binary", [y, ctx.input(op, 2)], op, kind="add", **ctx.activation(op))
+
+
+def _rows(ctx: Context, op: SourceOp, x: Tensor, width: int) -> tuple[int, int]:
+    elements = math.prod(x.shape)
+    if width < 1 or elements % width:
+        raise ctx.damaged(op, f"{x.name} of the shape {x.shape}, needed rows of {width}")
+    return elements // width, width
+
+
+def batch_matmul(ctx: Context, op: SourceOp) -> Tensor:
+    """a [..,M,K], b [..,K,N], transposed flags; a constant 2-D b becomes dense weights."""
+    a, b = ctx.weights(op, 0), ctx.weights(op, 1)
+    adj_a, adj_b = bool(op.option("AdjX")), bool(op.option("AdjY"))
+    if b.data is not None and len(b.shape) == 2 and not adj_a and len(a.shape) >= 2:
+        w = b if adj_b else ctx.transpose(b, (1, 0), op)
+        return ctx.add("dense", [a, ctx.own(op, w, "dense weights")], op)
+    return ctx.add("matmul", [a, b], op, transpose_a=adj_a, transpose_b=adj_b)
+
+
+def _pool(kind: str) -> Rule:
+    def convert(ctx: Context, op: SourceOp) -> Tensor:
+        x = ctx.input(op, 0)
+        kernel = op.option("FilterHeight"), op.option("FilterWidth")
+        return ctx.add("pool2d", [x], op, kind=kind, kernel_h=kernel[0], kernel_w=kernel[1],
+                       **_window(ctx, op, x, kernel), **ctx.activation(op))
+    return Rule(convert, (1, 1))
+
+
+def _resize(ctx: Context, op: SourceOp, kind: str, coordinate_mode: str,
+            nearest_mode: str) -> Tensor:
+    x, size = ctx.input(op, 0), ctx.ints(op, 1, "the size")
+    if len(x.shape) != 4 or len(size) != 2 or min(size) < 1:
+        raise ctx.damaged(op, f"{x.name} of the shape {x.shape} to the size {size}")
+    return ctx.add("resize", [x], op, kind=kind, height=size[0], width=size[1],
+                   scale_h=size[0] / x.shape[1], scale_w=size[1] / x.shape[2],
+                   coordinate_mode=coordinate_mode, nearest_mode=nearest_mode)
+
+
+def resize_bilinear(ctx: Context, op: SourceOp) -> Tensor:
+    """Linear in both axes; corners aligned, pixel centres at half, or neither."""
+    align, half = op.option("AlignCorners"), op.option("HalfPixelCenters")
+    if align and half:
+        raise ctx.damaged(op, "align_corners and half_pixel_centers exclude each other")
+    mode = "align_corners" if align else "half_pixel" if half else "asymmetric"
+    return _resize(ctx, op, "linear", mode, "floor")
+
+
+def resize_nearest_neighbor(ctx: Context, op: SourceOp) -> Tensor:
+    """Index floor(i * in / out), floor((i + 0.5) * in / out) or round(i * (in - 1) / (out - 1))."""
+    align, half = op.option("AlignCorners"), op.option("HalfPixelCenters")
+    if align and half:
+        raise ctx.unsupported(op, "align_corners together with half_pixel_centers; export it with "
+                                  "one of them")
+    if align:
+        return _resize(ctx, op, "nearest", "align_corners", "round_prefer_ceil")
+    return _resize(ctx, op, "nearest", "tf_half_pixel_for_nn" if half else "asymmetric", "floor")
+
+
+def _softmax(log: bool) -> Rule:
+    def convert(ctx: Context, op: SourceOp) -> Tensor:
+        scale = 1.0 if log else op.option("Beta")
+        return ctx.add("softmax", [ctx.input(op, 0)], op, axis=-1, log=log, scale=scale)
+    return Rule(convert, (1, 1))
+
+
+def l2_normalization(ctx: Context, op: SourceOp) -> Tensor:
+    """x / max(1e-6, sqrt(sum x^2)) over the last axis; the op's epsilon is that of the square."""
+    y = ctx.add("l2_normalize", [ctx.input(op, 0)], op, axis=-1, epsilon=1e-12)
+    return ctx.activate(y, op)
+
+
+def local_response_normalization(ctx: Context, op: SourceOp) -> Tensor:
+    """x / (bias + alpha * sum of squares within radius)^beta; the op divides alpha by the size."""
+    radius = op.option("Radius")
+    if radius < 0:
+        raise ctx.damaged(op, f"radius {radius}, needed at least 0")
+    size = 2 * radius + 1
+    return ctx.add("lrn", [ctx.input(op, 0)], op, size=size, alpha=op.option("Alpha") * size,
+                   beta=op.option("Beta"), bias=op.option("Bias"))
+
+
+def _reduce(kind: str) -> Rule:
+    def convert(ctx: Context, op: SourceOp) -> Tensor:
+        x = ctx.input(op, 0)
+        axes = {ctx.axis(op, axis, len(x.shape)) for axis in ctx.ints(op, 1, "the axes")}
+        if not axes:
+            return x
+        return ctx.add("reduce", [x], op, kind=kind, axes=tuple(sorted(axes)),
+                       keep_dims=bool(op.option("KeepDims")))
+    return Rule(convert, (2, 2))
+
+
+def _arg(kind: str) -> Rule:
+    def convert(ctx: Context, op: SourceOp) -> Tensor:
+        x, axes = ctx.input(op, 0), ctx.ints(op, 1, "the axis")
+        if len(axes) != 1:
+            raise ctx.damaged(op, f"axes {axes}, needed one")
+        return ctx.add("arg", [x], op, kind=kind, axis=ctx.axis(op, axes[0], len(x.shape)),
+                       keep_dims=False)
+    return Rule(convert, (2, 2))
+
+
+RULES: dict[str, Rule] = {
+    "CONV_2D": Rule(conv_2d, (2, 3)),
+    "DEPTHWISE_CONV_2D": Rule(depthwise_conv_2d, (2, 3)),
+    "TRANSPOSE_CONV": Rule(transpose_conv, (3, 4)),
+    "FULLY_CONNECTED": Rule(fully_connected, (2, 3)),
+    "BATCH_MATMUL": Rule(batch_matmul, (2, 2)),
+    "MAX_POOL_2D": _pool("max"),
+    "AVERAGE_POOL_2D": _pool("average"),
+    "RESIZE_BILINEAR": Rule(resize_bilinear, (2, 2)),
+    "RESIZE_NEAREST_NEIGHBOR": Rule(resize_nearest_neighbor, (2, 2)),
+    "SOFTMAX": _softmax(log=False),
+    "LOG_SOFTMAX": _softmax(log=True),
+    "L2_NORMALIZATION": Rule(l2_normalization, (1, 1)),
+    "LOCAL_RESPONSE_NORMALIZATION": Rule(local_response_normalization, (1, 1)),
+    "MEAN": _reduce("mean"),
+    "SUM": _reduce("sum"),
+    "REDUCE_MAX": _reduce("max"),
+    "REDUCE_MIN": _reduce("min"),
+    "REDUCE_PROD": _reduce("prod"),
+    "ARG_MAX": _arg("max"),
+    "ARG_MIN": _arg("min"),
+}
