@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.tools.graph import Graph
+from edgerun.ops.conv import needs_zeros
+from edgerun.tools.graph import Graph, Tensor
 
 BLOCK = 16  # output channels
 WEIGHT_INPUT = {"conv2d": 1, "conv_transpose2d": 1, "dense": 1}  # op code -> index of its weights
@@ -33,12 +34,30 @@ def oc16(weights: np.ndarray, groups: int = 1) -> np.ndarray:
 
 
 def apply(graph: Graph) -> None:
-    """Re-order the weights of every op that reads blocks. The last pass: nothing folds afterwards."""
+    """Cut the weights of every op that reads blocks. The last pass: nothing folds afterwards.
+
+    The blocks are a new constant, since another op may read the same weights in rows.
+    """
+    blocks: dict[tuple[Tensor, int], Tensor] = {}
     for op in graph.ops:
         if op.code not in WEIGHT_INPUT:
             continue
-        weights = op.inputs[WEIGHT_INPUT[op.code]]
-        if weights.layout == "oc16":
-            continue  # shared by two ops of the same kind
-        weights.data = oc16(weights.data, op.options.get("groups", 1))
-        weights.layout = "oc16"
+        index, groups = WEIGHT_INPUT[op.code], op.options.get("groups", 1)
+        weights = op.inputs[index]
+        if (weights, groups) not in blocks:
+            blocks[weights, groups] = Tensor(
+                graph.unique(f"{weights.name}.oc16"), weights.shape, weights.dtype,
+                oc16(weights.data, groups), "oc16")
+        op.inputs[index] = blocks[weights, groups]
+    _add_zeros(graph)
+
+
+def _add_zeros(graph: Graph) -> None:
+    """Append what taps outside the image read: one row of zeros per dtype, as long as any op needs."""
+    padded = [op for op in graph.ops if op.code == "conv2d" and needs_zeros(op)]
+    for dtype in sorted({op.inputs[1].dtype for op in padded}):
+        users = [op for op in padded if op.inputs[1].dtype == dtype]
+        longest = max(op.inputs[1].shape[3] for op in users)
+        zeros = graph.constant(np.zeros(longest), "zeros", dtype)
+        for op in users:
+            op.inputs = [*op.inputs, *[None] * (4 - len(op.inputs)), zeros]

@@ -1,5 +1,5 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
-from edgerun.ops import conv, copy, dense, elementwise, pad, pool
+from edgerun.ops import conv, copy, dense, elementwise, matmul, pad, pool, softmax
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -19,4 +19,7 @@ OPS: dict[str, OpDef] = {
     "expand": OpDef(copy.infer_expand, copy.expand, (1, 1), "ExpandOptions"),
     "tile": OpDef(copy.infer_tile, copy.tile, (1, 1), "TileOptions"),
     "pad": OpDef(pad.infer_pad, pad.pad, (1, 1), "PadOptions"),
+    "matmul": OpDef(matmul.infer_matmul, matmul.matmul, (2, 2), "MatmulOptions",
+                    macs=matmul.macs_matmul),
+    "softmax": OpDef(softmax.infer_softmax, softmax.softmax, (1, 1), "SoftmaxOptions"),
 }

@@ -11,10 +11,12 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.reference import conv, copy, elementwise, pad, pool
+from edgerun.tools.reference import conv, copy, elementwise, matmul, pad, pool, softmax
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **softmax.REFERENCE,
+    **matmul.REFERENCE,
     **conv.REFERENCE,
     **pool.REFERENCE,
     **copy.REFERENCE,

@@ -1,0 +1,247 @@
+"""Convolutions: direct, without workspace, bias, residual and activation in the same launch."""
+from __future__ import annotations
+
+from typing import Any
+
+from edgerun.dtypes import FLOAT
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, i32, require, require_dtype,
+    require_rank, require_same_dtype)
+from edgerun.ops.elementwise import activation
+
+BLOCK = 16  # output channels of a block of weights (layout oc16)
+MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
+MAX_TILE = 64  # no work-item computes more pixels
+CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
+
+
+def optional(op: OpLike, index: int) -> TensorLike | None:
+    """Return an input, or None where it is left out."""
+    return op.inputs[index] if index < len(op.inputs) else None
+
+
+def require_bias(op: OpLike, bias: TensorLike | None, out_c: int) -> None:
+    """Require that a bias, if there is one, is fp32 of one value per output channel."""
+    if bias is not None:
+        require_dtype(bias, ("fp32",), op)
+        require(tuple(bias.shape) == (out_c,), op,
+                f"the bias {bias.name} has the shape {bias.shape}, needed ({out_c},)")
+
+
+def require_residual(op: OpLike, residual: TensorLike | None, shape: Shape) -> None:
+    """Require that a residual, if there is one, has the shape of the output."""
+    if residual is not None:
+        require(tuple(residual.shape) == shape, op,
+                f"the residual {residual.name} has the shape {residual.shape}, needed {shape}")
+
+
+def require_blocks(op: OpLike, w: TensorLike) -> None:
+    """Require weights in blocks, which is what kernels read."""
+    require(w.layout == "oc16", op,
+            f"the weights {w.name} have the layout {w.layout}, needed oc16")
+
+
+def _require_floats(op: OpLike) -> None:
+    x, w = op.inputs[:2]
+    require_dtype(x, FLOAT, op)
+    require_same_dtype(op, x, w, optional(op, 3), optional(op, 4))
+    if op.options["activation"]:
+        activation(op)
+
+
+def output_size(op: OpLike, image: Shape, kernel: Shape) -> tuple[int, int]:
+    """Return the height and width of a convolution's output, from its options.
+
+    Args:
+        op: for its options and for errors.
+        image: height and width of the input.
+        kernel: height and width of the kernel.
+
+    Raises:
+        ModelError: an option is out of range, or the kernel does not fit into the padded image.
+    """
+    o, sizes = op.options, []
+    for axis, before, after, size, taps in (("h", "pad_top", "pad_bottom", image[0], kernel[0]),
+                                            ("w", "pad_left", "pad_right", image[1], kernel[1])):
+        stride, dilation = o[f"stride_{axis}"], o[f"dilation_{axis}"]
+        require(stride >= 1 and dilation >= 1, op,
+                f"stride_{axis} is {stride} and dilation_{axis} {dilation}, needed 1 or more")
+        require(o[before] >= 0 and o[after] >= 0, op,
+                f"{before} is {o[before]} and {after} {o[after]}, needed 0 or more")
+        padded, extent = size + o[before] + o[after], (taps - 1) * dilation + 1
+        require(taps >= 1 and extent <= padded <= MAX_INDEX, op,
+                f"a kernel of {taps} taps that spans {extent} does not fit into {padded} padded "
+                f"elements along {axis}, of at most {MAX_INDEX}")
+        sizes.append((padded - extent) // stride + 1)
+    return sizes[0], sizes[1]
+
+
+def needs_zeros(op: OpLike) -> bool:
+    """Whether taps of this conv2d may lie outside the image."""
+    return any(op.options[key] for key in ("pad_top", "pad_left", "pad_bottom", "pad_right"))
+
+
+def infer_conv2d(op: OpLike) -> Outputs:
+    """y is [N, OH, OW, OC], its size given by the options, its dtype that of x."""
+    x, w, groups = op.inputs[0], op.inputs[1], op.options["groups"]
+    require_rank(x, 4, op)
+    require_rank(w, 4, op)
+    _require_floats(op)
+    out_c, kernel_h, kernel_w, in_c = w.shape
+    require(groups >= 1 and in_c >= 1 and in_c * groups == x.shape[3], op,
+            f"{w.name} of shape {w.shape} in {groups} groups does not fit {x.shape[3]} channels of "
+            f"{x.name}")
+    require(out_c >= 1 and out_c % groups == 0, op,
+            f"{groups} groups do not divide {out_c} output channels")
+    shape = (x.shape[0], *output_size(op, x.shape[1:3], (kernel_h, kernel_w)), out_c)
+    require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
+    require_bias(op, optional(op, 2), out_c)
+    require_residual(op, optional(op, 3), shape)
+    zeros = optional(op, 4)
+    if zeros is not None:
+        require(count(zeros.shape) >= in_c, op,
+                f"{zeros.name} has {count(zeros.shape)} zeros, needed {in_c}")
+    elif w.layout == "oc16":
+        require(not needs_zeros(op), op, f"has padding, needed a fifth input of {in_c} zeros")
+    return [(shape, x.dtype)]
+
+
+def _vec(lanes: int, channels: int) -> int:
+    """Narrowest vector, from 4 lanes to those of the device, that holds all channels."""
+    vec = 4
+    while vec < lanes and vec < channels:
+        vec *= 2
+    return vec
+
+
+def tile(facts: Facts, pixels: int, out_c: int) -> tuple[int, int, int]:
+    """Return (P, NV, VEC): pixels, vectors and lanes of a work-item.
+
+    Args:
+        facts: of the device.
+        pixels: output pixels of the whole op.
+        out_c: output channels of a group.
+    """
+    vec = _vec(facts.lanes, out_c)
+    vectors = -(-out_c // vec)
+    if facts.kind != "cpu":
+        return min(4, pixels), min(2, vectors), vec
+    nv = min(4, vectors) if facts.lanes == 16 else min(2, vectors)
+    return min(6, pixels), nv, vec
+
+
+def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
+                   window: dict[str, int], groups: int) -> Launch:
+    """Return the launch of kernels/conv.cl, which dense shares.
+
+    Args:
+        facts: of the device.
+        op: for its activation.
+        operands: x, w, bias, residual, zeros, y; the optional ones may be None.
+        window: sizes by the names of the kernel's arguments, from n to pad_left; in_c and out_c are
+            those of one group.
+        groups: of channels.
+    """
+    x, w, bias, residual, zeros, y = operands
+    act = activation(op)
+    pixels = window["n"] * window["out_h"] * window["out_w"]
+    p, nv, vec = tile(facts, pixels, window["out_c"])
+    defines: dict[str, Any] = {f"T_{x.dtype}": 1, "P": p, "NV": nv, "VEC": vec, **act.defines}
+    if x.dtype == "fp16" and facts.kind == "cpu":
+        defines["CHUNK"] = CHUNK
+    names = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
+             "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    return Launch(
+        "conv", "conv2d", defines,
+        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
+        # a tensor that is left out is replaced by x, which the kernel then does not read
+        (x, w, bias or x, residual or x, zeros or x, y, i32(bias is not None),
+         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in names),
+         f32(act.alpha), f32(act.beta)),
+        facts.one)
+
+
+def _window(op: OpLike) -> dict[str, int]:
+    o, x, y = op.options, op.inputs[0].shape, op.outputs[0].shape
+    names = ("stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    return {"n": x[0], "height": x[1], "width": x[2], "channels": x[3], "out_h": y[1],
+            "out_w": y[2], **{name: o[name] for name in names}}
+
+
+def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[o,ky,kx,c] * x[n,iy,ix,g+c])
+    over ky, kx, c, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, x is 0 outside the
+    image, and g is the first channel of o's group.
+
+    x [N, H, W, IC], w [OC, KH, KW, IC/groups] (constant, in blocks of 16 output channels), bias [OC]
+    fp32 optional, residual [N, OH, OW, OC] optional, zeros [IC/groups or more] (constant, present if
+    there is padding) -> y [N, OH, OW, OC]; fp32 or fp16. OH = (H + pad_top + pad_bottom -
+    ((KH-1) dilation_h + 1)) // stride_h + 1, OW likewise. `groups` cuts input and output channels
+    into equal parts that do not mix.
+    """
+    x, w = op.inputs[:2]
+    require_blocks(op, w)
+    groups = op.options["groups"]
+    out_c, kernel_h, kernel_w, in_c = w.shape
+    window = {**_window(op), "in_c": in_c, "out_c": out_c // groups, "kernel_h": kernel_h,
+              "kernel_w": kernel_w}
+    return [blocked_launch(facts, op, (x, w, optional(op, 2), optional(op, 3), optional(op, 4),
+                                       op.outputs[0]), window, groups)]
+
+
+def conv2d_macs(op: OpLike) -> int:
+    """Multiply-accumulates: every output element sums over taps and the channels of its group."""
+    return count(op.outputs[0].shape) * count(op.inputs[1].shape[1:])
+
+
+def infer_depthwise(op: OpLike) -> Outputs:
+    """y is [N, OH, OW, C*M], its size given by the options, its dtype that of x."""
+    x, w = op.inputs[:2]
+    require_rank(x, 4, op)
+    require_rank(w, 3, op)
+    _require_floats(op)
+    require(w.layout == "rows", op, f"the weights {w.name} have the layout {w.layout}, needed rows")
+    kernel_h, kernel_w, out_c = w.shape
+    require(out_c >= 1 and out_c % x.shape[3] == 0, op,
+            f"{w.name} has {out_c} channels, needed a multiple of the {x.shape[3]} of {x.name}")
+    shape = (x.shape[0], *output_size(op, x.shape[1:3], (kernel_h, kernel_w)), out_c)
+    require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
+    require_bias(op, optional(op, 2), out_c)
+    require_residual(op, optional(op, 3), shape)
+    return [(shape, x.dtype)]
+
+
+def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[ky,kx,o] * x[n,iy,ix,o/M]) over
+    ky, kx, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, and x is 0 outside the image.
+
+    x [N, H, W, C], w [KH, KW, C*M] (constant), bias [C*M] fp32 optional, residual [N, OH, OW, C*M]
+    optional, which must not share memory with y -> y [N, OH, OW, C*M]; fp32 or fp16. OH, OW as in
+    conv2d; `groups` is not used.
+    """
+    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    bias, residual = optional(op, 2), optional(op, 3)
+    act = activation(op)
+    kernel_h, kernel_w, out_c = w.shape
+    window = {**_window(op), "out_c": out_c, "multiplier": out_c // x.shape[3], "kernel_h": kernel_h,
+              "kernel_w": kernel_w}
+    vec = facts.lanes
+    while vec > out_c:
+        vec //= 2
+    p = min(DEPTHWISE_PIXELS if facts.kind == "cpu" else 2, window["out_w"])
+    names = ("height", "width", "out_h", "out_w", "out_c", "multiplier", "kernel_h", "kernel_w",
+             "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    return [Launch(
+        "depthwise", "depthwise", {f"T_{x.dtype}": 1, "P": p, "VEC": vec, **act.defines},
+        (-(-out_c // vec), -(-window["out_w"] // p), window["n"] * window["out_h"]),
+        (x, w, bias or x, residual or x, y, i32(bias is not None), i32(residual is not None),
+         *(i32(window[name]) for name in names), f32(act.alpha), f32(act.beta)),
+        facts.one)]
+
+
+def depthwise_macs(op: OpLike) -> int:
+    """Multiply-accumulates: every output element sums over the taps."""
+    return count(op.outputs[0].shape) * count(op.inputs[1].shape[:2])
+
+
+DEPTHWISE_PIXELS = 7

@@ -1,0 +1,153 @@
+// Direct 2-D convolution without workspace, also used for dense layers with several rows.
+//
+// y[n, oy, ox, o] = ACTIVATE(bias[o] + residual[n, oy, ox, o]
+//                   + sum over ky, kx, c of w[o, ky, kx, c]
+//                     * x[n, oy * stride_h - pad_top + ky * dilation_h,
+//                            ox * stride_w - pad_left + kx * dilation_w, group(o) * in_c + c])
+// where x outside the image is 0.
+//
+// A work-item computes P pixels times NV vectors of VEC output channels: it streams weights and
+// broadcasts activations. Global size (ceil(out_c / (NV * VEC)), ceil(pixels / P), groups).
+//
+// P, NV: 1 and up; P * NV vectors of accumulators should fit into the registers.
+// VEC:   4, 8 or 16 output channels per vector.
+// CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are widened into private memory
+//        before they are used. Pays where T_fp16 is widened by CPU instructions one by one.
+
+#ifndef P
+#define P 4
+#endif
+#ifndef NV
+#define NV 1
+#endif
+#define BLOCK 16  // output channels of a block of weights, see Layout.oc16 in the schema
+#define VLOAD(p) GLUE(vload, VEC)(0, p)
+#define VSTORE(v, p) GLUE(vstore, VEC)(v, 0, p)
+
+// One step of the inner loop: every accumulator gets channel value X(p) times its weights.
+#define STEP(X)                                                                                    \
+    {                                                                                              \
+        F weights[NV];                                                                             \
+        _Pragma("unroll") for (int v = 0; v < NV; v++) {                                           \
+            weights[v] = LOADV(wp[v]);                                                             \
+            wp[v] += step[v];                                                                      \
+        }                                                                                          \
+        _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
+            const F value = (F)(X(p));                                                             \
+            _Pragma("unroll") for (int v = 0; v < NV; v++)                                         \
+                acc[p][v] = fma(value, weights[v], acc[p][v]);                                     \
+        }                                                                                          \
+    }
+
+// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][in_c][block width];
+// bias [groups * out_c] fp32; residual, y [pixels = n * out_h * out_w, groups * out_c];
+// zeros [in_c or more], all 0. in_c and out_c are per group. A bias or residual whose flag is 0 is
+// not read; zeros only where a tap lies outside the image.
+__kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(zeros), TENSOR(y),
+                     const int has_bias, const int has_residual, const int pixels,
+                     const int height, const int width, const int channels, const int in_c,
+                     const int out_h, const int out_w, const int out_c,
+                     const int kernel_h, const int kernel_w, const int stride_h, const int stride_w,
+                     const int dilation_h, const int dilation_w, const int pad_top,
+                     const int pad_left, const float alpha, const float beta) {
+    const int first = get_global_id(0) * (NV * VEC), pixel = get_global_id(1) * P;
+    const int group = get_global_id(2), row_c = get_global_size(2) * out_c;
+
+    F acc[P][NV];
+    __global const S *wp[NV];
+    int step[NV];
+    #pragma unroll
+    for (int v = 0; v < NV; v++) {
+        // Vectors past the last channel repeat the last vector, and are not stored.
+        const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
+        step[v] = min(BLOCK, out_c - block);
+        wp[v] = AT(const S, w) + (group * out_c + block) * kernel_h * kernel_w * in_c + c - block;
+        float start[VEC];
+        for (int k = 0; k < VEC; k++)
+            start[k] = has_bias && c + k < out_c ? AT(const float, bias)[group * out_c + c + k] : 0;
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            acc[p][v] = VLOAD(start);
+    }
+
+    __global const S *image[P];
+    int top[P], left[P];
+    bool wide = dilation_w == 1 && channels == in_c;  // a row of taps is one run of channels
+    #pragma unroll
+    for (int p = 0; p < P; p++) {
+        const int at = min(pixel + p, pixels - 1), row = at / out_w, n = row / out_h;
+        top[p] = (row - n * out_h) * stride_h - pad_top;
+        left[p] = (at - row * out_w) * stride_w - pad_left;
+        image[p] = AT(const S, x) + n * height * width * channels + group * in_c;
+        wide = wide && left[p] >= 0 && left[p] + kernel_w <= width;
+    }
+
+    for (int ky = 0; ky < kernel_h; ky++) {
+        bool inside = wide;
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            inside = inside && (uint)(top[p] + ky * dilation_h) < (uint)height;
+        const int runs = inside ? 1 : kernel_w, length = inside ? kernel_w * in_c : in_c;
+        for (int run = 0; run < runs; run++) {
+            __global const S *xp[P];
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                const int iy = top[p] + ky * dilation_h, ix = left[p] + run * dilation_w;
+                xp[p] = (uint)iy < (uint)height && (uint)ix < (uint)width
+                    ? image[p] + (iy * width + ix) * channels : AT(const S, zeros);
+            }
+#ifdef CHUNK
+            for (int from = 0; from < length; from += CHUNK) {
+                float chunk[P][CHUNK];
+                const int n = min(CHUNK, length - from);
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+                    int c = 0;
+                    for (; c + 8 <= n; c += 8)
+                        vstore8(LOAD8(0, xp[p] + from + c), 0, chunk[p] + c);
+                    for (; c < n; c++)
+                        chunk[p][c] = LOAD(from + c, xp[p]);
+                }
+#define WIDENED(p) chunk[p][c]
+                for (int c = 0; c < n; c++)
+                    STEP(WIDENED)
+            }
+#else
+#define STORED(p) LOAD(c, xp[p])
+            for (int c = 0; c < length; c++)
+                STEP(STORED)
+#endif
+        }
+    }
+
+    // A copy that is indexed at run time, so that acc itself can stay in registers.
+    F result[P][NV];
+    #pragma unroll
+    for (int p = 0; p < P; p++)
+        #pragma unroll
+        for (int v = 0; v < NV; v++)
+            result[p][v] = acc[p][v];
+    const int count = min(P, pixels - pixel), vectors = min(NV, (out_c - first + VEC - 1) / VEC);
+    for (int p = 0; p < count; p++) {
+        const int at = (pixel + p) * row_c + group * out_c + first;
+        for (int v = 0; v < vectors; v++) {
+            __global const S *rp = AT(const S, residual) + at + v * VEC;
+            __global S *yp = AT(S, y) + at + v * VEC;
+            const int lanes = min(VEC, out_c - first - v * VEC);
+            F x = result[p][v];
+            if (lanes == VEC) {
+                if (has_residual)
+                    x += LOADV(rp);
+                STOREV(ACTIVATE(x), yp);
+            } else {
+                float part[VEC];
+                for (int k = 0; k < VEC; k++)
+                    part[k] = has_residual && k < lanes ? LOAD(k, rp) : 0;
+                x += VLOAD(part);
+                VSTORE(ACTIVATE(x), part);
+                for (int k = 0; k < lanes; k++)
+                    STORE(part[k], k, yp);
+            }
+        }
+    }
+}
