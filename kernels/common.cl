@@ -92,3 +92,38 @@ typedef GLUE(E, VEC) F;
 #ifndef ACTIVATE
 #define ACTIVATE(x) (x)
 #endif
+
+// Walking n >= VEC elements in whole vectors: the last vector ends at n, so its first `seen` lanes
+// are elements of the one before.
+//   I, LANES            the int vector of VEC lanes, and 0, 1 .. VEC - 1
+//   FRESH(v, seen, e)   v with e in the lanes seen before
+//   SPILL(v, array)     the lanes into a private array of VEC elements
+//   store_fresh(v, seen, p)   STOREV of the other lanes only
+#if VEC == 1
+typedef int I;
+#define LANES 0
+#define SPILL(v, array) ((array)[0] = (v))
+#else
+typedef GLUE(int, VEC) I;
+#if VEC == 2
+#define LANES (int2)(0, 1)
+#elif VEC == 4
+#define LANES (int4)(0, 1, 2, 3)
+#elif VEC == 8
+#define LANES (int8)(0, 1, 2, 3, 4, 5, 6, 7)
+#else
+#define LANES (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#endif
+#define SPILL(v, array) GLUE(vstore, VEC)((v), 0, (array))
+#endif
+#define FRESH(v, seen, e) (LANES < (I)(seen) ? (F)(e) : (v))
+
+void store_fresh(const F v, const int seen, __global S *p) {
+    if (seen == 0) {
+        STOREV(v, p);
+    } else {
+        E lane[VEC];
+        SPILL(v, lane);
+        for (int k = seen; k < VEC; k++) STORE(lane[k], k, p);
+    }
+}

@@ -209,6 +209,11 @@ def collapse(shape: Sequence[int], *stride_lists: Sequence[int]) -> tuple[list[i
     return (dims or [1]), [k or [0] for k in kept]
 
 
+def lanes_within(n: int, facts: Facts) -> int:
+    """Return the widest vector, of a power of two of lanes, that fits into n >= 1 elements."""
+    return min(facts.lanes, 1 << (n.bit_length() - 1))
+
+
 def i32(value: int) -> np.int32:
     """Return a kernel argument `int`."""
     return np.int32(value)

@@ -1,0 +1,78 @@
+// Softmax over the middle axis of x [outer, n, inner] -> y [outer, n, inner]:
+//   m = max_k(scale x_k), s = sum_k(exp(scale x_k - m))
+//   y_k = exp(scale x_k - m) / s, or with `logarithm` scale x_k - m - log(s)
+//
+// rows:     inner = 1, n >= VEC            global size (outer)
+// columns:  inner >= VEC                   global size (ceil(inner / VEC), outer)
+//
+// Every vector is read before it is written, so that y may be x.
+
+// The exponentials wait in y for their sum where that loses nothing.
+#if !defined(T_fp16)
+#define KEPT 1
+#else
+#define KEPT 0
+#endif
+
+float highest(const F v) {
+    E lane[VEC];
+    SPILL(v, lane);
+    float m = lane[0];
+    for (int k = 1; k < VEC; k++) m = fmax(m, (float)lane[k]);
+    return m;
+}
+
+float total(const F v) {
+    E lane[VEC];
+    SPILL(v, lane);
+    float s = lane[0];
+    for (int k = 1; k < VEC; k++) s += lane[k];
+    return s;
+}
+
+__kernel void rows(TENSOR(x), TENSOR(y), const int n, const float scale, const int logarithm) {
+    __global const S *xp = AT(const S, x) + get_global_id(0) * n;
+    __global S *yp = AT(S, y) + get_global_id(0) * n;
+    const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC;
+    F last = LOADV(xp + n - VEC) * scale, top = last;
+    for (int i = 0; i < whole; i += VEC) top = fmax(top, LOADV(xp + i) * scale);
+    const float m = highest(top);
+    F sum = (F)(0.0f);
+    for (int i = 0; i < whole; i += VEC) {
+        const F e = exp(LOADV(xp + i) * scale - m);
+        sum += e;
+        if (KEPT && !logarithm) STOREV(e, yp + i);
+    }
+    if (seen) sum += FRESH(exp(last - m), seen, 0.0f);
+    const float s = total(sum);
+    if (logarithm) {
+        const float shift = m + log(s);
+        for (int i = 0; i < whole; i += VEC) STOREV(LOADV(xp + i) * scale - shift, yp + i);
+        if (seen) store_fresh(last - shift, seen, yp + n - VEC);
+        return;
+    }
+    const float share = 1.0f / s;
+    for (int i = 0; i < whole; i += VEC)
+        STOREV((KEPT ? LOADV(yp + i) : exp(LOADV(xp + i) * scale - m)) * share, yp + i);
+    if (seen) store_fresh(exp(last - m) * share, seen, yp + n - VEC);
+}
+
+__kernel void columns(TENSOR(x), TENSOR(y), const int n, const int inner, const float scale,
+                      const int logarithm) {
+    const int i = get_global_id(0) * VEC, from = min(i, inner - VEC), seen = i - from;
+    const int start = get_global_id(1) * n * inner + from;
+    __global const S *xp = AT(const S, x) + start;
+    __global S *yp = AT(S, y) + start;
+    F m = LOADV(xp) * scale, s = (F)(0.0f);
+    for (int k = 1; k < n; k++) m = fmax(m, LOADV(xp + k * inner) * scale);
+    for (int k = 0; k < n; k++) s += exp(LOADV(xp + k * inner) * scale - m);
+    if (logarithm) {
+        const F shift = m + log(s);
+        for (int k = 0; k < n; k++)
+            store_fresh(LOADV(xp + k * inner) * scale - shift, seen, yp + k * inner);
+        return;
+    }
+    const F share = 1.0f / s;
+    for (int k = 0; k < n; k++)
+        store_fresh(exp(LOADV(xp + k * inner) * scale - m) * share, seen, yp + k * inner);
+}
