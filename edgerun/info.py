@@ -1,0 +1,89 @@
+"""Describe a model file: header, boundary, ops, tensors, segments, plan. Needs no OpenCL."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgerun import text
+from edgerun.dtypes import name_of
+from edgerun.model import Model, Op, TensorInfo
+from edgerun.ops import OPS
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return everything that `edgerun info` prints, as one dict that JSON can hold."""
+    return text.plain({
+        "path": model.path, "name": model.name, "source": model.source, "producer": model.producer,
+        "precision": model.precision, "target": model.target, "file_bytes": model.file_bytes,
+        "graph_bytes": model.graph_bytes, "vectors": len(model.vectors),
+        "inputs": _boundary(model, model.inputs), "outputs": _boundary(model, model.outputs),
+        "macs": sum(OPS[op.code].macs(op) for op in model.ops),
+        "ops": [_op(op) for op in model.ops],
+        "tensors": _tensors(model),
+        "segments": [{"dtype": s.dtype, "bytes": len(s.data), "file_offset": s.file_offset,
+                      "crc32": f"{s.crc32:08x}"} for s in model.segments],
+        "plan": {"arena_bytes": model.plan.arena_bytes,
+                 "lower_bound_bytes": model.plan.lower_bound_bytes,
+                 "peak_op": model.plan.peak_op, "alignment": model.plan.alignment}})
+
+
+def _boundary(model: Model, infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
+    return [{"name": info.name, "shape": info.shape, "dtype": name_of(info.dtype),
+             "perm": info.perm, "device_dtype": model.tensors[info.tensor].dtype} for info in infos]
+
+
+def _op(op: Op) -> dict[str, Any]:
+    constants = {(t.segment, t.offset): t.bytes for t in op.inputs if t is not None and t.constant}
+    return {"index": op.index, "code": op.code, "name": op.name, "options": op.options,
+            "inputs": [None if t is None else t.index for t in op.inputs],
+            "outputs": [t.index for t in op.outputs],
+            "shape": op.outputs[0].shape, "dtype": op.outputs[0].dtype,
+            "weight_bytes": sum(constants.values()), "macs": OPS[op.code].macs(op),
+            "scratch_bytes": op.scratch_bytes}
+
+
+def _tensors(model: Model) -> list[dict[str, Any]]:
+    """Count tensors by where they live and by dtype; an alias has no bytes of its own."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for tensor in model.tensors:
+        place = "constant" if tensor.constant else "alias" if tensor.alias_of >= 0 else "arena"
+        group = groups.setdefault((place, tensor.dtype), [0, 0])
+        group[0] += 1
+        group[1] += 0 if place == "alias" else tensor.bytes
+    return [{"place": place, "dtype": dtype, "count": count, "bytes": size}
+            for (place, dtype), (count, size) in sorted(groups.items())]
+
+
+def describe_text(found: dict[str, Any]) -> str:
+    """Return what describe() found, for a terminal."""
+    plan = found["plan"]
+    header = text.pairs([
+        ("file", found["path"]), ("name", found["name"] or "-"), ("source", found["source"] or "-"),
+        ("producer", found["producer"] or "-"), ("precision", found["precision"] or "-"),
+        ("size", f"{text.size(found['file_bytes'])}, {text.size(found['graph_bytes'])} of it the "
+                 "graph"),
+        ("arena", f"{text.size(plan['arena_bytes'])}, lower bound "
+                  f"{text.size(plan['lower_bound_bytes'])} at op {plan['peak_op']}, alignment "
+                  f"{plan['alignment']}"),
+        ("multiply-adds", f"{found['macs'] / 1e6:.2f} million"),
+        ("test vectors", found["vectors"])])
+    boundary = text.table(
+        ("", "name", "shape", "dtype", "on the device"),
+        [(role, entry["name"], text.shape(entry["shape"]), entry["dtype"],
+          entry["device_dtype"] + (f", axes {entry['perm']}" if entry["perm"] else ""))
+         for role in ("input", "output") for entry in found[f"{role}s"]], left=range(5))
+    ops = text.table(
+        ("op", "code", "name", "output", "dtype", "weights", "macs"),
+        [(op["index"], op["code"], op["name"], text.shape(op["shape"]), op["dtype"],
+          f"{op['weight_bytes']:,}" if op["weight_bytes"] else "",
+          f"{op['macs']:,}" if op["macs"] else "") for op in found["ops"]], left=(1, 2, 3, 4))
+    tensors = text.table(
+        ("tensors", "dtype", "count", "bytes"),
+        [(t["place"], t["dtype"], t["count"], f"{t['bytes']:,}") for t in found["tensors"]],
+        left=(0, 1))
+    segments = text.table(
+        ("segment", "bytes", "at", "crc32"),
+        [(s["dtype"], f"{s['bytes']:,}", f"{s['file_offset']:,}", s["crc32"])
+         for s in found["segments"]], left=(0,))
+    parts = [header, boundary, ops, tensors, segments if found["segments"] else []]
+    return "\n\n".join("\n".join(part) for part in parts if part)

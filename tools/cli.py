@@ -1,0 +1,109 @@
+"""The commands of the host side: pack, and verify against the source model."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from edgerun import arrays, cli, model as model_module, text
+from edgerun.device import Device
+from edgerun.session import Session
+from edgerun.tools import runtimes, verify as verify_module
+from edgerun.tools.pack import PRECISIONS, PackReport, pack as pack_model
+
+PACK_EXAMPLES = """\
+  edgerun pack model.onnx -o model.edge
+  edgerun pack model.tflite -o model.edge --precision fp16
+  edgerun pack model.onnx -o model.edge --shape input=1,3,224,224 --json
+  edgerun pack model.onnx -o model.edge --vectors samples.npz   # for 'edgerun verify' on the device
+
+samples.npz holds an array per input under its name, of the input's shape, or with one more axis of
+samples in front of it; the source model runs on them in ONNX Runtime or LiteRT, and inputs and
+outputs are stored in the file."""
+
+
+def _shape(argument: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, numbers = argument.rpartition("=")
+    try:
+        dims = tuple(int(n) for n in numbers.split(",")) if numbers else ()
+    except ValueError:
+        equals = ""
+    if not equals or not name or any(n < 1 for n in dims):
+        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=N,N,..., every N at least "
+                                         "1")
+    return name, dims
+
+
+def _pack_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgerun pack", allow_abbrev=False, epilog=f"examples:\n{PACK_EXAMPLES}",
+        description="Turn a source model into a model file for the device.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="source model: .onnx or .tflite")
+    parser.add_argument("-o", "--output", metavar="OUT.edge", required=True,
+                        help="file to write; appears whole or not at all")
+    parser.add_argument("--precision", choices=PRECISIONS, default="source",
+                        help="storage of weights and activations; source (default): the model's")
+    parser.add_argument("--shape", metavar="NAME=N,N,...", type=_shape, action="append", default=[],
+                        help="shape of an input with dynamic dimensions (repeatable)")
+    parser.add_argument("--vectors", metavar="IN.npz",
+                        help=f"up to {verify_module.MAX_VECTORS} samples to store with outputs")
+    cli.add_json(parser)
+    return parser
+
+
+def pack(argv: Sequence[str]) -> int:
+    """Run `edgerun pack`; returns the exit status."""
+    args = _pack_parser().parse_args(argv)
+    arrays.check_writable(args.output)
+    vectors = []
+    if args.vectors is not None:
+        vectors = verify_module.make_vectors(
+            runtimes.open_source(args.model), arrays.read_npz(args.vectors), args.precision,
+            args.vectors)
+    with _progress() as show:
+        report = pack_model(args.model, args.output, precision=args.precision,
+                            shapes=dict(args.shape), vectors=vectors, progress=show)
+    print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
+    return 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show the stage on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+    with Console(stderr=True).status("pack") as status:
+        yield lambda stage: status.update(f"pack: {stage}")
+
+
+def pack_text(report: PackReport) -> str:
+    """Return a PackReport for a terminal."""
+    bound = report.lower_bound_bytes
+    lines = text.pairs([
+        ("written", report.path), ("precision", report.precision),
+        ("file", text.size(report.file_bytes)), ("weights", text.size(report.weight_bytes)),
+        ("arena", f"{text.size(report.arena_bytes)}, lower bound {text.size(bound)}"
+                  + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")),
+        ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
+    changed = [(name, before, after) for name, before, after in report.passes if before != after]
+    if changed:
+        lines += ["", *text.table(("pass", "ops before", "after"), changed, left=(0,))]
+    return "\n".join(lines + [f"note: {text.clean(note)}" for note in report.notes])
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Run `edgerun verify --against`; returns the exit status."""
+    model = model_module.read(args.model)
+    runtime = runtimes.open_source(args.against)
+    if args.inputs is not None:
+        samples = verify_module.samples_of(arrays.read_npz(args.inputs), model.inputs, args.inputs)
+    else:
+        samples = [arrays.random_inputs(model.inputs, args.seed + i) for i in range(args.samples)]
+    with Session(model, Device(args.device)) as session:
+        found = verify_module.verify_against(session, runtime, samples, args.tolerance)
+    return cli.print_verdict(found, args.json)
