@@ -13,7 +13,7 @@ else
   DRIVERS := --driver pocl
 endif
 
-.PHONY: demo test clean
+.PHONY: demo test driver clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
@@ -33,10 +33,16 @@ test: .venv/test
 
 # Any driver with a device will do.
 .venv/demo: .venv/tools
-	@$(BIN)/edgerun devices || { test -n '$(INTEL)' && $(PIP) install $(INTEL); } || { \
-	    echo 'No OpenCL driver, and none to be had from pip for this processor.'; \
-	    echo 'As root: apt install pocl-opencl-icd'; false; }
+	$(BIN)/edgerun devices 2>/dev/null || $(MAKE) --no-print-directory driver
 	touch $@
+
+driver:
+	@test -n '$(INTEL)' || { \
+	    echo 'No OpenCL driver here, and none from pip for this processor.'; \
+	    echo 'As root: apt install pocl-opencl-icd'; false; }
+	@echo "No OpenCL driver here: fetching Intel's CPU runtime into .venv (225 MB)"
+	$(PIP) install $(INTEL)
+	$(BIN)/edgerun devices
 
 # The tests want PoCL, and on x86-64 the Intel runtime too.
 .venv/test: .venv/tools

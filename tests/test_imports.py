@@ -55,12 +55,13 @@ def outsiders(path: Path, allowed: set[str]) -> set[str]:
     return {module.split(".")[0] for module in imported(path)} - sys.stdlib_module_names - allowed
 
 
-def tools_extra() -> set[str]:
-    """Return the packages that the extra `tools` installs."""
+def tools_extras() -> set[str]:
+    """Return the modules that the extras `tools` and `verify` install."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options.extras_require"]["tools"].split()
-    return {line.replace("-", "_") for line in lines}
+    extras = config["options.extras_require"]
+    names = (extras["tools"] + extras["verify"]).split()
+    return {"google" if name == "protobuf" else name.replace("-", "_") for name in names}
 
 
 @pytest.mark.parametrize("path", sources("edgerun"), ids=name_of)
@@ -79,8 +80,8 @@ def test_without_opencl(path):
 
 @pytest.mark.parametrize("path", sources("tools"), ids=name_of)
 def test_tools(path):
-    """Tools use what their extra installs; only the recipes train, with PyTorch."""
-    allowed = {"edgerun", "numpy", "flatbuffers"} | tools_extra()
+    """Tools use what their extras install; only the recipes train, with PyTorch."""
+    allowed = {"edgerun", "numpy", "flatbuffers"} | tools_extras()
     if belongs(name_of(path).replace("/", "."), "tools.recipes"):
         allowed.add("torch")
     assert outsiders(path, allowed) == set()
