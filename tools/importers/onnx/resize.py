@@ -1,0 +1,119 @@
+"""ONNX Resize (opsets 10 to 28) and Upsample (7 to 9)."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgerun.errors import ModelError
+from edgerun.tools.graph import Tensor
+from edgerun.tools.importers.onnx.context import Context, Node, need, normal_axis
+
+ASYMMETRIC = {"coordinate_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+def _upsample(ctx: Context, node: Node) -> Tensor:
+    scales = node.attr("scales")
+    if node.opset >= 9:
+        scales = [float(s) for s in node.known(1, "scales").reshape(-1)]
+    return _resize_old(ctx, node, scales)
+
+
+def _resize_old(ctx: Context, node: Node, scales: Sequence[float] | None) -> Tensor:
+    shape = ctx.tensor(0).shape
+    if scales is None or len(scales) != len(shape):
+        raise ModelError(f"scales {scales} do not fit the shape {shape}")
+    kind = {"linear": "linear", "bilinear": "linear", "nearest": "nearest"}.get(
+        node.attr("mode", "nearest"))
+    sizes = [math.floor(n * s) for n, s in zip(shape, scales)]
+    return _emit(ctx, kind, sizes, scales, **ASYMMETRIC)
+
+
+def _resize(ctx: Context, node: Node) -> Tensor:
+    if node.opset < 11:
+        return _resize_old(ctx, node, [float(s) for s in node.known(1, "scales").reshape(-1)])
+    shape = ctx.tensor(0).shape
+    rank, mode = len(shape), node.attr("mode", "nearest")
+    axes = [normal_axis(a, rank) for a in node.attr("axes") or range(rank)]
+    sizes, scales = list(shape), [1.0] * rank
+    if node.given(2) and node.value(2).shape != (0,):
+        given = node.known(2, "scales").reshape(-1)
+        _fits(given, axes)
+        for axis, scale in zip(axes, given):
+            scales[axis] = float(scale)
+            sizes[axis] = math.floor(shape[axis] * float(scale))
+    elif node.given(3):
+        given = [int(n) for n in node.known(3, "sizes").reshape(-1)]
+        _fits(given, axes)
+        _fit_sizes(node, shape, axes, given, sizes, scales)
+    else:
+        raise ModelError("has neither scales nor sizes")
+    coordinates = node.attr("coordinate_transformation_mode", "half_pixel")
+    options = {"coordinate_mode": coordinates,
+               "nearest_mode": node.attr("nearest_mode", "round_prefer_floor")}
+    shrinks = any(s < 1 for s in scales)
+    need(not (node.attr("antialias", 0) and shrinks and mode != "nearest"),
+         "antialias is set and it shrinks")
+    if coordinates == "tf_crop_and_resize":
+        roi = [0.0] * rank + [1.0] * rank
+        given = [float(v) for v in node.known(1, "roi").reshape(-1)]
+        _fits(given, [*axes, *axes])
+        for position, axis in enumerate(axes):
+            roi[axis], roi[rank + axis] = given[position], given[position + len(axes)]
+        options |= {"roi": roi, "extrapolation_value": node.attr("extrapolation_value", 0.0)}
+    return _emit(ctx, mode if mode in ("nearest", "linear") else None, sizes, scales, **options)
+
+
+def _fits(given: Sequence, axes: Sequence[int]) -> None:
+    if len(given) != len(axes):
+        raise ModelError(f"has {len(given)} scales, sizes or roi values, needed {len(axes)}")
+
+
+def _fit_sizes(node: Node, shape: Sequence[int], axes: Sequence[int], given: Sequence[int],
+               sizes: list[int], scales: list[float]) -> None:
+    """Set sizes and scales from the wanted sizes and the policy about the aspect ratio."""
+    policy = node.attr("keep_aspect_ratio_policy", "stretch")
+    ratios = [n / shape[axis] for axis, n in zip(axes, given)]
+    if policy != "stretch":
+        ratio = min(ratios) if policy == "not_larger" else max(ratios)
+        ratios = [ratio] * len(axes)
+        given = [math.floor(shape[axis] * ratio + 0.5) for axis in axes]
+    for axis, n, ratio in zip(axes, given, ratios):
+        sizes[axis], scales[axis] = n, ratio
+
+
+def _emit(ctx: Context, kind: str | None, sizes: Sequence[int], scales: Sequence[float],
+          roi: Sequence[float] = (), **options) -> Tensor:
+    """Resize the tensor, of any rank, along the axes that change (at most two)."""
+    x = ctx.tensor(0)
+    mode = ctx.node.attr("mode", "nearest")
+    need(kind is not None, f"mode is {mode!r}, needed nearest or linear")
+    need(0 not in sizes, "its output has no elements")
+    rank = len(x.shape)
+    cropped = [a for a in range(rank) if roi and (roi[a], roi[rank + a]) != (0.0, 1.0)]
+    moving = [a for a in range(rank) if scales[a] != 1 or sizes[a] != x.shape[a] or a in cropped]
+    need(len(moving) <= 2, f"it resizes {len(moving)} axes, needed at most 2")
+    if not moving:
+        return x
+    if rank == 4 and set(moving) <= {2, 3}:
+        height, width = 2, 3
+        image = ctx.channels_last(x)
+    else:  # any other axes: to the front as height and width, the rest as channels
+        height, width = moving if len(moving) == 2 else (None, moving[0])
+        rest = [a for a in range(rank) if a not in moving]
+        order = [*moving, *rest]
+        image = ctx.reshape(ctx.transpose(x, order), (
+            1, 1 if height is None else x.shape[height], x.shape[width],
+            math.prod(x.shape[a] for a in rest)))
+    box = [] if not roi else [
+        0.0 if height is None else roi[height], roi[width],
+        1.0 if height is None else roi[rank + height], roi[rank + width]]
+    y = ctx.add("resize", [image], kind=kind, height=1 if height is None else sizes[height],
+                width=sizes[width], scale_h=1.0 if height is None else scales[height],
+                scale_w=scales[width], roi=box, **options)
+    if (height, width) == (2, 3) and rank == 4:
+        return ctx.channels_first(y)
+    y = ctx.reshape(y, [*(sizes[a] for a in moving), *(x.shape[a] for a in rest)])
+    return ctx.transpose(y, [order.index(a) for a in range(rank)])
+
+
+TABLE = {"Resize": _resize, "Upsample": _upsample}

@@ -1,0 +1,183 @@
+"""Walk the nodes of an ONNX graph in order: fold what is known, collect what is not supported."""
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, MutableMapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgerun.errors import ModelError, UnsupportedError
+from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.importers.onnx import functions, host
+from edgerun.tools.importers.onnx.context import Context, Node, Value
+from edgerun.tools.importers.onnx.table import TABLE
+
+Scope = MutableMapping[str, Value]
+
+
+@dataclass
+class Problem:
+    """Nodes that cannot be imported for one reason ("" means: the op is not known)."""
+    op_type: str
+    reason: str
+    first: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        where = f"{self.op_type} ({self.count} node{'s' * (self.count > 1)}, first {self.first!r})"
+        return f"{where}: {self.reason}" if self.reason else where
+
+
+class Walker:
+    """Imports nodes into a graph.
+
+    Attributes:
+        problems: what is not supported so far; the graph is worthless once there is one.
+    """
+
+    def __init__(self, graph: Graph, model: onnx.ModelProto):
+        self.graph = graph
+        self.model = model
+        self.opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version
+                       for entry in model.opset_import}
+        self.context = Context(graph)
+        self.problems: dict[tuple[str, str], Problem] = {}
+        self._shapes: dict[str, tuple[tuple[int, ...], str]] | None = None
+
+    def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+        """Import nodes; their outputs are added to the scope.
+
+        Raises:
+            ModelError: a node contradicts itself, or reads a value that no node before it makes.
+        """
+        for proto in nodes:
+            inputs = [self._lookup(proto, name, scope) if name else None for name in proto.input]
+            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            if domain not in self.opsets:
+                raise ModelError(f"{proto.op_type} {proto.name!r}: the model names no version of "
+                                 f"its domain {domain!r}")
+            node = Node(proto, self.opsets[domain], inputs)
+            for name, value in zip(node.outputs, self._import(node, scope)):
+                if name:
+                    scope[name] = value
+
+    @staticmethod
+    def _lookup(proto: onnx.NodeProto, name: str, scope: Scope) -> Value:
+        if name not in scope:
+            raise ModelError(f"{proto.op_type} {proto.name!r}: reads {name!r}, which nothing "
+                             "before it makes")
+        return scope[name]
+
+    def _import(self, node: Node, scope: Scope) -> list[Value]:
+        self.context.node = node
+        lost = any(value is not None and value.lost for value in node.inputs)
+        if not lost and host.foldable(node):
+            arrays = host.evaluate(node)
+            if arrays is not None:
+                return [Value(array=array) for array in arrays]
+        function = None if node.domain else TABLE.get(node.op_type)
+        if function is None and node.domain == "" and node.op_type == "If":
+            return self._if(node, scope)
+        try:
+            if function is None:
+                if lost:
+                    raise UnsupportedError("")
+                return self._expand(node)
+            if lost:
+                return self._guess(node)
+            result = function(self.context, node)
+        except UnsupportedError as error:
+            self._problem(node, str(error))
+            return self._guess(node)
+        except ModelError as error:
+            # After a problem the shapes are guesses; otherwise ONNX says whose fault it is.
+            if not self.problems and functions.contradicts(node):
+                raise ModelError(f"{node}: {error}") from None
+            if not self.problems:
+                self._problem(node, str(error))
+            return self._guess(node)
+        return self._values(node, result)
+
+    def _values(self, node: Node, result) -> list[Value]:
+        results = result if isinstance(result, list) else [result]
+        values = [r if isinstance(r, Value) else
+                  Value(tensor=r) if isinstance(r, Tensor) else Value(array=r) for r in results]
+        for index in range(len(values), len(node.outputs)):
+            if node.used(index):
+                self._problem(node, f"its output {index} is read")
+            values.append(Value(lost=True))
+        return values
+
+    def _problem(self, node: Node, reason: str) -> None:
+        op_type = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        problem = self.problems.get((op_type, reason))
+        if problem is None:
+            self.problems[op_type, reason] = Problem(op_type, reason, node.name)
+        else:
+            problem.count += 1
+
+    def _if(self, node: Node, scope: Scope) -> list[Value]:
+        condition = node.value(0)
+        if condition.lost:
+            return self._guess(node)
+        if not condition.known:
+            self._problem(node, "its condition is computed at run time, needed a constant")
+            return self._guess(node)
+        taken = bool(np.asarray(condition.array).reshape(-1)[0])
+        branch = node.attr("then_branch" if taken else "else_branch")
+        if branch is None:
+            raise ModelError(f"{node}: has no {'then' if taken else 'else'}_branch")
+        inner: Scope = ChainMap({}, scope)
+        add_initializers(branch, inner)
+        self.run(branch.node, inner)
+        return [self._lookup(node.proto, output.name, inner) for output in branch.output]
+
+    def _expand(self, node: Node) -> list[Value]:
+        """Import a node of an op that ONNX defines by other ops.
+
+        Raises:
+            UnsupportedError: ONNX gives no such definition.
+        """
+        body = functions.body(node)
+        if body is None:
+            raise UnsupportedError("")
+        scope: Scope = {name: value for name, value in zip(body.input, node.inputs)
+                        if value is not None}
+        outer, self.opsets = self.opsets, {"": node.opset, **{
+            entry.domain: entry.version for entry in body.opset_import}}
+        try:
+            self.run(functions.prepared(body, node, scope), scope)
+        finally:
+            self.opsets = outer
+        return [scope.get(name, Value(lost=True)) for name in body.output][:len(node.outputs)]
+
+    def _guess(self, node: Node) -> list[Value]:
+        """Stand in for the outputs of a node that is not supported, so that the rest is checked."""
+        if self._shapes is None:
+            self._shapes = functions.inferred_shapes(self.model, self.graph)
+        values = []
+        for name in node.outputs:
+            shape, dtype = self._shapes.get(name, ((), ""))
+            values.append(Value(tensor=Tensor(f"guess of {name}", shape, dtype)) if dtype
+                          else Value(lost=True))
+        return values
+
+
+def add_initializers(graph: onnx.GraphProto, scope: Scope) -> None:
+    """Add the constants of an ONNX graph to a scope.
+
+    Raises:
+        ModelError: one is damaged.
+    """
+    for tensor in graph.initializer:
+        try:
+            scope[tensor.name] = Value(array=numpy_helper.to_array(tensor))
+        except Exception as error:  # onnx raises whatever NumPy or struct raise
+            raise ModelError(f"initializer {tensor.name!r}: is damaged: {error}") from None
+    for sparse in graph.sparse_initializer:
+        node = helper.make_node("Constant", [], [sparse.values.name], sparse_value=sparse)
+        scope[sparse.values.name] = Value(array=host.evaluate(Node(node, 13, []))[0])
+
