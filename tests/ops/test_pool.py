@@ -1,4 +1,6 @@
 """Pooling kernels against NumPy, and the NumPy reference against ONNX Runtime."""
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,11 @@ def test_integers_are_refused():
     graph = Graph()
     with pytest.raises(ModelError, match="is int32, needed fp32 or fp16"):
         graph.add("pool2d", [graph.input("x", (1, 2, 2, 1), "int32")], kind="max")
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_small_work_items(device, monkeypatch, kind):
+    """The launches that a GPU gets."""
+    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, kind="gpu", lanes=4))
+    for channels in (1, 6, 16):
+        check_op(device, "pool2d", [image((2, 7, 9, channels), 6)], 1e-6, kind=kind, **window(3, 2, 1))

@@ -1,0 +1,120 @@
+"""Batched matrix products of two tensors."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgerun.dtypes import FLOAT
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, fit_lanes,
+    int8_arg, require, require_dtype, require_same_dtype)
+from edgerun.ops.elementwise import activation
+
+MAX_RANK = 8
+COLUMNS = 4  # of kernels/matmul.cl
+PACKED_ROWS = 128  # of kernels/matmul.cl
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """M, N, K and how the operands lie: elements of a per step of m and k, b as [N, K] or [K, N]."""
+    m: int
+    n: int
+    k: int
+    step_m: int
+    step_k: int
+    b_rows: bool
+    dims: list[int]
+    sa: list[int]
+    sb: list[int]
+
+
+def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
+    return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
+
+
+def infer_matmul(op: OpLike) -> Outputs:
+    """a [..., M, K] and b [..., K, N] give y [..., M, N]."""
+    a, b = op.inputs
+    for tensor in (a, b):
+        require(2 <= len(tensor.shape) <= MAX_RANK, op,
+                f"{tensor.name} has the shape {tensor.shape}, needed 2 to {MAX_RANK} dimensions")
+        require_dtype(tensor, FLOAT, op)
+    require_same_dtype(op, a, b)
+    activation(op)
+    m, k = _matrix(a.shape, op.options["transpose_a"])
+    k_of_b, n = _matrix(b.shape, op.options["transpose_b"])
+    require(k == k_of_b, op, f"multiplies [{m}, {k}] by [{k_of_b}, {n}], needed equal inner sizes")
+    return [((*broadcast(op, a.shape[:-2], b.shape[:-2]), m, n), a.dtype)]
+
+
+def macs_matmul(op: OpLike) -> int:
+    """Multiply-accumulates."""
+    return count(op.outputs[0].shape) * _matrix(op.inputs[0].shape, op.options["transpose_a"])[1]
+
+
+def _sizes(op: OpLike) -> _Sizes:
+    (a, b), y = op.inputs, op.outputs[0]
+    m, n = y.shape[-2:]
+    transposed = op.options["transpose_a"]
+    k = _matrix(a.shape, transposed)[1]
+    batch = y.shape[:-2]
+    dims, (sa, sb) = collapse(
+        batch, [s * m * k for s in broadcast_strides(a.shape[:-2], batch)],
+        [s * k * n for s in broadcast_strides(b.shape[:-2], batch)])
+    step_m, step_k = (1, m) if transposed and m > 1 else (k, 1)
+    if len(dims) == 1 and sb == [0] and sa in ([m * k], [0]) and step_k == 1 and dims[0] * sa[0]:
+        m, dims, sa = m * dims[0], [1], [0]  # one b for all: the batch is just more rows
+    b_rows = op.options["transpose_b"] or n == 1
+    return _Sizes(m, n, k, step_m, step_k, b_rows, dims, sa, sb)
+
+
+def _cpu_rows(s: _Sizes, rows: int, columns: int, facts: Facts, most: int) -> int:
+    """Return the rows of a work-item: many, but all cores have work and its part of a stays near."""
+    tiles = -(-s.m // rows)
+    others = -(-s.n // columns) * count(s.dims)
+    parts = min(tiles, max(1, -(-8 * facts.compute_units // others)))
+    near = max(1, min(65_536 // s.k, most) // rows)
+    return min(-(-tiles // parts), near) * rows
+
+
+def matmul(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[..., m, n] = activation(sum over k of a[..., m, k] * b[..., k, n]).
+
+    a [..., M, K], or with `transpose_a` [..., K, M]; b [..., K, N], or with `transpose_b`
+    [..., N, K]; fp32 or fp16, equal; 2 to 8 dimensions, those before the last two broadcast
+    -> y [..., M, N].
+    """
+    (a, b), y = op.inputs, op.outputs[0]
+    act, s = activation(op), _sizes(op)
+    cpu = facts.kind == "cpu"
+    rows = 1 if s.m < 3 else 8 if facts.lanes == 16 and s.m > 4 else 4
+    defines = {f"T_{a.dtype}": 1, "ROWS": rows, **act.defines}
+    most = 2**30
+    if not s.b_rows:
+        kernel, lanes = "matmul", fit_lanes(facts, s.n)
+        vectors = _vectors(s.n, lanes, rows) if cpu else 1
+        defines["NV"] = vectors
+        columns = lanes * vectors
+    elif cpu and s.m >= 8 and (s.n >= facts.lanes or s.step_k != 1):
+        kernel, lanes = "matmul_packed", fit_lanes(facts, s.n)
+        columns, most = lanes, PACKED_ROWS
+    else:
+        rows = defines["ROWS"] = min(rows, 4)
+        kernel, lanes, columns = "matmul_dot", fit_lanes(facts, s.k), COLUMNS
+    defines["VEC"] = lanes
+    per_item = _cpu_rows(s, rows, columns, facts, most) if cpu else rows
+    return [Launch("matmul", kernel, defines,
+                   (-(-s.n // columns), -(-s.m // per_item), count(s.dims)),
+                   (a, b, y,
+                    int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, 0, 0]),
+                    int8_arg(s.dims, 1), int8_arg(s.sa), int8_arg(s.sb), f32(act.alpha),
+                    f32(act.beta)), facts.one)]
+
+
+def _vectors(n: int, lanes: int, rows: int) -> int:
+    """Return how many vectors of columns stay in registers; few where more would be computed twice."""
+    for vectors in ((4, 2) if rows == 1 else (2,)):
+        tiles = -(-n // (lanes * vectors)) * vectors
+        if lanes * vectors <= n and tiles * lanes <= max(1.1 * n, -(-n // lanes) * lanes):
+            return vectors
+    return 1
