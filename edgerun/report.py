@@ -35,7 +35,8 @@ class MemoryReport:
             "buffers"; empty without a session.
         measured: "stages" (label -> pss, private dirty, anonymous, file bytes), "parts" (Python and
             libraries, driver, session), "model_file" (its mapping), "explained" (what the session's
-            part consists of), "notes"; empty where nothing was measured.
+            part consists of), "gpu_bytes" (if the kernel's GPU driver tells), "notes"; only notes
+            where the platform measures nothing, empty if nothing was measured.
     """
     planned: dict[str, Any] = field(default_factory=dict)
     allocated: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +183,9 @@ def _measured(session: Session, stages: Stages, mapped: smaps.Memory | None,
     measured: dict[str, Any] = {
         "stages": {label: memory.as_dict() for label, memory in taken.items()},
         "parts": {}, "model_file": mapped.as_dict() if mapped else {}, "explained": {}, "notes": []}
+    gpu = smaps.gpu_bytes()
+    if gpu is not None:
+        measured["gpu_bytes"] = gpu
     if session.device.programs.built:
         measured["notes"].append(
             f"{session.device.programs.built} programs were compiled in this process, and the "
@@ -199,12 +203,14 @@ def _measured(session: Session, stages: Stages, mapped: smaps.Memory | None,
         measured["notes"].append("pyopencl was imported before the measurement: Python and the "
                                  "driver cannot be told apart")
     parts["session"] = last.pss_bytes - opened
-    measured["explained"] = _explain(session, parts["session"], mapped, planned, measured["notes"])
+    measured["explained"] = _explain(session, taken, mapped, planned, measured["notes"])
     return measured
 
 
-def _explain(session: Session, growth: int, mapped: smaps.Memory | None, planned: dict[str, Any],
-             notes: list[str]) -> dict[str, int]:
+def _explain(session: Session, taken: dict[str, smaps.Memory], mapped: smaps.Memory | None,
+             planned: dict[str, Any], notes: list[str]) -> dict[str, int]:
+    """Divide the growth of the process since the driver was loaded; the last line is the rest."""
+    stages = list(taken.values())
     explained = {"pages of the model file": mapped.pss_bytes if mapped else 0}
     if session.device.info.kind == "cpu":
         explained["arena"] = planned["arena_bytes"]
@@ -212,8 +218,13 @@ def _explain(session: Session, growth: int, mapped: smaps.Memory | None, planned
         notes.append(f"buffers belong to the {session.device.info.kind}: the system may not count "
                      "them as memory of this process")
     explained["input and output arrays"] = planned["io_bytes"]
-    explained["programs, kernels, objects of Python and of the driver (the remainder)"] = (
-        growth - sum(explained.values()))
+    if READ in taken and PREPARED in taken:
+        explained["model as Python objects"] = (
+            taken[READ].anonymous_bytes - taken[OPENED].anonymous_bytes)
+        explained["programs and kernels"] = (
+            taken[PREPARED].anonymous_bytes - taken[READ].anonymous_bytes)
+    growth = stages[-1].pss_bytes - taken[OPENED].pss_bytes
+    explained["the rest (threads and libraries of the driver)"] = growth - sum(explained.values())
     if mapped and all(rung == IN_PLACE for rung in session.buffers.rung.values()):
         notes.append("weights are used in the mapped file: of its pages "
                      f"{text.size(mapped.anonymous_bytes)} were copied, and clean ones can be "
@@ -282,4 +293,6 @@ def _measured_lines(measured: dict[str, Any]) -> list[str]:
     if measured.get("explained"):
         lines += ["  the session's part",
                   *("  " + line for line in _sizes(list(measured["explained"].items())))]
+    if "gpu_bytes" in measured:
+        lines += _sizes([("held by the GPU driver for this process", measured["gpu_bytes"])])
     return lines + [f"  note: {note}" for note in measured.get("notes", ())]

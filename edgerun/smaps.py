@@ -74,3 +74,38 @@ def mapping(path: str | os.PathLike, proc: Path = PROC) -> Memory | None:
             kept.append(line)
     fields = _fields(kept)
     return _memory(fields) if "Pss" in fields else None
+
+
+def gpu_bytes(proc: Path = PROC) -> int | None:
+    """Return what the kernel's GPU driver holds for this process; None if it does not tell.
+
+    Linux's DRM drivers list their clients in /proc/self/fdinfo (Documentation/gpu/
+    drm-usage-stats.rst); one client may be open under several file descriptors.
+    """
+    clients: dict[str, int] = {}
+    try:
+        descriptors = list((proc / "fdinfo").iterdir())
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        try:
+            lines = descriptor.read_text(errors="replace").splitlines()
+        except OSError:
+            continue  # closed meanwhile
+        pairs = dict(line.split(":", 1) for line in lines
+                     if line.startswith("drm-") and ":" in line)
+        if "drm-client-id" in pairs:
+            client = f"{pairs.get('drm-pdev', '')} {pairs['drm-client-id']}"
+            clients[client] = _client_bytes(pairs)
+    return sum(clients.values()) if clients else None
+
+
+def _client_bytes(pairs: dict[str, str]) -> int:
+    """Sum the memory regions of one client, by the best key that its driver fills."""
+    for prefix in ("drm-resident-", "drm-memory-", "drm-total-"):
+        values = [value.split() for key, value in pairs.items() if key.startswith(prefix)]
+        if values:
+            units = {"KiB": 1024, "MiB": 1 << 20}
+            return sum(int(words[0]) * units.get(words[-1], 1) for words in values
+                       if words and words[0].isdigit())
+    return 0
