@@ -1,0 +1,49 @@
+"""Tiny model files for the tests of reports and the command line."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgerun.tools import blob, layout, passes, plan as planner
+from edgerun.tools.graph import Graph
+from edgerun.tools.precision import convert
+
+SHIFT = np.array([1, -2, 3], np.float32)
+
+
+def save(graph: Graph, path: Path, precision: str = "fp32", vectors=()) -> Path:
+    """Plan a graph and write it as a model file."""
+    convert(graph, precision)
+    aliases = passes.alias.apply(graph)
+    layout.apply(graph)
+    blob.write(path, blob.encode(graph, planner.plan(graph, aliases), aliases, precision,
+                                 list(vectors)))
+    return path
+
+
+def shift_relu(path: Path, vectors=(), x: str = "x", y: str = "y", rows: int = 2) -> Path:
+    """y [rows, 3] = relu(x [rows, 3] + SHIFT): two ops, one constant."""
+    graph = Graph("shift_relu", source="shift_relu.onnx")
+    shifted = graph.add("binary", [graph.input(x, (rows, 3), "fp32"), graph.constant(SHIFT, "shift")],
+                        "shifted", kind="add")
+    graph.output(y, graph.add("unary", [shifted], "rectified", kind="relu"))
+    return save(graph, path, vectors=vectors)
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    """What shift_relu computes."""
+    return np.maximum(x + SHIFT, 0)
+
+
+def two_layers(path: Path, precision: str = "fp32") -> Path:
+    """y [4, 8] = relu(x [4, 32] w1 + b1) w2: two dense layers."""
+    rng = np.random.default_rng(0)
+    graph = Graph("two_layers")
+    x = graph.input("x", (4, 32), "fp32")
+    hidden = graph.add("dense", [x, graph.constant(rng.standard_normal((16, 32), np.float32), "w1"),
+                                 graph.constant(rng.standard_normal(16, np.float32), "b1")],
+                       "hidden", activation="relu")
+    w2 = graph.constant(rng.standard_normal((8, 16), np.float32), "w2")
+    graph.output("y", graph.add("dense", [hidden, w2], "scores"))
+    return save(graph, path, precision)
