@@ -2,8 +2,36 @@
 from collections.abc import Callable
 
 from edgerun.tools.graph import Graph
-from edgerun.tools.passes import alias
+from edgerun.tools.passes import (
+    activations, affine, alias, dead_code, duplicates, fold, gates, identities, linear, norms, pads,
+    pieces, reshapes, transposes)
 
 __all__ = ["PIPELINE", "alias"]
 
-PIPELINE: list[tuple[str, Callable[[Graph], None]]] = []
+_CLEAN = [
+    ("dead_code", dead_code.apply),
+    ("fold", fold.apply),
+    ("duplicates", duplicates.apply),
+    ("identities", identities.apply),
+    ("pieces", pieces.apply),
+]
+PIPELINE: list[tuple[str, Callable[[Graph], None]]] = [
+    *_CLEAN,
+    ("linear", linear.apply),          # dense layers, whose weights take in the order of a flatten
+    ("transposes", transposes.apply),  # before the patterns: they want the channels last
+    ("fold", fold.apply),
+    ("reshapes", reshapes.apply),
+    *_CLEAN,
+    ("norms", norms.apply),
+    ("gates", gates.apply),
+    ("affine", affine.apply),
+    ("linear", linear.apply),
+    ("identities", identities.apply),
+    ("pads", pads.apply),
+    ("transposes", transposes.apply),  # again: patterns that were in the way are single ops now
+    ("reshapes", reshapes.apply),
+    ("identities", identities.apply),
+    ("affine", affine.apply),
+    ("activations", activations.apply),
+    *_CLEAN[:3],
+]

@@ -1,0 +1,27 @@
+"""Compute at pack time what does not depend on the inputs."""
+from __future__ import annotations
+
+from edgerun.tools.graph import Graph
+from edgerun.tools.reference import evaluate
+
+GROWTH = 4          # a folded result may be this many times larger than what it is computed from
+FREE_BYTES = 1024   # and is always folded if it is as small as this
+
+
+def apply(graph: Graph) -> None:
+    """Turn the outputs of ops with constant inputs into constants.
+
+    An op whose result is much larger than its inputs (an expand, a tile) stays: the file would grow.
+    """
+    kept = []
+    for op in graph.ops:
+        present = [tensor for tensor in op.inputs if tensor is not None]
+        size = sum(tensor.bytes for tensor in op.outputs)
+        grows = size > max(FREE_BYTES, GROWTH * sum(tensor.bytes for tensor in present))
+        if not all(tensor.constant for tensor in present) or grows:
+            kept.append(op)
+            continue
+        arrays = evaluate(op, [None if t is None else t.data for t in op.inputs])
+        for tensor, array in zip(op.outputs, arrays):
+            tensor.data = array
+    graph.ops = kept

@@ -1,0 +1,95 @@
+"""Slices, gathers and concats of each other."""
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+
+from edgerun.tools.graph import Graph, Op
+from edgerun.tools.passes._rewrite import Rewriter, rewrite
+
+
+def apply(graph: Graph) -> None:
+    """Apply every rule of this module until none applies."""
+    rewrite(graph, {"gather": (_gather_of_a_range,), "slice": (_slice_of_concat,),
+                    "concat": (_concat_of_concat, _concat_of_slices)})
+
+
+def _gather_of_a_range(rewriter: Rewriter, op: Op) -> bool:
+    """gather with constant indices at a constant stride -> slice."""
+    x, indices = op.inputs
+    if not indices.constant or len(indices.shape) > 1 or indices.data.size == 0 or x.constant:
+        return False
+    axis = op.options["axis"] % len(x.shape)
+    values = indices.data.reshape(-1).astype(np.int64)
+    values = np.where(values < 0, values + x.shape[axis], values)
+    steps = np.unique(np.diff(values))
+    if len(steps) > 1 or (len(steps) == 1 and steps[0] == 0):
+        return False
+    rank = len(x.shape)
+    starts, strides, sizes = [0] * rank, [1] * rank, list(x.shape)
+    starts[axis], sizes[axis] = int(values[0]), len(values)
+    strides[axis] = int(steps[0]) if len(steps) else 1
+    y = rewriter.add(op, "slice", [x], op.name, starts=starts, steps=strides, sizes=sizes)
+    if not indices.shape:
+        y = rewriter.add(op, "reshape", [y], op.name, shape=op.outputs[0].shape)
+    rewriter.replace(op.outputs[0], y)
+    return True
+
+
+def _edges(concat: Op) -> tuple[int, list[int]]:
+    """Return the axis of a concat, and where each input begins and the last ends."""
+    axis = concat.options["axis"] % len(concat.outputs[0].shape)
+    return axis, [0, *accumulate(t.shape[axis] for t in concat.inputs)]
+
+
+def _slice_of_concat(rewriter: Rewriter, op: Op) -> bool:
+    """A slice that lies within one input of a concat -> a slice of that input."""
+    concat = rewriter.producer(op.inputs[0], "concat")
+    if concat is None:
+        return False
+    axis, edges = _edges(concat)
+    o = op.options
+    first = o["starts"][axis]
+    last = first + (o["sizes"][axis] - 1) * o["steps"][axis]
+    for tensor, begin, end in zip(concat.inputs, edges, edges[1:]):
+        if begin <= min(first, last) and max(first, last) < end:
+            starts = list(o["starts"])
+            starts[axis] -= begin
+            o["starts"] = tuple(starts)
+            rewriter.set_input(op, 0, tensor)
+            return True
+    return False
+
+
+def _concat_of_concat(rewriter: Rewriter, op: Op) -> bool:
+    """concat(a, concat(b, c)) -> concat(a, b, c) where nobody else reads the inner one."""
+    axis = op.options["axis"] % len(op.outputs[0].shape)
+    for index, tensor in enumerate(op.inputs):
+        inner = rewriter.private_producer(tensor, "concat")
+        if inner is not None and _edges(inner)[0] == axis:
+            rewriter.set_inputs(op, [*op.inputs[:index], *inner.inputs, *op.inputs[index + 1:]])
+            return True
+    return False
+
+
+def _concat_of_slices(rewriter: Rewriter, op: Op) -> bool:
+    """concat(x[a:b], x[b:c]) -> x[a:c]."""
+    axis = op.options["axis"] % len(op.outputs[0].shape)
+    for index, (left, right) in enumerate(zip(op.inputs, op.inputs[1:])):
+        first = rewriter.private_producer(left, "slice")
+        second = rewriter.private_producer(right, "slice")
+        if first is None or second is None or first.inputs[0] is not second.inputs[0]:
+            continue
+        a, b = first.options, second.options
+        end = a["starts"][axis] + a["sizes"][axis]
+        expected = [end if i == axis else n for i, n in enumerate(a["starts"])]
+        if (list(b["starts"]) != expected or a["steps"] != b["steps"] or a["steps"][axis] != 1):
+            continue
+        sizes = list(a["sizes"])
+        sizes[axis] += b["sizes"][axis]
+        whole = rewriter.add(op, "slice", [first.inputs[0]], first.name,
+                             **{**a, "sizes": tuple(sizes)})
+        rewriter.set_inputs(op, [*op.inputs[:index], whole, *op.inputs[index + 2:]])
+        return True
+    return False
