@@ -78,13 +78,13 @@ def dequantize(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def quantize(ctx: Context, op: SourceOp) -> Tensor:
-    """Constants only: q = round(x / scale) + zero_point, halves away from zero."""
+    """Constants only: q = round(x / scale) + zero_point, halves to even as LiteRT does."""
     target = ctx.source.tensors[op.outputs[0]].quantization
     x = ctx.array(op, 0, "the values")
     if target is None or len(target.scale) != 1 or x.dtype.kind != "f":
         raise ctx.unsupported(op, "needed a float constant and one output scale")
     scaled = x.astype(np.float32) / target.scale[0].astype(np.float32)
-    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)) + target.zero_point[0]
+    rounded = np.rint(scaled) + target.zero_point[0]
     info = np.iinfo(ctx.output_type(op))
     return ctx.graph.constant(np.clip(rounded, info.min, info.max).astype(info.dtype), op.name)
 

@@ -1,0 +1,103 @@
+"""Real models through the whole path, packed and run on every driver, against golden outputs.
+
+The golden files hold what LiteRT and ONNX Runtime give for real inputs. An output may differ by a
+part of its range: 1e-3 in fp32, 1e-2 with fp16 storage.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgerun import model as model_module
+from edgerun.session import Session
+from edgerun.tools.pack import PackReport, pack
+
+MODELS = {
+    "tflite": ["ad01_fc_ae_fp32", "hello_world_float", "ic01_resnet8_fp32", "kws01_dscnn_fp32",
+               "mp_face_detection_short_range", "mp_face_landmark", "mp_hand_landmark_lite",
+               "mp_knift_float", "ultraface_RFB-320", "vww01_mbv1_96_fp32"],
+    "onnx": ["FastestDet", "fashion_mnist_cnn", "hyperlpr_y5fu_320x", "mnist_cntk_op13",
+             "squeezenet_v1.0_dc", "super_resolution", "ultraface_RFB-320",
+             "ultraface_RFB-320_simplified", "ultraface_RFB-320_without_postprocessing", "vitTracker"],
+}
+# These work too, and are not promised.
+MODELS["tflite"] += ["dtln_model_1", "dtln_model_2", "torchaudio_conformer"]
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of the output's range
+SAMPLES = 4
+ARENA = 1.05  # largest arena, in lower bounds
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs and outputs by name, with a leading sample axis."""
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    @property
+    def samples(self) -> int:
+        return min(SAMPLES, min(len(a) for a in self.inputs.values()))
+
+
+def read_golden(path: Path) -> Golden:
+    """Read a golden file."""
+    with np.load(path) as arrays:
+        def named(kind: str) -> dict[str, np.ndarray]:
+            return {str(name): arrays[f"{kind}_{i}"]
+                    for i, name in enumerate(arrays[f"{kind}_names"])}
+        return Golden(named("input"), named("output"))
+
+
+def output_range(golden: np.ndarray) -> float:
+    """Return the range of an output over all samples.
+
+    A few samples of a single number say little about its range; its magnitude counts then.
+    """
+    spread = float(np.ptp(golden))
+    return max(spread, float(np.abs(golden).max())) if golden[0].size == 1 else spread
+
+
+@pytest.fixture(scope="session")
+def packed(shared_data, tmp_path_factory):
+    """Return a function (format, name, precision) -> (file, PackReport, Golden); packs once each."""
+    folder = tmp_path_factory.mktemp("parity")
+    done: dict[tuple[str, str, str], tuple[Path, PackReport, Golden]] = {}
+
+    def get(kind: str, name: str, precision: str) -> tuple[Path, PackReport, Golden]:
+        key = (kind, name, precision)
+        if key not in done:
+            golden = read_golden(shared_data / "golden" / kind / f"{name}.npz")
+            out = folder / f"{name}.{kind}.{precision}.edge"
+            report = pack(shared_data / "models" / kind / f"{name}.{kind}", out, precision=precision,
+                          shapes={key: value.shape[1:] for key, value in golden.inputs.items()})
+            done[key] = out, report, golden
+        return done[key]
+    return get
+
+
+@pytest.mark.parametrize("precision", list(TOLERANCE))
+@pytest.mark.parametrize("kind,name", [(kind, name) for kind, names in MODELS.items()
+                                       for name in names])
+def test_arena_is_close_to_the_lower_bound(packed, kind, name, precision):
+    _, report, _ = packed(kind, name, precision)
+    assert report.arena_bytes <= ARENA * report.lower_bound_bytes
+
+
+@pytest.mark.parametrize("precision", list(TOLERANCE))
+@pytest.mark.parametrize("kind,name", [(kind, name) for kind, names in MODELS.items()
+                                       for name in names])
+def test_golden_outputs(packed, device, kind, name, precision):
+    path, _, golden = packed(kind, name, precision)
+    with Session(model_module.read(path), device) as session:
+        assert [info.name for info in session.inputs] == list(golden.inputs)
+        assert [info.name for info in session.outputs] == list(golden.outputs)
+        for sample in range(golden.samples):
+            found = session.run({key: value[sample] for key, value in golden.inputs.items()})
+            for key, expected in golden.outputs.items():
+                y, want = found[key], expected[sample]
+                assert (y.shape, y.dtype) == (want.shape, want.dtype), key
+                error = float(np.abs(y.astype(np.float64) - want).max()) / output_range(expected)
+                assert error <= TOLERANCE[precision], \
+                    f"{name} sample {sample}: {key} differs by {error:.2e} of its range"
