@@ -14,7 +14,6 @@ else
 endif
 
 .PHONY: demo test driver clean
-.DELETE_ON_ERROR:
 
 demo: .venv/demo
 	$(BIN)/edgerun demo

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -175,9 +177,10 @@ def _tell(console: Console, sample: Sample, reports: list[PackReport],
                   f"({facts['demo_correct'] / len(sample.images):.1%}).")
     console.print("\n[bold]2. Packed[/] once, on the workstation, into one file that the device "
                   "maps: operators fused, weights laid out, every activation given its place.")
+    operators = len(onnx.load(sample.model).graph.node)
     for report in reports:
-        console.print(f"   {report.precision}: {report.source_ops} operators became {report.ops}; "
-                      f"arena {_kb(report.arena_bytes)}, no plan could be under "
+        console.print(f"   {report.precision}: {operators} operators became {report.ops}; arena "
+                      f"{_kb(report.arena_bytes)}, no plan could be under "
                       f"{_kb(report.lower_bound_bytes)}")
     console.print(f"\n[bold]3. Run[/] on {outcomes[0].device} ({outcomes[0].platform}):")
     console.print(_table(sample, outcomes))
@@ -186,19 +189,26 @@ def _tell(console: Console, sample: Sample, reports: list[PackReport],
     _pictures(console, sample, outcomes[0])
 
 
+def _program() -> str:
+    """Return how to call this program here: without its environment activated it is not in PATH."""
+    if shutil.which("edgerun"):
+        return "edgerun"
+    return sys.argv[0] if Path(sys.argv[0]).name == "edgerun" else "python -m edgerun"
+
+
 def _next(console: Console, keep: Path | None) -> None:
     console.print("\n[bold]Next[/]")
-    if keep is None:
-        console.print("   edgerun demo --keep DIR             keep the packed files")
-        file = "MODEL.edge"
-    else:
-        file = str(keep / "fashion_mnist_fp16.edge")
-    for command, meaning in (
-            ("edgerun devices", "what OpenCL offers here"),
-            ("edgerun pack MODEL.onnx -o MODEL.edge", "your own model"),
-            (f"edgerun memory {file}", "where every byte goes"),
-            (f"edgerun bench {file}", "time per operator")):
-        console.print(f"   {command:<38} {meaning}", highlight=False, soft_wrap=True)
+    file = "MODEL.edge" if keep is None else str(keep / "fashion_mnist_fp16.edge")
+    program = _program()
+    rows = [(f"{program} {rest}", meaning) for rest, meaning in (
+        ("demo --keep DIR", "this again; the packed files stay in DIR"),
+        ("devices", "what OpenCL offers here"),
+        ("pack MODEL.onnx -o MODEL.edge", "your own model"),
+        (f"memory {file}", "where every byte goes"),
+        (f"bench --per-op {file}", "latency, and the time of every operator"))]
+    width = max(len(command) for command, _ in rows)
+    for command, meaning in rows:
+        console.print(f"   {command:<{width}}  {meaning}", highlight=False, soft_wrap=True)
 
 
 def play(folder: Path, sample: Sample,
@@ -213,6 +223,7 @@ def _as_json(sample: Sample, reports: list[PackReport], outcomes: list[Outcome])
     runs = []
     for report, outcome in zip(reports, outcomes):
         run = dataclasses.asdict(outcome)
+        run["path"] = outcome.path if Path(outcome.path).exists() else None
         run["predictions"] = outcome.predictions.tolist()
         run["confidence"] = [round(float(value), 6) for value in outcome.confidence]
         run["ops"], run["source_ops"] = report.ops, report.source_ops
