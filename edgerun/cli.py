@@ -165,8 +165,9 @@ def _bench(args: argparse.Namespace) -> int:
     start = time.perf_counter_ns()
     with Session(model_module.read(args.model), device) as session:
         load_ns = time.perf_counter_ns() - start
-        found = timing.bench(session, inputs or arrays.random_inputs(session.inputs), args.runs,
-                             args.warmup, args.per_op, load_ns)
+        if inputs is None:
+            inputs = arrays.random_inputs(session.inputs)
+        found = timing.bench(session, inputs, args.runs, args.warmup, args.per_op, load_ns)
     print(text.json_text(found.as_dict()) if args.json else found.text())
     return 0
 

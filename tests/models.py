@@ -25,8 +25,8 @@ def save(graph: Graph, path: Path, precision: str = "fp32", vectors=()) -> Path:
 def shift_relu(path: Path, vectors=(), x: str = "x", y: str = "y", rows: int = 2) -> Path:
     """y [rows, 3] = relu(x [rows, 3] + SHIFT): two ops, one constant."""
     graph = Graph("shift_relu", source="shift_relu.onnx")
-    shifted = graph.add("binary", [graph.input(x, (rows, 3), "fp32"), graph.constant(SHIFT, "shift")],
-                        "shifted", kind="add")
+    operands = [graph.input(x, (rows, 3), "fp32"), graph.constant(SHIFT, "shift")]
+    shifted = graph.add("binary", operands, "shifted", kind="add")
     graph.output(y, graph.add("unary", [shifted], "rectified", kind="relu"))
     return save(graph, path, vectors=vectors)
 

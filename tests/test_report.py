@@ -17,7 +17,6 @@ from edgerun.session import Session
 from tests import models
 
 ROOT = Path(__file__).resolve().parents[1]
-ALIGNED = 64
 
 
 @pytest.fixture
@@ -201,7 +200,8 @@ def test_gpu_bytes_count_a_client_once(tmp_path):
 
 def test_profile_has_one_time_per_launch(session):
     times = session.profile(feed())
-    assert [(t.op, t.code, t.name) for t in times] == [(0, "dense", "hidden"), (1, "dense", "scores")]
+    assert [(t.op, t.code, t.name) for t in times] == [
+        (0, "dense", "hidden"), (1, "dense", "scores")]
     assert [t.macs for t in times] == [4 * 32 * 16, 4 * 16 * 8]
     # operands once, results once, whatever helpers the layout pass has added to the operands
     constants = 4 * (16 * 32 + 16)
