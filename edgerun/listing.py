@@ -12,6 +12,8 @@ from edgerun.errors import DeviceError
 
 def survey() -> dict[str, Any]:
     """Return "devices", "chosen" (index or None), "problem", "drivers" on disk."""
+    given = {name: os.environ[name] for name in ("EDGERUN_DEVICE", "OCL_ICD_VENDORS")
+             if name in os.environ}  # before a driver is chosen, which sets the second one
     found = devices()
     chosen, problem = None, ""
     try:
@@ -20,13 +22,13 @@ def survey() -> dict[str, Any]:
         problem = str(error)
     return {"devices": [asdict(info) for info in found], "chosen": chosen, "problem": problem,
             "drivers": [_driver(driver) for driver in drivers.found()],
-            "environment": {name: os.environ[name] for name in ("EDGERUN_DEVICE", "OCL_ICD_VENDORS")
-                            if name in os.environ}}
+            "environment": given}
 
 
 def _driver(driver: drivers.Driver) -> dict[str, Any]:
     return {"name": driver.name, "path": str(driver.path),
-            "seen_by_loader": driver.path.parent == drivers.VENDORS}
+            "seen_by_loader": driver.path.parent == drivers.VENDORS
+            or str(driver.path) == os.environ.get("OCL_ICD_VENDORS")}
 
 
 def survey_text(found: dict[str, Any]) -> str:
@@ -43,5 +45,7 @@ def survey_text(found: dict[str, Any]) -> str:
               for name, value in found["environment"].items()]
     for driver in found["drivers"]:
         if not driver["seen_by_loader"]:
-            lines.append(f"driver on disk, opened by --device {driver['name']}: {driver['path']}")
+            how = ("if OCL_ICD_VENDORS is not set" if "OCL_ICD_VENDORS" in found["environment"]
+                   else f"by --device {driver['name']}")
+            lines.append(f"driver on disk, opened {how}: {driver['path']}")
     return "\n".join(lines)

@@ -323,6 +323,21 @@ def test_device_names_choose_the_driver(tiny, device):
         assert json.loads(result.stdout)["platform"] == device.info.platform
 
 
+def test_devices_names_the_drivers_that_the_loader_does_not_see():
+    """The Intel runtime that pip installs is in no folder that a loader reads."""
+    from edgerun import drivers
+    if drivers.intel_cpu_runtime() is None:
+        pytest.skip("needs pip install intel-opencl-rt intel-cmplr-lib-rt")
+    result = process("devices", "--json", EDGERUN_DEVICE="pocl")
+    found = json.loads(result.stdout)
+    assert found["environment"] == {"EDGERUN_DEVICE": "pocl"}  # not what edgerun sets itself
+    assert {d["name"]: d["seen_by_loader"] for d in found["drivers"]}["intel-cpu"] is False
+    shown = process("devices", EDGERUN_DEVICE="pocl").stdout
+    assert "driver on disk, opened by --device intel-cpu: " in shown
+    opened = json.loads(process("devices", "--json", EDGERUN_DEVICE="intel-cpu").stdout)
+    assert {d["name"]: d["seen_by_loader"] for d in opened["drivers"]}["intel-cpu"] is True
+
+
 # memory and bench
 
 def test_memory(capsys, tiny, device):
