@@ -28,8 +28,8 @@ UNCUT = 2**30
 def apply(graph: Graph) -> None:
     """Turn regions until no transpose becomes cheaper; fold what is left into the boundary."""
     before = None
-    while before is None or _total(graph) < before:
-        before = _total(graph)
+    while before is None or cost_of(graph) < before:
+        before = cost_of(graph)
         tried: set[tuple[Tensor, Perm]] = set()
         while _turn_one(graph, tried):
             _tidy(graph)
@@ -53,7 +53,8 @@ def _cost(shape: tuple[int, ...], perm: Perm) -> int:
     return min(LAUNCH + int(np.prod(shape, dtype=np.int64)) // 16, LARGEST)
 
 
-def _total(graph: Graph) -> int:
+def cost_of(graph: Graph) -> int:
+    """Return what the transposes of a graph cost together, in units of 64 bytes."""
     return sum(_cost(op.inputs[0].shape, op.options["perm"]) for op in graph.ops
                if op.code == "transpose")
 
