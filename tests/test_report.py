@@ -14,6 +14,7 @@ from edgerun.errors import DeviceError, InputError
 from edgerun.memory import SLACK
 from edgerun.model import TensorInfo
 from edgerun.session import Session
+from edgerun.tools.graph import Graph
 from tests import models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,16 @@ def test_weights_are_counted_once_per_dtype(tmp_path):
     assert planned["constants"]["fp32"] >= 4 * 16  # the bias stays fp32
 
 
+def test_shared_constants_are_counted_once(tmp_path):
+    graph = Graph("shared")
+    w = graph.constant(np.random.default_rng(0).standard_normal((32, 32), np.float32), "w")
+    hidden = graph.add("dense", [graph.input("x", (1, 32), "fp32"), w], "once")
+    graph.output("y", graph.add("dense", [hidden, w], "twice"))
+    planned = report.planned_report(
+        model_module.read(models.save(graph, tmp_path / "shared.edge"))).planned
+    assert planned["weights"] == {"fp32": 4 * 32 * 32}
+
+
 def test_report_without_a_device_has_only_the_plan(layers):
     found = report.planned_report(model_module.read(layers))
     assert found.allocated == {} and found.measured == {}
@@ -109,6 +120,7 @@ def test_measured_parts_add_up_in_a_fresh_process(device, layers):
     assert sum(measured["parts"].values()) == last["pss_bytes"]
     assert list(measured["parts"]) == ["python and libraries", "opencl driver", "session"]
     assert sum(measured["explained"].values()) == measured["parts"]["session"]
+    assert measured["explained"]["arena"] == model_module.read(layers).plan.arena_bytes
     assert measured["parts"]["python and libraries"] > 5e6 < measured["parts"]["opencl driver"]
     assert measured["model_file"]["anonymous_bytes"] == 0  # weights were not copied
     assert 0 < measured["model_file"]["file_bytes"] <= layers.stat().st_size + 4096
