@@ -4,6 +4,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -70,6 +73,19 @@ def test_disagreement_is_a_failure(device, capsys, monkeypatch):
     monkeypatch.setattr(demo.Sample, "read", classmethod(lambda cls: other))
     assert demo.main(["--device", device.info.platform, "--json"]) == 1
     assert "agrees with PyTorch on 0 of" in capsys.readouterr().err
+
+
+def test_tutorial(device, capsys, tmp_path, monkeypatch):
+    """The Python code of README.md runs as it stands."""
+    page = Path(__file__).resolve().parents[1] / "README.md"
+    code, = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copy(SAMPLE.model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGERUN_DEVICE", device.info.platform)
+    exec(compile(code, str(page), "exec"), {})
+    told = capsys.readouterr().out
+    assert "{'probabilities': (1, 10)}" in told
+    assert device.info.name in told
 
 
 def test_unknown_device(capsys):

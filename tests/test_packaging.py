@@ -31,9 +31,9 @@ def packages_on_disk() -> set[str]:
     return found
 
 
-def files(folder: str) -> set[str]:
+def files(folder: str, root: Path = ROOT) -> set[str]:
     """Return the files under a folder that belong to the project, relative to the checkout."""
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*")
+    return {path.relative_to(root).as_posix() for path in (root / folder).rglob("*")
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"}
 
 
@@ -52,6 +52,15 @@ def test_every_data_file_matches(folder, package, base):
              if Path(name).name != "README.md"}
     assert names, f"{folder} is empty"
     assert [n for n in sorted(names) if not any(fnmatch(n, p) for p in patterns)] == []
+
+
+@pytest.mark.parametrize("first", ["edgerun", "edgerun.tools", "edgerun.tools.pack",
+                                   "edgerun.tools.importers"])
+def test_pack_is_the_function(first, tmp_path):
+    """Whatever was imported first, this name is not the module of the same name."""
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {first}\n"
+              "import edgerun.tools.pack\nfrom edgerun.tools import pack\nprint(callable(pack))")
+    assert run(script, tmp_path) == "True\n"
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +98,12 @@ def _build(hook: str, source: Path, out: Path) -> None:
 def test_wheel_contents(wheel):
     """Everything the runtime and the tools need is in the wheel, and nothing else."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {name for name in files("edgerun") if name.endswith(".py")}
-    expected |= {"edgerun/" + name for name in files("tools") if name.endswith(".py")}
+    copy = wheel.parent / "checkout"
+    expected = {name for name in files("edgerun", copy) if name.endswith(".py")}
+    expected |= {"edgerun/" + name for name in files("tools", copy) if name.endswith(".py")}
     for folder in ("kernels", "schema", DEMO_DATA):
-        expected |= {"edgerun/" + name for name in files(folder) if not name.endswith("README.md")}
+        expected |= {"edgerun/" + name for name in files(folder, copy)
+                     if not name.endswith("README.md")}
     assert names == expected
 
 

@@ -241,7 +241,10 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         DeviceError: there is no such device, or it cannot run the model.
     """
-    parser = argparse.ArgumentParser(prog="edgerun demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="edgerun demo", description=__doc__.splitlines()[0], allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  edgerun demo\n  edgerun demo --device pocl --keep packed")
     parser.add_argument("--device", metavar="D", help="index, or part of the device's or driver's "
                                                       "name")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="leave the packed files in DIR")
