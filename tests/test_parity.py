@@ -21,7 +21,8 @@ MODELS = {
                "mp_knift_float", "ultraface_RFB-320", "vww01_mbv1_96_fp32"],
     "onnx": ["FastestDet", "fashion_mnist_cnn", "hyperlpr_y5fu_320x", "mnist_cntk_op13",
              "squeezenet_v1.0_dc", "super_resolution", "ultraface_RFB-320",
-             "ultraface_RFB-320_simplified", "ultraface_RFB-320_without_postprocessing", "vitTracker"],
+             "ultraface_RFB-320_simplified", "ultraface_RFB-320_without_postprocessing",
+             "vitTracker"],
 }
 # These work too, and are not promised.
 MODELS["tflite"] += ["dtln_model_1", "dtln_model_2", "torchaudio_conformer"]
@@ -61,7 +62,7 @@ def output_range(golden: np.ndarray) -> float:
 
 @pytest.fixture(scope="session")
 def packed(shared_data, tmp_path_factory):
-    """Return a function (format, name, precision) -> (file, PackReport, Golden); packs once each."""
+    """Return a function (format, name, precision) -> (file, PackReport, Golden); it packs once."""
     folder = tmp_path_factory.mktemp("parity")
     done: dict[tuple[str, str, str], tuple[Path, PackReport, Golden]] = {}
 
@@ -70,8 +71,9 @@ def packed(shared_data, tmp_path_factory):
         if key not in done:
             golden = read_golden(shared_data / "golden" / kind / f"{name}.npz")
             out = folder / f"{name}.{kind}.{precision}.edge"
-            report = pack(shared_data / "models" / kind / f"{name}.{kind}", out, precision=precision,
-                          shapes={key: value.shape[1:] for key, value in golden.inputs.items()})
+            shapes = {tensor: array.shape[1:] for tensor, array in golden.inputs.items()}
+            report = pack(shared_data / "models" / kind / f"{name}.{kind}", out,
+                          precision=precision, shapes=shapes)
             done[key] = out, report, golden
         return done[key]
     return get

@@ -8,17 +8,34 @@ import flatbuffers
 import numpy as np
 import tflite
 
+from edgerun.tools.importers import tflite as importer
+
 TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "float64": "FLOAT64", "int8": "INT8",
          "uint8": "UINT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
 SPARSE_VECTORS = {"int32": (1, "Int32Vector"), "uint16": (2, "Uint16Vector"),
                   "uint8": (3, "Uint8Vector")}
 
 
+def random(shape, seed: int = 0, low: float = -2, high: float = 2) -> np.ndarray:
+    """Return seeded fp32 values, uniform in low..high."""
+    return np.random.default_rng([seed, *shape]).uniform(low, high, shape).astype(np.float32)
+
+
+def load(data: bytes, tmp_path, shapes=None):
+    """Import a file given as bytes."""
+    path = tmp_path / "m.tflite"
+    path.write_bytes(data)
+    return importer.load(path, shapes or {})
+
+
 @dataclass
 class Sparsity:
-    """Sparse encoding: `levels` are dense sizes or (segments, indices) pairs in traversal order."""
+    """Sparse encoding: `levels` are dense sizes or (segments, indices) in traversal order.
+
+    An empty tuple is a sparse level that lacks both, which no valid file has.
+    """
     order: list[int]
-    levels: list[int | tuple[np.ndarray, np.ndarray]]
+    levels: list[int | tuple[np.ndarray, ...]]
     block_map: list[int] = field(default_factory=list)
 
 
@@ -73,8 +90,9 @@ class TFLiteBuilder:
         return self.tensor(name, values.shape if shape is None else shape, values.dtype.name,
                            buffer=len(self.buffers) - 1, **more)
 
-    def op(self, code: str, inputs: list[int], options: str = "", out: str = "float32", outs: int = 1,
-           shape=(), version: int = 1, quantization=None, custom: str = "", **values):
+    def op(self, code: str, inputs: list[int], options: str = "", out: str = "float32",
+           outs: int = 1, shape=(), version: int = 1, quantization=None, custom: str = "",
+           **values):
         """Append an op; returns the number of its output, or a list of `outs` numbers."""
         outputs = [self.tensor(f"y{len(self.tensors)}", shape, out, quantization=quantization)
                    for _ in range(outs)]
@@ -215,10 +233,11 @@ def _sparsity(b: flatbuffers.Builder, sparsity: Sparsity) -> int:
             parts.append((kind, getattr(tflite, f"{name}End")(b)))
         tflite.DimensionMetadataStart(b)
         tflite.DimensionMetadataAddFormat(b, tflite.DimensionType.SPARSE_CSR)
-        tflite.DimensionMetadataAddArraySegmentsType(b, parts[0][0])
-        tflite.DimensionMetadataAddArraySegments(b, parts[0][1])
-        tflite.DimensionMetadataAddArrayIndicesType(b, parts[1][0])
-        tflite.DimensionMetadataAddArrayIndices(b, parts[1][1])
+        if parts:
+            tflite.DimensionMetadataAddArraySegmentsType(b, parts[0][0])
+            tflite.DimensionMetadataAddArraySegments(b, parts[0][1])
+            tflite.DimensionMetadataAddArrayIndicesType(b, parts[1][0])
+            tflite.DimensionMetadataAddArrayIndices(b, parts[1][1])
         levels.append(tflite.DimensionMetadataEnd(b))
     order = b.CreateNumpyVector(np.array(sparsity.order, np.int32))
     block_map = b.CreateNumpyVector(np.array(sparsity.block_map, np.int32))

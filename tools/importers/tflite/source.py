@@ -272,8 +272,11 @@ class _Reader:
                 if axis >= rank:
                     block_size[block_map[axis - rank]] *= size
             else:
-                segments = _sparse_indices(metadata.ArraySegmentsType(), metadata.ArraySegments())
-                indices = _sparse_indices(metadata.ArrayIndicesType(), metadata.ArrayIndices())
+                kinds = metadata.ArraySegmentsType(), metadata.ArrayIndicesType()
+                self.require(all(kind in SPARSE_INDICES for kind in kinds),
+                             f"{what}: its sparsity has index types {kinds}, needed 1, 2 or 3")
+                segments = _sparse_indices(kinds[0], metadata.ArraySegments())
+                indices = _sparse_indices(kinds[1], metadata.ArrayIndices())
                 first, last = segments[at], segments[at + 1]
                 self.require(bool((first <= last).all()) and int((last - first).sum()) <= elements,
                              f"{what}: the segments of its sparsity run backwards")
