@@ -98,6 +98,8 @@ typedef GLUE(E, VEC) F;
 //   I, LANES            the int vector of VEC lanes, and 0, 1 .. VEC - 1
 //   FRESH(v, seen, e)   v with e in the lanes seen before
 //   SPILL(v, array)     the lanes into a private array of VEC elements
+//   DEFINE_FOLD(name, type, join)   a function: vector of VEC lanes -> one element; `join` is an
+//                                   expression of a and b, over `type` and its vectors
 //   store_fresh(v, seen, p)   STOREV of the other lanes only
 #if VEC == 1
 typedef int I;
@@ -117,6 +119,21 @@ typedef GLUE(int, VEC) I;
 #define SPILL(v, array) GLUE(vstore, VEC)((v), 0, (array))
 #endif
 #define FRESH(v, seen, e) (LANES < (I)(seen) ? (F)(e) : (v))
+
+#define FOLD_1(type, join) return v1;
+#define FOLD_2(type, join) const type a = v2.s0, b = v2.s1; return join;
+#define FOLD_4(type, join) \
+    GLUE(type, 2) v2; { const GLUE(type, 2) a = v4.lo, b = v4.hi; v2 = join; } FOLD_2(type, join)
+#define FOLD_8(type, join) \
+    GLUE(type, 4) v4; { const GLUE(type, 4) a = v8.lo, b = v8.hi; v4 = join; } FOLD_4(type, join)
+#define FOLD_16(type, join) \
+    GLUE(type, 8) v8; { const GLUE(type, 8) a = v16.lo, b = v16.hi; v8 = join; } FOLD_8(type, join)
+#if VEC == 1
+#define DEFINE_FOLD(name, type, join) type name(const type v1) { FOLD_1(type, join) }
+#else
+#define DEFINE_FOLD(name, type, join) \
+    type name(const GLUE(type, VEC) GLUE(v, VEC)) { GLUE(FOLD_, VEC)(type, join) }
+#endif
 
 void store_fresh(const F v, const int seen, __global S *p) {
     if (seen == 0) {

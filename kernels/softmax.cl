@@ -13,22 +13,8 @@
 #else
 #define KEPT 0
 #endif
-
-float highest(const F v) {
-    E lane[VEC];
-    SPILL(v, lane);
-    float m = lane[0];
-    for (int k = 1; k < VEC; k++) m = fmax(m, (float)lane[k]);
-    return m;
-}
-
-float total(const F v) {
-    E lane[VEC];
-    SPILL(v, lane);
-    float s = lane[0];
-    for (int k = 1; k < VEC; k++) s += lane[k];
-    return s;
-}
+DEFINE_FOLD(highest, E, fmax(a, b))
+DEFINE_FOLD(total, E, (a + b))
 
 __kernel void rows(TENSOR(x), TENSOR(y), const int n, const float scale, const int logarithm) {
     __global const S *xp = AT(const S, x) + get_global_id(0) * n;

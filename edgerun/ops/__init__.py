@@ -1,5 +1,5 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
-from edgerun.ops import conv, copy, dense, elementwise, matmul, pad, pool, softmax
+from edgerun.ops import conv, copy, dense, elementwise, matmul, pad, pool, reduce, resize, softmax
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -22,4 +22,7 @@ OPS: dict[str, OpDef] = {
     "matmul": OpDef(matmul.infer_matmul, matmul.matmul, (2, 2), "MatmulOptions",
                     macs=matmul.macs_matmul),
     "softmax": OpDef(softmax.infer_softmax, softmax.softmax, (1, 1), "SoftmaxOptions"),
+    "reduce": OpDef(reduce.infer_reduce, reduce.reduce, (1, 1), "ReduceOptions"),
+    "arg": OpDef(reduce.infer_arg, reduce.arg, (1, 1), "ArgOptions"),
+    "resize": OpDef(resize.infer_resize, resize.resize, (1, 1), "ResizeOptions"),
 }

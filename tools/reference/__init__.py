@@ -11,10 +11,13 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.reference import conv, copy, elementwise, matmul, pad, pool, softmax
+from edgerun.tools.reference import (
+    conv, copy, elementwise, matmul, pad, pool, reduce, resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **resize.REFERENCE,
+    **reduce.REFERENCE,
     **softmax.REFERENCE,
     **matmul.REFERENCE,
     **conv.REFERENCE,
