@@ -1,5 +1,6 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
-from edgerun.ops import conv, copy, dense, elementwise, matmul, pad, pool, reduce, resize, softmax
+from edgerun.ops import (
+    cast, conv, copy, dense, elementwise, gather, matmul, pad, pool, reduce, resize, softmax)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -25,4 +26,7 @@ OPS: dict[str, OpDef] = {
     "reduce": OpDef(reduce.infer_reduce, reduce.reduce, (1, 1), "ReduceOptions"),
     "arg": OpDef(reduce.infer_arg, reduce.arg, (1, 1), "ArgOptions"),
     "resize": OpDef(resize.infer_resize, resize.resize, (1, 1), "ResizeOptions"),
+    "gather": OpDef(gather.infer_gather, gather.gather, (2, 2), "AxisOptions"),
+    "where": OpDef(gather.infer_where, gather.where, (3, 3)),
+    "cast": OpDef(cast.infer_cast, cast.cast, (1, 1), "CastOptions"),
 }

@@ -12,7 +12,7 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.reference import (
-    conv, copy, elementwise, matmul, pad, pool, reduce, resize, softmax)
+    cast, conv, copy, elementwise, gather, matmul, pad, pool, reduce, resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -24,6 +24,8 @@ REFERENCE = {
     **pool.REFERENCE,
     **copy.REFERENCE,
     **pad.REFERENCE,
+    **gather.REFERENCE,
+    **cast.REFERENCE,
 }
 
 
