@@ -1,6 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
-    cast, conv, copy, dense, elementwise, gather, matmul, pad, pool, reduce, resize, softmax)
+    cast, conv, conv_transpose, copy, dense, elementwise, gather, matmul, pad, pool, reduce,
+    resize, softmax)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -29,4 +30,7 @@ OPS: dict[str, OpDef] = {
     "gather": OpDef(gather.infer_gather, gather.gather, (2, 2), "AxisOptions"),
     "where": OpDef(gather.infer_where, gather.where, (3, 3)),
     "cast": OpDef(cast.infer_cast, cast.cast, (1, 1), "CastOptions"),
+    "conv_transpose2d": OpDef(conv_transpose.infer_conv_transpose2d, conv_transpose.conv_transpose2d,
+                              (2, 3), "ConvTranspose2dOptions",
+                              conv_transpose.conv_transpose2d_macs),
 }

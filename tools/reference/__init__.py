@@ -12,10 +12,12 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, copy, elementwise, gather, matmul, pad, pool, reduce, resize, softmax)
+    cast, conv, conv_transpose, copy, elementwise, gather, matmul, pad, pool, reduce, resize,
+    softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **conv_transpose.REFERENCE,
     **resize.REFERENCE,
     **reduce.REFERENCE,
     **softmax.REFERENCE,
