@@ -1,7 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
-    cast, conv, conv_transpose, copy, dense, elementwise, gather, matmul, pad, pool, reduce,
-    resize, softmax)
+    cast, conv, conv_transpose, copy, dense, elementwise, gather, matmul, norm, pad, pool,
+    reduce, resize, softmax)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -33,4 +33,8 @@ OPS: dict[str, OpDef] = {
     "conv_transpose2d": OpDef(conv_transpose.infer_conv_transpose2d, conv_transpose.conv_transpose2d,
                               (2, 3), "ConvTranspose2dOptions",
                               conv_transpose.conv_transpose2d_macs),
+    "layer_norm": OpDef(norm.infer_layer_norm, norm.layer_norm, (1, 3), "NormOptions"),
+    "instance_norm": OpDef(norm.infer_instance_norm, norm.instance_norm, (1, 3), "NormOptions",
+                           scratch=norm.instance_norm_scratch),
+    "l2_normalize": OpDef(norm.infer_l2_normalize, norm.l2_normalize, (1, 1), "NormOptions"),
 }

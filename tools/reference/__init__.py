@@ -12,8 +12,8 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, conv_transpose, copy, elementwise, gather, matmul, pad, pool, reduce, resize,
-    softmax)
+    cast, conv, conv_transpose, copy, elementwise, gather, matmul, norm, pad, pool, reduce,
+    resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -28,6 +28,7 @@ REFERENCE = {
     **pad.REFERENCE,
     **gather.REFERENCE,
     **cast.REFERENCE,
+    **norm.REFERENCE,
 }
 
 
