@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VENDORS = Path("/etc/OpenCL/vendors")
+RENDER_NODES = Path("/dev/dri")
+MESA = ("mesa", "rusticl")  # often installed, without a device unless there is a render node
 INSTALL_HINT = ("install one: 'apt install pocl-opencl-icd' (any CPU, root), "
                 "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the driver of "
                 "your GPU's vendor")
@@ -57,7 +59,6 @@ def choose(wanted: str | None) -> None:
         return
     drivers = found()
     matching = [d for d in drivers if wanted and wanted.lower() in d.name.lower()]
-    if matching:
-        os.environ["OCL_ICD_VENDORS"] = str(matching[0].path)
-    elif len(drivers) == 1:
-        os.environ["OCL_ICD_VENDORS"] = str(drivers[0].path)
+    useful = matching or [d for d in drivers if d.name not in MESA or RENDER_NODES.exists()]
+    if matching or len(useful) == 1:
+        os.environ["OCL_ICD_VENDORS"] = str(useful[0].path)

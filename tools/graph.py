@@ -76,6 +76,7 @@ class Graph:
     inputs: list[Boundary] = field(default_factory=list)
     outputs: list[Boundary] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what the user should know about the import
+    source_ops: int = 0  # ops of the source model
     _names: set[str] = field(default_factory=set)
 
     def unique(self, name: str) -> str:

@@ -87,7 +87,6 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                f"{', '.join(PRECISIONS)}")
     progress("import")
     graph = import_model(source, shapes)
-    source_ops = len(graph.ops)
     steps = []
     for name, run_pass in passes.PIPELINE:
         progress(name)
@@ -106,7 +105,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     blob.write(out, data)
     return PackReport(
         os.fspath(out), precision, len(data), sum(len(s.data) for s in model.segments),
-        plan.arena_bytes, plan.lower_bound_bytes, source_ops, len(graph.ops), steps, graph.notes)
+        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
+        graph.notes)
 
 
 def _as_array(data: bytes):
