@@ -40,7 +40,7 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
     """
     path = Path(path)
     source = read(path)
-    graph = Graph(path.stem, path.name, notes=list(source.notes))
+    graph = Graph(path.stem, path.name, notes=list(source.notes), source_ops=len(source.ops))
     input_shapes = _input_shapes(source, shapes, graph.notes)
     _check_supported(source)
     context = Context(source, graph)
