@@ -1,0 +1,90 @@
+"""Transposed convolutions of NHWC images."""
+from __future__ import annotations
+
+from edgerun.dtypes import FLOAT
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, Outputs, count, f32, i32, int8_arg, require, require_dtype, require_rank,
+    require_same_dtype)
+from edgerun.ops.conv import CHUNK, optional, require_bias, require_blocks
+from edgerun.ops.elementwise import activation
+
+LIMIT = 2**30  # rows or columns: sums of two of them are 32-bit integers
+
+
+def _output_size(op: OpLike, axis: str, before: str, after: str, size: int, taps: int) -> int:
+    """Return the output size along one axis after checking its options."""
+    o = op.options
+    stride, dilation, extra = o[f"stride_{axis}"], o[f"dilation_{axis}"], o[f"output_pad_{axis}"]
+    require(stride >= 1 and dilation >= 1, op,
+            f"stride_{axis} is {stride} and dilation_{axis} {dilation}, needed 1 or more")
+    require(min(o[before], o[after], extra) >= 0, op,
+            f"{before} is {o[before]}, {after} {o[after]} and output_pad_{axis} {extra}, needed 0 or "
+            "more")
+    full = (size - 1) * stride + (taps - 1) * dilation + 1 + extra
+    require(max(full, stride, dilation) <= LIMIT, op,
+            f"gives {full} elements along {axis} with stride {stride} and dilation {dilation}, at "
+            f"most {LIMIT} are allowed")
+    out = full - o[before] - o[after]
+    require(out >= 1, op, f"{before} {o[before]} and {after} {o[after]} leave nothing of the {full} "
+            f"elements along {axis}")
+    return out
+
+
+def infer_conv_transpose2d(op: OpLike) -> Outputs:
+    """y is [N, OH, OW, OC], its size given by the options, its dtype that of x."""
+    x, w, groups = op.inputs[0], op.inputs[1], op.options["groups"]
+    require_rank(x, 4, op)
+    require_rank(w, 4, op)
+    require_dtype(x, FLOAT, op)
+    require_same_dtype(op, x, w)
+    activation(op)
+    out_c, kernel_h, kernel_w, in_c = w.shape
+    require(groups >= 1 and in_c * groups == x.shape[3], op,
+            f"{w.name} of shape {w.shape} in {groups} groups does not fit {x.shape[3]} channels of "
+            f"{x.name}")
+    require(out_c % groups == 0, op, f"{groups} groups do not divide {out_c} output channels")
+    require_bias(op, optional(op, 2), out_c)
+    return [((x.shape[0], _output_size(op, "h", "pad_top", "pad_bottom", x.shape[1], kernel_h),
+              _output_size(op, "w", "pad_left", "pad_right", x.shape[2], kernel_w), out_c), x.dtype)]
+
+
+def conv_transpose2d_macs(op: OpLike) -> int:
+    """Multiply-accumulates, without regard to what is cut off at the border."""
+    x, w = op.inputs[:2]
+    return count(x.shape[:3]) * count(w.shape)
+
+
+def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
+    """y[n, oh, ow, o] = activation(bias[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, ih, iw, c])
+    over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih of the image, and
+    iw likewise.
+
+    x [N, H, W, C], w constant [OC, KH, KW, C / groups], both fp32 or fp16, bias optional [OC] fp32
+    -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h + 1 +
+    output_pad_h, OW likewise. With `groups`, each group of output channels reads its own group of
+    the channels of x.
+    """
+    (x, w), bias, y = op.inputs[:2], optional(op, 2), op.outputs[0]
+    require_blocks(op, w)
+    o, act, groups = op.options, activation(op), op.options["groups"]
+    n, height, width, channels = x.shape
+    kernel_h, kernel_w, in_c = w.shape[1:]
+    out_h, out_w = y.shape[1:3]
+    out_c = y.shape[3] // groups
+    lanes = 4
+    while lanes < min(out_c, facts.lanes):
+        lanes *= 2
+    per_phase = -(-out_w // o["stride_w"])
+    pixels = 8 if facts.kind == "cpu" and per_phase > 4 else 4
+    phases, tiles = min(o["stride_w"], out_w), -(-per_phase // pixels)
+    defines = {f"T_{x.dtype}": 1, "VEC": lanes, "P": pixels, **act.defines}
+    if facts.kind == "cpu" and x.dtype == "fp16":
+        defines["CHUNK"] = CHUNK
+    return [Launch(
+        "conv_transpose", "conv_transpose2d", defines,
+        (phases * tiles, n * out_h, groups * -(-out_c // lanes)),
+        (x, w, w if bias is None else bias, y, i32(bias is not None),
+         int8_arg([height, width, channels, in_c, out_h, out_w, out_c, groups]),
+         int8_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"], 0, 0, 0, 0]),
+         int8_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"], phases, tiles, 0, 0]),
+         f32(act.alpha), f32(act.beta)), facts.one)]
