@@ -164,6 +164,8 @@ def build_wrong(kind: str) -> tuple[TFLiteBuilder, dict]:
              "FullyConnectedOptions")
     elif kind == "index":
         m.op("GATHER", [m.const(random((3,))), m.const([5], "int32")], "GatherOptions")
+    elif kind == "empty":
+        m.op("EXPAND_DIMS", [x, m.const(np.zeros(0, np.int32))])
     elif kind == "bomb":
         m.op("FILL", [m.const([2**30, 2**30], "int32"), m.const(1.0, "float32")])
     elif kind == "int64":
@@ -204,7 +206,8 @@ def build_wrong(kind: str) -> tuple[TFLiteBuilder, dict]:
     ("dtype", "its output '.*' is declared INT32, but its inputs make it fp32"),
     ("scale", "its weights '.*' are INT8 without a scale"),
     ("bias", "its bias has 3 elements, needed 4"),
-    ("index", "GATHER '.*': its operands contradict each other"),
+    ("index", "GATHER '.*': .*has values from 5 to 5, needed -3 to 2"),
+    ("empty", "EXPAND_DIMS '.*': its operands contradict each other: IndexError"),
     ("bomb", "its constant result has 1152921504606846976 elements"),
     ("int64", "a value does not fit into int32"),
     ("order", "RELU '.*' reads 'nowhere', which nothing before it writes"),

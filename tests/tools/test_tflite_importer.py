@@ -134,7 +134,8 @@ def test_fully_connected(shape, keep, constant, bias, tmp_path):
 
 @pytest.mark.parametrize("a,b,flags,constant", [
     ((2, 3, 4), (2, 4, 5), (False, False), False), ((2, 4, 3), (2, 5, 4), (True, True), False),
-    ((2, 3, 4), (1, 4, 5), (False, False), False), ((3, 4), (4, 5), (False, False), True),
+    ((2, 4, 3), (2, 4, 5), (True, False), False), ((2, 3, 4), (1, 4, 5), (False, False), False),
+    ((3, 4), (4, 5), (False, False), True),
     ((3, 4), (5, 4), (False, True), True)])
 def test_batch_matmul(a, b, flags, constant, tmp_path):
     m = TFLiteBuilder()
@@ -348,7 +349,7 @@ def test_shape_changes(tmp_path):
 
 def test_blocks(tmp_path):
     m = TFLiteBuilder()
-    a, b, c = random((2, 4, 6, 8)), random((1, 5, 7, 3), 1), random((12, 3, 2, 3), 2)
+    a, b, c = random((2, 4, 6, 8)), random((2, 5, 7, 3), 1), random((12, 3, 2, 3), 2)
     x, y, z = m.input(a.shape), m.input(b.shape), m.input(c.shape)
     outputs = [m.op("DEPTH_TO_SPACE", [x], "DepthToSpaceOptions", BlockSize=2),
                m.op("SPACE_TO_DEPTH", [x], "SpaceToDepthOptions", BlockSize=2),
