@@ -1,8 +1,8 @@
 // Transposed 2-D convolution, gathered: every output pixel visits the taps that reach it.
 //
 // y[n, oh, ow, o] = ACTIVATE(bias[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, ih, iw, c])
-// over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih of the image, and iw
-// likewise.
+// over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih of the image, and
+// iw likewise.
 //
 // Columns that are stride_w apart (a phase) are reached by the same taps, from neighbouring pixels
 // of x: a work-item computes P of them times one vector of output channels.

@@ -1,6 +1,6 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
-    cast, conv, conv_transpose, copy, dense, elementwise, gather, matmul, norm, pad, pool,
+    cast, conv, conv_transpose, copy, dense, elementwise, gather, lrn, matmul, norm, pad, pool,
     reduce, resize, softmax)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
@@ -30,11 +30,12 @@ OPS: dict[str, OpDef] = {
     "gather": OpDef(gather.infer_gather, gather.gather, (2, 2), "AxisOptions"),
     "where": OpDef(gather.infer_where, gather.where, (3, 3)),
     "cast": OpDef(cast.infer_cast, cast.cast, (1, 1), "CastOptions"),
-    "conv_transpose2d": OpDef(conv_transpose.infer_conv_transpose2d, conv_transpose.conv_transpose2d,
-                              (2, 3), "ConvTranspose2dOptions",
+    "conv_transpose2d": OpDef(conv_transpose.infer_conv_transpose2d,
+                              conv_transpose.conv_transpose2d, (2, 3), "ConvTranspose2dOptions",
                               conv_transpose.conv_transpose2d_macs),
     "layer_norm": OpDef(norm.infer_layer_norm, norm.layer_norm, (1, 3), "NormOptions"),
     "instance_norm": OpDef(norm.infer_instance_norm, norm.instance_norm, (1, 3), "NormOptions",
                            scratch=norm.instance_norm_scratch),
     "l2_normalize": OpDef(norm.infer_l2_normalize, norm.l2_normalize, (1, 1), "NormOptions"),
+    "lrn": OpDef(lrn.infer_lrn, lrn.lrn, (1, 1), "LrnOptions"),
 }

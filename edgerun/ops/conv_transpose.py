@@ -18,15 +18,16 @@ def _output_size(op: OpLike, axis: str, before: str, after: str, size: int, taps
     require(stride >= 1 and dilation >= 1, op,
             f"stride_{axis} is {stride} and dilation_{axis} {dilation}, needed 1 or more")
     require(min(o[before], o[after], extra) >= 0, op,
-            f"{before} is {o[before]}, {after} {o[after]} and output_pad_{axis} {extra}, needed 0 or "
-            "more")
+            f"{before} is {o[before]}, {after} {o[after]} and output_pad_{axis} {extra}, "
+            "needed 0 or more")
     full = (size - 1) * stride + (taps - 1) * dilation + 1 + extra
     require(max(full, stride, dilation) <= LIMIT, op,
             f"gives {full} elements along {axis} with stride {stride} and dilation {dilation}, at "
             f"most {LIMIT} are allowed")
     out = full - o[before] - o[after]
-    require(out >= 1, op, f"{before} {o[before]} and {after} {o[after]} leave nothing of the {full} "
-            f"elements along {axis}")
+    require(out >= 1, op,
+            f"{before} {o[before]} and {after} {o[after]} leave nothing of the {full} elements "
+            f"along {axis}")
     return out
 
 
@@ -44,8 +45,9 @@ def infer_conv_transpose2d(op: OpLike) -> Outputs:
             f"{x.name}")
     require(out_c % groups == 0, op, f"{groups} groups do not divide {out_c} output channels")
     require_bias(op, optional(op, 2), out_c)
-    return [((x.shape[0], _output_size(op, "h", "pad_top", "pad_bottom", x.shape[1], kernel_h),
-              _output_size(op, "w", "pad_left", "pad_right", x.shape[2], kernel_w), out_c), x.dtype)]
+    out_h = _output_size(op, "h", "pad_top", "pad_bottom", x.shape[1], kernel_h)
+    out_w = _output_size(op, "w", "pad_left", "pad_right", x.shape[2], kernel_w)
+    return [((x.shape[0], out_h, out_w, out_c), x.dtype)]
 
 
 def conv_transpose2d_macs(op: OpLike) -> int:
@@ -55,13 +57,13 @@ def conv_transpose2d_macs(op: OpLike) -> int:
 
 
 def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
-    """y[n, oh, ow, o] = activation(bias[o] + sum over kh, kw, c of w[o, kh, kw, c] * x[n, ih, iw, c])
-    over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih of the image, and
-    iw likewise.
+    """y[n, oh, ow, o] = activation(bias[o] + sum over kh, kw, c of w[o, kh, kw, c] *
+    x[n, ih, iw, c]) over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih
+    of the image, and iw likewise.
 
     x [N, H, W, C], w constant [OC, KH, KW, C / groups], both fp32 or fp16, bias optional [OC] fp32
-    -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h + 1 +
-    output_pad_h, OW likewise. With `groups`, each group of output channels reads its own group of
+    -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h +
+    1 + output_pad_h, OW likewise. With `groups`, each group of output channels reads its own group of
     the channels of x.
     """
     (x, w), bias, y = op.inputs[:2], optional(op, 2), op.outputs[0]

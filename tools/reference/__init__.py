@@ -12,11 +12,12 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, conv_transpose, copy, elementwise, gather, matmul, norm, pad, pool, reduce,
+    cast, conv, conv_transpose, copy, elementwise, gather, lrn, matmul, norm, pad, pool, reduce,
     resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **lrn.REFERENCE,
     **conv_transpose.REFERENCE,
     **resize.REFERENCE,
     **reduce.REFERENCE,
