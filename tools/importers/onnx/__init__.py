@@ -53,12 +53,14 @@ def import_proto(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
     _check_version(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    graph = Graph(name=model.graph.name, source=source)
+    graph = Graph(name=model.graph.name, source=source,
+                  source_ops=len(model.graph.node))
     scope: dict[str, Value] = {}
     add_initializers(model.graph, scope)
     inputs = [info for info in model.graph.input if info.name not in scope]
-    for info, shape in zip(inputs, _input_shapes(inputs, dict(shapes or {}), graph)):
-        dtype = _boundary_dtype(info, "input")
+    types = [_boundary_dtype(info, "input") for info in inputs]
+    found = _input_shapes(inputs, dict(shapes or {}), graph)
+    for info, shape, dtype in zip(inputs, found, types):
         scope[info.name] = Value(tensor=graph.input(info.name, shape, dtype))
     walker = Walker(graph, model)
     walker.run(model.graph.node, scope)

@@ -1,6 +1,7 @@
 """What the ONNX op functions work with: values, nodes, and the graph being built."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,10 @@ class Value:
         if self.array is not None:
             return self.array.dtype
         return dtypes.numpy_dtype(self.tensor.dtype)
+
+
+class Refused(Exception):
+    """An op of the graph refuses its inputs: a wrong model, or edgerun does less than ONNX."""
 
 
 class Node:
@@ -144,7 +149,10 @@ class Context:
         """Append an op named after the node; returns its output."""
         if any(0 in t.shape for t in inputs if t is not None):
             raise UnsupportedError("it reads an empty tensor at run time")
-        return self.graph.add(code, inputs, self.node.name, **options)
+        try:
+            return self.graph.add(code, inputs, self.node.name, **options)
+        except ModelError as error:
+            raise Refused(str(error)) from None
 
     def constant(self, values: Any, like: Tensor | None = None) -> Tensor:
         """Return a new constant, in the dtype of `like` if given."""
@@ -187,6 +195,8 @@ class Context:
         """Return x with another shape of the same size."""
         if tuple(shape) == x.shape:
             return x
+        if math.prod(shape) != math.prod(x.shape):
+            raise ModelError(f"the shape {x.shape} does not fit into {tuple(shape)}")
         return self.add("reshape", [x], shape=[int(n) for n in shape])
 
     def channels_last(self, x: Tensor) -> Tensor:

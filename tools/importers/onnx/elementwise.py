@@ -11,24 +11,26 @@ from edgerun.tools.importers.onnx.context import Context, Node, dtypes_name, nee
 from edgerun.tools.importers.onnx.functions import device_dtype
 
 INF = float("inf")
-COMPUTED = ("fp32", "fp16", "int32", "bool")  # dtypes with arithmetic on the device
+NARROW = ("int16", "int8", "uint8")  # computed in int32: keeping the low bits is what ONNX wants
 
 
-def require_computed(tensor: Tensor) -> None:
-    """Raise UnsupportedError unless the device computes with the tensor's dtype."""
-    need(tensor.dtype in COMPUTED, f"it computes with {tensor.dtype}, needed {', '.join(COMPUTED)}")
+def cast(ctx: Context, x: Tensor, dtype: str) -> Tensor:
+    """Return x in another device dtype."""
+    return x if x.dtype == dtype else ctx.add("cast", [x], dtype=dtype)
 
 
 def unary(ctx: Context, kind: str, x: Tensor, alpha: float = 0.0, beta: float = 0.0) -> Tensor:
     """Add a unary op."""
-    require_computed(x)
+    if x.dtype in NARROW:
+        return cast(ctx, unary(ctx, kind, cast(ctx, x, "int32"), alpha, beta), x.dtype)
     return ctx.add("unary", [x], kind=kind, alpha=float(alpha), beta=float(beta))
 
 
 def binary(ctx: Context, kind: str, a: Tensor, b: Tensor) -> Tensor:
     """Add a binary op."""
-    require_computed(a)
-    require_computed(b)
+    if a.dtype in NARROW and a.dtype == b.dtype:
+        y = ctx.add("binary", [cast(ctx, a, "int32"), cast(ctx, b, "int32")], kind=kind)
+        return y if y.dtype == "bool" else cast(ctx, y, a.dtype)
     return ctx.add("binary", [a, b], kind=kind)
 
 
@@ -49,7 +51,6 @@ def _chain(kind: str) -> Callable[[Context, Node], Tensor]:
     """Return the function of an op over any number of inputs."""
     def function(ctx: Context, node: Node) -> Tensor:
         y = ctx.tensor(0)
-        require_computed(y)
         for index in range(1, len(node.inputs)):
             y = binary(ctx, kind, y, ctx.tensor(index))
         return y
@@ -77,9 +78,7 @@ def _pow(ctx: Context, node: Node) -> Tensor:
     if exponent.known:
         power = ctx.constant(exponent.array, like=x)
     else:
-        power = ctx.tensor(1)
-        if power.dtype != x.dtype:
-            power = ctx.add("cast", [power], dtype=x.dtype)
+        power = cast(ctx, ctx.tensor(1), x.dtype)
     return binary(ctx, "pow", x, power)
 
 
@@ -122,11 +121,6 @@ def _is_inf(ctx: Context, node: Node) -> Tensor:
 
 def _where(ctx: Context, node: Node) -> Tensor:
     return ctx.add("where", [ctx.tensor(0), ctx.tensor(1), ctx.tensor(2)])
-
-
-def cast(ctx: Context, x: Tensor, dtype: str) -> Tensor:
-    """Return x in another device dtype."""
-    return x if x.dtype == dtype else ctx.add("cast", [x], dtype=dtype)
 
 
 def _cast(ctx: Context, node: Node) -> Tensor:

@@ -86,6 +86,13 @@ def source_dtype(elem_type: int) -> str | None:
         return None
 
 
+def defined(node: Node) -> bool:
+    """Whether ONNX defines the op by other ops."""
+    description = schema(node)
+    return description is not None and (
+        description.has_function or description.has_context_dependent_function)
+
+
 def body(node: Node) -> onnx.FunctionProto | None:
     """Return the definition by other ops that ONNX gives for the op, None if it gives none."""
     description = schema(node)

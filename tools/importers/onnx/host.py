@@ -12,11 +12,17 @@ from edgerun.tools.importers.onnx.context import Node
 # Their result depends on more than their inputs.
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike")
+# Old forms with another meaning that the reference evaluator computes as the new form: op type ->
+# first opset it has right. They run on the device like any other node.
+REFERENCE_SINCE = {"Hardmax": 13, "LogSoftmax": 13, "Softmax": 13, "Resize": 11}
+# Old forms that the reference evaluator lacks, though a later one means the same.
+REFERENCE_AS = {"DequantizeLinear": 19}
 
 
 def foldable(node: Node) -> bool:
     """Whether the node's outputs are known because all its inputs are."""
     return (node.domain == "" and node.op_type not in RANDOM
+            and node.opset >= REFERENCE_SINCE.get(node.op_type, 0)
             and all(value is None or value.known for value in node.inputs)
             and not any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
                         for a in node.proto.attribute))
@@ -34,8 +40,9 @@ def evaluate(node: Node) -> list[np.ndarray] | None:
     declare = [helper.make_value_info(name, onnx.TypeProto())
                for name in dict.fromkeys(names) if name]
     results = [helper.make_value_info(name, onnx.TypeProto()) for name in node.outputs if name]
+    opset = max(node.opset, REFERENCE_AS.get(node.op_type, 0))
     model = helper.make_model(helper.make_graph([node.proto], "node", declare, results),
-                              opset_imports=[helper.make_opsetid("", node.opset)])
+                              opset_imports=[helper.make_opsetid("", opset)])
     try:
         evaluator = ReferenceEvaluator(model)
     except (NotImplementedError, RuntimeError):

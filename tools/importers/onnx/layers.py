@@ -10,7 +10,7 @@ from edgerun import dtypes
 from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, need
-from edgerun.tools.importers.onnx.elementwise import binary, unary
+from edgerun.tools.importers.onnx.elementwise import binary, cast, unary
 
 
 @dataclass
@@ -159,9 +159,12 @@ def _pool(ctx: Context, node: Node, kind: str, **options) -> Tensor:
     window = _window(node, x.shape, kernel)
     _resolve_padding(node, window, x.shape[2:])
     ceil_mode = bool(node.attr("ceil_mode", 0)) and _auto_pad(node) == "NOTSET"
-    y = ctx.add("pool2d", [ctx.image(x)], kind=kind, ceil_mode=ceil_mode, **options,
+    image = ctx.image(x)
+    if x.dtype in ("int8", "uint8"):  # exact in float
+        image = cast(ctx, image, "fp32")
+    y = ctx.add("pool2d", [image], kind=kind, ceil_mode=ceil_mode, **options,
                 **window.options(), **window.kernel_options())
-    return ctx.from_image(y, len(x.shape))
+    return ctx.from_image(cast(ctx, y, x.dtype), len(x.shape))
 
 
 def _global_pool(kind: str):

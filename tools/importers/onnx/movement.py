@@ -241,7 +241,8 @@ def _space_to_depth(ctx: Context, node: Node) -> Tensor:
     if h % block or w % block:
         raise ModelError(f"an image of {h}x{w} is not a multiple of the block size {block}")
     y = ctx.reshape(x, (n, h // block, block, w // block, block, c))
-    y = ctx.transpose(y, (0, 1, 3, 2, 4, 5))
+    crd = node.attr("mode", "DCR") == "CRD"
+    y = ctx.transpose(y, (0, 1, 3, 5, 2, 4) if crd else (0, 1, 3, 2, 4, 5))
     return ctx.channels_first(ctx.reshape(y, (n, h // block, w // block, block * block * c)))
 
 

@@ -35,13 +35,21 @@ def _instance_normalization(ctx: Context, node: Node) -> Tensor:
     return ctx.channels_first(y)
 
 
-def _layer_normalization(ctx: Context, node: Node) -> Tensor:
+def _layer_normalization(ctx: Context, node: Node) -> Tensor | list[Tensor]:
     x = ctx.tensor(0)
     axis = normal_axis(node.attr("axis", -1), len(x.shape))
     normalized = x.shape[axis:]
     gamma = _normalized_shape(ctx, 1, "scale", normalized)
     beta = _normalized_shape(ctx, 2, "bias", normalized) if node.given(2) else None
-    return ctx.add("layer_norm", [x, gamma, beta], axis=axis, epsilon=node.attr("epsilon", 1e-5))
+    epsilon = node.attr("epsilon", 1e-5)
+    y = ctx.add("layer_norm", [x, gamma, beta], axis=axis, epsilon=epsilon)
+    if not (node.used(1) or node.used(2)):
+        return y
+    axes = list(range(axis, len(x.shape)))
+    mean = ctx.add("reduce", [x], kind="mean", axes=axes, keep_dims=True)
+    square = unary(ctx, "square", binary(ctx, "sub", x, mean))
+    variance = ctx.add("reduce", [square], kind="mean", axes=axes, keep_dims=True)
+    return [y, mean, unary(ctx, "rsqrt", unary(ctx, "affine", variance, 1.0, epsilon))]
 
 
 def _normalized_shape(ctx: Context, index: int, what: str, shape: tuple[int, ...]) -> Tensor:

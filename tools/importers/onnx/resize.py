@@ -8,9 +8,6 @@ from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, need, normal_axis
 
-ASYMMETRIC = {"coordinate_mode": "asymmetric", "nearest_mode": "floor"}
-
-
 def _upsample(ctx: Context, node: Node) -> Tensor:
     scales = node.attr("scales")
     if node.opset >= 9:
@@ -25,7 +22,12 @@ def _resize_old(ctx: Context, node: Node, scales: Sequence[float] | None) -> Ten
     kind = {"linear": "linear", "bilinear": "linear", "nearest": "nearest"}.get(
         node.attr("mode", "nearest"))
     sizes = [math.floor(n * s) for n, s in zip(shape, scales)]
-    return _emit(ctx, kind, sizes, scales, **ASYMMETRIC)
+    # ONNX left the rounding open then; its tests round up where it shrinks, as ONNX Runtime does.
+    shrinks, enlarges = min(scales) < 1, max(scales) > 1
+    need(not (kind == "nearest" and shrinks and enlarges),
+         "it enlarges one axis and shrinks another, with the rounding of opset 10")
+    return _emit(ctx, kind, sizes, scales, coordinate_mode="asymmetric",
+                 nearest_mode="ceil" if shrinks else "floor")
 
 
 def _resize(ctx: Context, node: Node) -> Tensor:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
 from edgerun.tools.importers.onnx import functions, host
-from edgerun.tools.importers.onnx.context import Context, Node, Value
+from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value
 from edgerun.tools.importers.onnx.table import TABLE
 
 Scope = MutableMapping[str, Value]
@@ -73,31 +73,34 @@ class Walker:
 
     def _import(self, node: Node, scope: Scope) -> list[Value]:
         self.context.node = node
+        function = None if node.domain else TABLE.get(node.op_type)
         lost = any(value is not None and value.lost for value in node.inputs)
         if not lost and host.foldable(node):
-            arrays = host.evaluate(node)
+            try:
+                arrays = host.evaluate(node)
+            except ModelError:  # onnx's reference lacks some attributes of ops known here
+                if function is None:
+                    raise
+                arrays = None
             if arrays is not None:
                 return [Value(array=array) for array in arrays]
-        function = None if node.domain else TABLE.get(node.op_type)
         if function is None and node.domain == "" and node.op_type == "If":
             return self._if(node, scope)
         try:
-            if function is None:
-                if lost:
-                    raise UnsupportedError("")
-                return self._expand(node)
-            if lost:
+            if lost and (function is not None or functions.defined(node)):
                 return self._guess(node)
+            if function is None:
+                return self._expand(node)
             result = function(self.context, node)
         except UnsupportedError as error:
             self._problem(node, str(error))
             return self._guess(node)
-        except ModelError as error:
-            # After a problem the shapes are guesses; otherwise ONNX says whose fault it is.
-            if not self.problems and functions.contradicts(node):
+        except (ModelError, Refused) as error:
+            if self.problems:  # the shapes are guesses
+                return self._guess(node)
+            if isinstance(error, ModelError) or functions.contradicts(node):
                 raise ModelError(f"{node}: {error}") from None
-            if not self.problems:
-                self._problem(node, str(error))
+            self._problem(node, str(error))
             return self._guess(node)
         return self._values(node, result)
 
@@ -141,13 +144,14 @@ class Walker:
         Raises:
             UnsupportedError: ONNX gives no such definition.
         """
-        body = functions.body(node)
+        body = functions.body(node) if functions.defined(node) else None
         if body is None:
             raise UnsupportedError("")
         scope: Scope = {name: value for name, value in zip(body.input, node.inputs)
                         if value is not None}
-        outer, self.opsets = self.opsets, {"": node.opset, **{
-            entry.domain: entry.version for entry in body.opset_import}}
+        outer, self.opsets = self.opsets, {
+            **self.opsets, node.domain: node.opset,
+            **{entry.domain: entry.version for entry in body.opset_import}}
         try:
             self.run(functions.prepared(body, node, scope), scope)
         finally:

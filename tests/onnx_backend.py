@@ -1,0 +1,160 @@
+"""edgerun as an ONNX backend, and the ONNX node tests run on it."""
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.backend.base import Backend, BackendRep
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+
+from edgerun.device import Device
+from edgerun.errors import UnsupportedError
+from edgerun.tools import passes
+from edgerun.tools.importers.onnx import import_proto
+from tests.harness import run_guarded, session_of
+
+class Prepared(BackendRep):
+    """A model on a device, between guard bytes.
+
+    Attributes:
+        session: the prepared Session.
+        names: inputs in the order of the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, device: Device, constants: Mapping[str, np.ndarray]):
+        frozen = onnx.ModelProto()
+        frozen.CopyFrom(model)
+        for name, array in constants.items():
+            frozen.graph.initializer.append(numpy_helper.from_array(array, name))
+        self.names = [info.name for info in model.graph.input if info.name not in constants]
+        graph = import_proto(frozen)
+        for _, run_pass in passes.PIPELINE:
+            run_pass(graph)
+        self.session = session_of(device, graph, "source")
+
+    def run(self, inputs: Sequence[np.ndarray], **_) -> tuple[np.ndarray, ...]:
+        """Return the outputs in the order of the model, for inputs in its order.
+
+        Raises:
+            UnsupportedError: an input holds numbers that a session refuses.
+        """
+        for array in inputs:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise UnsupportedError("the test feeds numbers that are not finite, which a "
+                                       "session refuses")
+            if array.dtype == np.int64 and array.size and np.abs(array).max() > 2**31 - 1:
+                raise UnsupportedError("the test feeds integers of more than 32 bits, which a "
+                                       "session refuses")
+        return tuple(run_guarded(self.session, dict(zip(self.names, inputs))).values())
+
+
+class EdgerunBackend(Backend):
+    """The ONNX backend interface; the device is an EDGERUN_DEVICE name or an opened Device."""
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether tests for "CPU" or "CUDA" make sense here."""
+        return device == "CPU"
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str | Device = "CPU",
+                constants: Mapping[str, np.ndarray] | None = None, **_) -> Prepared:
+        """Pack a model and prepare it.
+
+        Args:
+            model: ONNX model.
+            device: opened Device; "CPU" opens the default one.
+            constants: inputs that become constants of the model, by name.
+
+        Raises:
+            UnsupportedError: edgerun has no such op.
+        """
+        opened = device if isinstance(device, Device) else Device(None)
+        return Prepared(model, opened, constants or {})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one ONNX test.
+
+    Attributes:
+        name: of the test.
+        op: that it tests; with its domain if that is not ai.onnx.
+        outcome: "passed", "failed" or "not supported".
+        reason: of a failure or a refusal.
+        frozen: all inputs but the first were made constants, as they are in real models.
+    """
+    name: str
+    op: str
+    outcome: str
+    reason: str = ""
+    frozen: bool = False
+
+
+@functools.cache
+def cases() -> dict[str, list]:
+    """Return the ONNX node tests by the op they test (several seconds the first time)."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        tests = load_model_tests(kind="node")
+    ops: dict[str, str] = {}
+    grouped: dict[str, list] = {}
+    for test in sorted(tests, key=lambda t: t.name):
+        base = test.name.split("_expanded")[0]
+        if base == test.name:  # sorts before its expanded form
+            node = test.model.graph.node[0]
+            ops[base] = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        grouped.setdefault(ops[base], []).append(test)
+    return grouped
+
+
+def run_case(test, op: str, device: Device) -> Result:
+    """Run one ONNX test.
+
+    Most tests feed as inputs what real models have as constants (weights, axes, shapes). If that is
+    not supported, all inputs but the first become constants.
+    """
+    for frozen in (False, True):
+        try:
+            for inputs, expected in test.data_sets:
+                _run_data(test, device, inputs, expected, frozen)
+        except UnsupportedError as error:
+            if not frozen and len(test.model.graph.input) > 1:
+                continue
+            return Result(test.name, op, "not supported", str(error), frozen)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().replace("\n", " ")
+            return Result(test.name, op, "failed", reason, frozen)
+        return Result(test.name, op, "passed", frozen=frozen)
+    raise AssertionError("unreachable: the second round returns")
+
+
+def _run_data(test, device: Device, inputs: Sequence, expected: Sequence, frozen: bool) -> None:
+    arrays = [_array(value) for value in inputs]
+    names = [info.name for info in test.model.graph.input]
+    constants = dict(zip(names[1:], arrays[1:])) if frozen else {}
+    for name, array in constants.items():
+        if not isinstance(array, np.ndarray):
+            raise UnsupportedError(f"input {name!r}: is no tensor")
+    prepared = EdgerunBackend.prepare(test.model, device, constants)
+    with prepared.session:
+        found = prepared.run(arrays[:1] if frozen else arrays)
+    Runner.assert_similar_outputs([_array(v) for v in expected], found, test.rtol, test.atol)
+
+
+def _array(value) -> np.ndarray:
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+@functools.cache
+def results(op: str, device: Device) -> tuple[Result, ...]:
+    """Return what became of every test of an op."""
+    return tuple(run_case(test, op, device) for test in cases()[op])
