@@ -10,8 +10,8 @@
 //
 // size: M, N, K, elements from one m of a to the next, from one k of a to the next, rows of a
 //       work-item (a multiple of ROWS); two unused
-// dims, sa, sb: the batch axes, row-major, and the elements of a and b per step of each (0 repeats);
-//       axes before the first are 1
+// dims, sa, sb: the batch axes, row-major, and the elements of a and b per step of each (0
+//       repeats); axes before the first are 1
 // y [batch, M, N]
 //
 // ROWS: 1 to 8. NV: 1 to 4. fp16: a is widened a stretch of k at a time, by vectors where it is

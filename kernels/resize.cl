@@ -3,8 +3,8 @@
 // Along each axis output index i reads the source coordinate (step * i + offset) / unit, in whole
 // numbers: its floor is exact, and so is the rounding of a tie.
 // nearest: y[n, oh, ow, c] = x[n, nearest row, nearest column, c]
-// linear:  the mean of the 2 x 2 pixels around the coordinate, weighted by closeness; pixels outside
-//          the image repeat its border.
+// linear:  the mean of the 2 x 2 pixels around the coordinate, weighted by closeness; pixels
+//          outside the image repeat its border.
 //
 // x [N, H, W, C], y [N, OH, OW, C]
 // Global size (channel vectors that work at once, ceil(OW / run), N * OH); a work-item takes `run`

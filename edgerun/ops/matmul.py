@@ -16,7 +16,7 @@ PACKED_ROWS = 128  # of kernels/matmul.cl
 
 @dataclass(frozen=True)
 class _Sizes:
-    """M, N, K and how the operands lie: elements of a per step of m and k, b as [N, K] or [K, N]."""
+    """M, N, K and how the operands lie: elements of a per step of m and k, b as [N, K] or not."""
     m: int
     n: int
     k: int
@@ -69,7 +69,7 @@ def _sizes(op: OpLike) -> _Sizes:
 
 
 def _cpu_rows(s: _Sizes, rows: int, columns: int, facts: Facts, most: int) -> int:
-    """Return the rows of a work-item: many, but all cores have work and its part of a stays near."""
+    """Return the rows of a work-item: many, but enough work-items, and a part of a that caches."""
     tiles = -(-s.m // rows)
     others = -(-s.n // columns) * count(s.dims)
     parts = min(tiles, max(1, -(-8 * facts.compute_units // others)))
@@ -112,7 +112,7 @@ def matmul(op: OpLike, facts: Facts) -> list[Launch]:
 
 
 def _vectors(n: int, lanes: int, rows: int) -> int:
-    """Return how many vectors of columns stay in registers; few where more would be computed twice."""
+    """Return how many vectors of columns stay in registers: few where tiles would overlap."""
     for vectors in ((4, 2) if rows == 1 else (2,)):
         tiles = -(-n // (lanes * vectors)) * vectors
         if lanes * vectors <= n and tiles * lanes <= max(1.1 * n, -(-n // lanes) * lanes):

@@ -16,8 +16,8 @@ def _axis(op: OpLike, size: int, letter: str, before: str, after: str) -> int:
     kernel, stride, dilation = (options[f"{name}_{letter}"] for name in
                                 ("kernel", "stride", "dilation"))
     require(min(kernel, stride, dilation) >= 1, op,
-            f"has kernel_{letter} {kernel}, stride_{letter} {stride}, dilation_{letter} {dilation}, "
-            "needed at least 1 each")
+            f"has kernel_{letter} {kernel}, stride_{letter} {stride}, dilation_{letter} "
+            f"{dilation}, needed at least 1 each")
     pad, pad_after = options[before], options[after]
     require(min(pad, pad_after) >= 0, op,
             f"has {before} {pad} and {after} {pad_after}, needed at least 0")

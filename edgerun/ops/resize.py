@@ -114,11 +114,12 @@ def infer_resize(op: OpLike) -> Outputs:
         scale = options[f"scale_{letter}"]
         require(1 <= out_size <= UNITS, op,
                 f"has an output of {options['height']} x {options['width']}, needed at least 1 x 1")
-        require(math.isfinite(scale) and np.float32(scale) > 0 and np.isfinite(np.float32(scale)), op,
+        require(0 < np.float32(scale) < np.inf, op,
                 f"has scale_{letter} {scale}, needed a finite number above 0")
         reach = _reach(size, out_size, *_coordinates(op, axis))
-        require(reach <= REACH, op, f"with scale_{letter} {scale} reads up to pixel {int(reach)} of "
-                f"{size}, at most {REACH} are allowed")
+        require(reach <= REACH, op,
+                f"with scale_{letter} {scale} reads up to pixel {int(reach)} of {size}, at most "
+                f"{REACH} are allowed")
     return [((x.shape[0], options["height"], options["width"], x.shape[3]), x.dtype)]
 
 
@@ -148,8 +149,8 @@ def resize(op: OpLike, facts: Facts) -> list[Launch]:
     align_corners i * (s - 1) / (s * f - 1); asymmetric i / f; tf_half_pixel_for_nn (i + 0.5) / f;
     tf_crop_and_resize (start + i * (end - start) / (s * f - 1)) * (s - 1), `roi` being top, left,
     bottom, right, and outside the image y is `extrapolation_value`. `nearest_mode` rounds the
-    coordinate: floor, ceil, round_prefer_floor, round_prefer_ceil (the last two differ for ties). As
-    in ONNX Resize; a scale stands for the simplest fraction that is the same fp32 number.
+    coordinate: floor, ceil, round_prefer_floor, round_prefer_ceil (the last two differ for ties).
+    As in ONNX Resize; a scale stands for the simplest fraction that is the same fp32 number.
     """
     x, y = op.inputs[0], op.outputs[0]
     n, height, width, channels = x.shape

@@ -1,4 +1,4 @@
-"""Local response normalization kernels against NumPy, and the NumPy reference against ONNX Runtime."""
+"""Local response normalization against NumPy, and the NumPy reference against ONNX Runtime."""
 import dataclasses
 
 import numpy as np
@@ -24,7 +24,8 @@ def test_shapes(device, shape, precision):
 @pytest.mark.parametrize("beta", [0.75, 0.5, 1.0])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 17, 100, 2**31 - 1])
 def test_options(device, size, beta):
-    check_op(device, "lrn", [numbers((3, 5, 35), 1)], 2e-6, size=size, alpha=0.5, beta=beta, bias=1.5)
+    check_op(device, "lrn", [numbers((3, 5, 35), 1)], 2e-6, size=size, alpha=0.5, beta=beta,
+             bias=1.5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

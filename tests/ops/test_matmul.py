@@ -24,8 +24,8 @@ def operands(a_batch, b_batch, m, n, k, transpose_a, transpose_b):
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("m, n, k", [
-    (1, 1, 1), (1, 64, 33), (7, 1, 20), (2, 3, 5), (3, 17, 16), (4, 16, 64), (9, 40, 65), (33, 31, 130),
-    (16, 7, 70), (70, 19, 3), (5, 130, 17), (130, 32, 8)])
+    (1, 1, 1), (1, 64, 33), (7, 1, 20), (2, 3, 5), (3, 17, 16), (4, 16, 64), (9, 40, 65),
+    (33, 31, 130), (16, 7, 70), (70, 19, 3), (5, 130, 17), (130, 32, 8)])
 def test_sizes(device, m, n, k, transpose_a, transpose_b, precision):
     a, b = operands((), (), m, n, k, transpose_a, transpose_b)
     check_op(device, "matmul", [a, b], 2e-6, precision, transpose_a=transpose_a,

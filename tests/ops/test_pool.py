@@ -32,9 +32,11 @@ def test_shapes(device, shape, kind, precision):
 @pytest.mark.parametrize("options", [
     window(2, 2), window(3, 2, 1, ceil_mode=True), window(3, 2, 0, ceil_mode=True),
     window(2, 3, (1, 0, 0, 1)), window(3, 1, 2, 2), window(3, 2, 1, count_include_pad=True),
-    window(3, 2, (0, 0, 1, 1), ceil_mode=True, count_include_pad=True), window(1, 3, ceil_mode=True),
-    window(2, 1, (2, 2, 2, 2), 3, count_include_pad=True), window(3, 2, (0, 1, 2, 0), activation="relu"),
-    dict(kernel_h=1, kernel_w=5, stride_w=2, pad_left=2), dict(kernel_h=4, stride_h=3, pad_bottom=1)])
+    window(3, 2, (0, 0, 1, 1), ceil_mode=True, count_include_pad=True),
+    window(1, 3, ceil_mode=True), window(2, 1, 2, 3, count_include_pad=True),
+    window(3, 2, (0, 1, 2, 0), activation="relu"),
+    dict(kernel_h=1, kernel_w=5, stride_w=2, pad_left=2),
+    dict(kernel_h=4, stride_h=3, pad_bottom=1)])
 def test_options(device, options, kind):
     check_op(device, "pool2d", [image((2, 8, 9, 19), 1)], 1e-6, kind=kind, **options)
 
@@ -48,7 +50,8 @@ def test_windows_without_taps(device, kind):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("shape", [(1, 7, 7, 1280), (1, 14, 14, 1000), (2, 1, 300, 3), (1, 56, 56, 2)])
+@pytest.mark.parametrize("shape", [(1, 7, 7, 1280), (1, 14, 14, 1000), (2, 1, 300, 3),
+                                   (1, 56, 56, 2)])
 def test_global(device, shape, precision):
     x = image(shape, 3) + 10
     for kind in ("average", "max"):
@@ -118,4 +121,5 @@ def test_small_work_items(device, monkeypatch, kind):
     """The launches that a GPU gets."""
     monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, kind="gpu", lanes=4))
     for channels in (1, 6, 16):
-        check_op(device, "pool2d", [image((2, 7, 9, channels), 6)], 1e-6, kind=kind, **window(3, 2, 1))
+        check_op(device, "pool2d", [image((2, 7, 9, channels), 6)], 1e-6, kind=kind,
+                 **window(3, 2, 1))

@@ -19,7 +19,8 @@ def image(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def to(height, width, shape, mode="half_pixel", kind="linear", nearest="round_prefer_floor", **others):
+def to(height, width, shape, mode="half_pixel", kind="linear", nearest="round_prefer_floor",
+       **others):
     """Options of a resize to a size, as an importer writes them."""
     return dict(kind=kind, height=height, width=width, scale_h=height / shape[1],
                 scale_w=width / shape[2], coordinate_mode=mode, nearest_mode=nearest, **others)
@@ -28,8 +29,9 @@ def to(height, width, shape, mode="half_pixel", kind="linear", nearest="round_pr
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["nearest", "linear"])
 @pytest.mark.parametrize("shape, size", [
-    ((1, 1, 1, 1), (1, 1)), ((1, 1, 1, 3), (4, 5)), ((2, 5, 7, 4), (10, 14)), ((1, 13, 11, 16), (5, 3)),
-    ((1, 4, 6, 17), (8, 12)), ((3, 8, 8, 37), (11, 3)), ((1, 9, 2, 6), (1, 7))])
+    ((1, 1, 1, 1), (1, 1)), ((1, 1, 1, 3), (4, 5)), ((2, 5, 7, 4), (10, 14)),
+    ((1, 13, 11, 16), (5, 3)), ((1, 4, 6, 17), (8, 12)), ((3, 8, 8, 37), (11, 3)),
+    ((1, 9, 2, 6), (1, 7))])
 def test_shapes(device, shape, size, kind, precision):
     check_op(device, "resize", [image(shape)], 2e-6, precision, **to(*size, shape, kind=kind))
 
@@ -49,8 +51,9 @@ def test_modes(device, mode, nearest):
 @pytest.mark.parametrize("scales", [(0.6, 2.0), (1 / 3, 1.7), (2.37, 0.45)])
 def test_given_scales(device, kind, scales, mode):
     """The output size is rounded down, the coordinates follow the scale."""
-    options = dict(kind=kind, height=int(9 * scales[0]), width=int(7 * scales[1]), scale_h=scales[0],
-                   scale_w=scales[1], coordinate_mode=mode, nearest_mode="floor", roi=(0, 0, 1, 1))
+    options = dict(kind=kind, height=int(9 * scales[0]), width=int(7 * scales[1]),
+                   scale_h=scales[0], scale_w=scales[1], coordinate_mode=mode,
+                   nearest_mode="floor", roi=(0, 0, 1, 1))
     check_op(device, "resize", [image((1, 9, 7, 18), 2)], 2e-6, **options)
 
 
@@ -101,16 +104,17 @@ def test_reference_agrees_with_onnx(mode, nearest, sizes, scales):
     height, width = want.shape[1:3]
     scales = scales or (height / 5, width / 7)
     graph = Graph()
-    y = graph.add("resize", [graph.input("x", x.shape, "fp32")], kind="linear" if nearest == "linear"
-                  else "nearest", height=height, width=width, scale_h=scales[0], scale_w=scales[1],
-                  coordinate_mode=mode, nearest_mode=nearest if nearest != "linear" else "", roi=roi,
-                  extrapolation_value=3.0)
+    kind, nearest = ("linear", "") if nearest == "linear" else ("nearest", nearest)
+    y = graph.add("resize", [graph.input("x", x.shape, "fp32")], kind=kind, height=height,
+                  width=width, scale_h=scales[0], scale_w=scales[1], coordinate_mode=mode,
+                  nearest_mode=nearest, roi=roi, extrapolation_value=3.0)
     graph.output("y", y)
     found = reference.execute(graph, {"x": x})["y"]
     np.testing.assert_allclose(found, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [1.0, 2.0, 1 / 3, 10 / 6, 0.6, -0.2, 0.0, 1e-30, 3e38, 2.37, 224 / 97])
+@pytest.mark.parametrize("value", [1.0, 2.0, 1 / 3, 10 / 6, 0.6, -0.2, 0.0, 1e-30, 3e38, 2.37,
+                                   224 / 97])
 def test_simplest_fraction(value):
     found = resize.simplest(value)
     assert np.float32(float(found)) == np.float32(value)
