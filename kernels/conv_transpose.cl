@@ -13,8 +13,9 @@
 //
 // P:     output pixels of a work-item, 1 to 8.
 // VEC:   4, 8 or 16 output channels.
-// CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are widened into private memory
-//        before they are used. Pays where T_fp16 is widened by CPU instructions one by one.
+// CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are copied into private memory
+//        before they are used, where they are fp16 (which CPUs widen one by one otherwise) or some
+//        pixels lie outside the image.
 
 #ifndef P
 #define P 4
@@ -41,14 +42,18 @@ __kernel void conv_transpose2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(y), co
     const int height = image.s0, width = image.s1, channels = image.s2, in_c = image.s3;
     const int out_h = image.s4, out_w = image.s5, out_c = image.s6;
     const int stride_h = rows.s1, stride_w = columns.s1, tiles = columns.s5;
-    const int phase = get_global_id(0) / tiles, from = get_global_id(0) % tiles * P;
+    const int phase = get_global_id(0) / tiles;
+    int from = get_global_id(0) % tiles * P;
     const int n = get_global_id(1) / out_h, oh = get_global_id(1) % out_h;
     const int vectors = (out_c + VEC - 1) / VEC;
     const int group = get_global_id(2) / vectors, c = get_global_id(2) % vectors * VEC;
     const int block = c / BLOCK * BLOCK, step = min(BLOCK, out_c - block);
-    const int pixels = min(P, (out_w - phase + stride_w - 1) / stride_w - from);
-    if (pixels <= 0)
+    const int in_phase = (out_w - phase + stride_w - 1) / stride_w;
+    if (from >= in_phase)
         return;
+    // The last tile ends at the last pixel, and computes some of its neighbour's again.
+    from = max(0, min(from, in_phase - P));
+    const int pixels = min(P, in_phase);
     const int lanes = min(VEC, out_c - c);
 
     float start[VEC];
@@ -72,25 +77,27 @@ __kernel void conv_transpose2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(y), co
             if (right % stride_w != 0 || iw + P <= 0 || iw >= width)
                 continue;
             __global const S *wp = block_w + (kh * columns.s0 + kw) * in_c * step;
-            __global const S *xp[P];
-            bool inside[P];
-            #pragma unroll
-            for (int p = 0; p < P; p++) {
-                inside[p] = iw + p >= 0 && iw + p < width;
-                xp[p] = image_x + (ih * width + clamp(iw + p, 0, width - 1)) * channels;
+            __global const S *row_x = image_x + ih * width * channels;
+#if !defined(CHUNK) || !defined(T_fp16)
+            if (iw >= 0 && iw + P <= width) {
+                __global const S *xp = row_x + iw * channels;
+#define STORED(p) LOAD(i + p * channels, xp)
+                for (int i = 0; i < in_c; i++)
+                    STEP(STORED)
+                continue;
             }
+#endif
 #ifdef CHUNK
             for (int first = 0; first < in_c; first += CHUNK) {
                 float chunk[P][CHUNK];
                 const int count = min(CHUNK, in_c - first);
                 for (int p = 0; p < P; p++) {
-                    __global const S *pixel = image_x + first
-                        + (ih * width + clamp(iw + p, 0, width - 1)) * channels;
-                    const int present = iw + p >= 0 && iw + p < width ? count : 0;
+                    const int inside = iw + p >= 0 && iw + p < width ? count : 0;
+                    __global const S *pixel = row_x + clamp(iw + p, 0, width - 1) * channels + first;
                     int i = 0;
-                    for (; i + 8 <= present; i += 8)
+                    for (; i + 8 <= inside; i += 8)
                         vstore8(LOAD8(0, pixel + i), 0, chunk[p] + i);
-                    for (; i < present; i++)
+                    for (; i < inside; i++)
                         chunk[p][i] = LOAD(i, pixel);
                     for (; i < count; i++)
                         chunk[p][i] = 0.0f;
@@ -100,15 +107,16 @@ __kernel void conv_transpose2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(y), co
                     STEP(WIDENED)
             }
 #else
-#define STORED(p) LOAD(i, xp[p])
-#define STORED_OR_0(p) (inside[p] ? LOAD(i, xp[p]) : 0.0f)
-            if (iw >= 0 && iw + P <= width) {
-                for (int i = 0; i < in_c; i++)
-                    STEP(STORED)
-            } else {
-                for (int i = 0; i < in_c; i++)
-                    STEP(STORED_OR_0)
+            __global const S *xp[P];
+            int mask[P];
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                mask[p] = iw + p >= 0 && iw + p < width ? -1 : 0;
+                xp[p] = row_x + clamp(iw + p, 0, width - 1) * channels;
             }
+#define STORED_OR_0(p) as_float(as_int((float)LOAD(i, xp[p])) & mask[p])
+            for (int i = 0; i < in_c; i++)
+                STEP(STORED_OR_0)
 #endif
         }
     }

@@ -5,8 +5,8 @@
 //
 // x, y [rows, C]
 // Global size (channel vectors that work at once, ceil(rows / run), 1); a work-item takes `run`
-// rows and every get_global_size(0)-th vector of VEC channels, VEC <= C. The last vector ends at the
-// last channel, so two work-items may write the same values there.
+// rows and every get_global_size(0)-th vector of VEC channels, VEC <= C. The last vector ends at
+// the last channel, so two work-items may write the same values there.
 
 __kernel void lrn(TENSOR(x), TENSOR(y), const int rows, const int channels, const int run,
                   const int before, const int after, const float scale, const float beta,

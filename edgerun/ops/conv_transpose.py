@@ -80,7 +80,7 @@ def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
     pixels = 8 if facts.kind == "cpu" and per_phase > 4 else 4
     phases, tiles = min(o["stride_w"], out_w), -(-per_phase // pixels)
     defines = {f"T_{x.dtype}": 1, "VEC": lanes, "P": pixels, **act.defines}
-    if facts.kind == "cpu" and x.dtype == "fp16":
+    if facts.kind == "cpu":
         defines["CHUNK"] = CHUNK
     return [Launch(
         "conv_transpose", "conv_transpose2d", defines,
