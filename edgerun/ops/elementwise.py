@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, i32,
-    int8_arg, require, require_dtype, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
+    i32, int8_arg, require, require_dtype, require_same_dtype)
 
 # kind -> OpenCL expression of x, alpha, beta; valid for float and for float vectors.
 UNARY = {
@@ -73,7 +73,8 @@ BINARY = {
     "pow": ("pow(a, b)", None),
     "squared_difference": ("((a - b) * (a - b))", "((a - b) * (a - b))"),
     "floor_div": ("floor(a / b)", "(a / b - (((a % b) != 0) & ((a ^ b) < 0) & 1))"),
-    "floor_mod": ("(a - b * floor(a / b))", "((a % b) + (((a % b) != 0) & ((a ^ b) < 0) & 1) * b)"),
+    "floor_mod": ("(fmod(a, b) * sign(b) < 0.0f ? fmod(a, b) + b : fmod(a, b))",
+                  "((a % b) + (((a % b) != 0) & ((a ^ b) < 0) & 1) * b)"),
     "fmod": ("fmod(a, b)", "(a % b)"),
     "prelu": ("(a < 0.0f ? a * b : a)", None),
     "equal": ("(a == b)", "(a == b)"),
@@ -142,7 +143,8 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     """
     x, y = op.inputs[0], op.outputs[0]
     n = count(x.shape)
-    defines = {f"T_{x.dtype}": 1, "VEC": facts.lanes, "EXPRESSION": _unary_expression(op)}
+    defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op),
+               **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     return [Launch("elementwise", "unary", defines, (-(-n // facts.lanes),),
@@ -179,7 +181,8 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     act = activation(op)
     dims, (sa, sb) = collapse(
         y.shape, broadcast_strides(a.shape, y.shape), broadcast_strides(b.shape, y.shape))
-    defines = {f"T_{a.dtype}": 1, "VEC": facts.lanes, "BINARY": _binary_expression(op), **act.defines}
+    defines = {"VEC": facts.lanes, "BINARY": _binary_expression(op), **act.defines,
+               **({f"T_{a.dtype}": 1} if y.dtype == "bool" else float_types(a, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     return [Launch("elementwise", "binary", defines,
