@@ -93,7 +93,8 @@ __kernel void conv_transpose2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(y), co
                 const int count = min(CHUNK, in_c - first);
                 for (int p = 0; p < P; p++) {
                     const int inside = iw + p >= 0 && iw + p < width ? count : 0;
-                    __global const S *pixel = row_x + clamp(iw + p, 0, width - 1) * channels + first;
+                    const int column = clamp(iw + p, 0, width - 1);
+                    __global const S *pixel = row_x + column * channels + first;
                     int i = 0;
                     for (; i + 8 <= inside; i += 8)
                         vstore8(LOAD8(0, pixel + i), 0, chunk[p] + i);
