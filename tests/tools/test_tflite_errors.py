@@ -153,6 +153,8 @@ def build_wrong(kind: str) -> tuple[TFLiteBuilder, dict]:
         m.op("CONCATENATION", [x, x], "ConcatenationOptions", Axis=2)
     elif kind == "reshape":
         m.op("RESHAPE", [x, m.const([3, 3], "int32")])
+    elif kind == "zero":
+        m.op("RESHAPE", [x, m.const([0, -1], "int32")])
     elif kind == "floats":
         m.op("RESHAPE", [x, m.const([2.0, 4.0], "float32")])
     elif kind == "dtype":
@@ -202,6 +204,7 @@ def build_wrong(kind: str) -> tuple[TFLiteBuilder, dict]:
     ("broadcast", r"ADD '.*': .*\(2, 4\) and \(3,\) do not broadcast"),
     ("axis", "CONCATENATION '.*': axis 2 of 2 dimensions"),
     ("reshape", r"x0 of the shape \(2, 4\) into \[3, 3\]; needed as many elements"),
+    ("zero", r"into \[0, -1\]; needed as many elements"),
     ("floats", "the shape has the type float32, needed integers"),
     ("dtype", "its output '.*' is declared INT32, but its inputs make it fp32"),
     ("scale", "its weights '.*' are INT8 without a scale"),

@@ -13,11 +13,10 @@ from edgerun.tools.importers.tflite.source import SourceOp
 
 
 def concatenation(ctx: Context, op: SourceOp) -> Tensor:
-    """Along one axis; parts without elements (shape arithmetic) fall out."""
+    """Along one axis."""
     parts = [ctx.input(op, number) for number in range(len(op.inputs))]
     axis = ctx.axis(op, op.option("Axis"), len(parts[0].shape))
-    kept = [part for part in parts if 0 not in part.shape] or parts[:1]
-    y = kept[0] if len(kept) == 1 else ctx.add("concat", kept, op, axis=axis)
+    y = parts[0] if len(parts) == 1 else ctx.add("concat", parts, op, axis=axis)
     return ctx.activate(y, op)
 
 
