@@ -4,19 +4,15 @@ import math
 import numpy as np
 import pytest
 
-from edgerun.ops import OPS
 from edgerun.tools.graph import Graph
-from edgerun.tools.passes import activations, affine, gates, identities, linear, norms, pads
+from edgerun.tools.passes import (
+    activations, affine, dilations, duplicates, gates, identities, linear, norms, pads)
 from tests.tools.pass_checks import binary, check, codes, conv, unary, values
 
 
 def start(*shape):
     graph = Graph()
     return graph, graph.input("x", shape, "fp32")
-
-
-def needs(*ops):
-    return pytest.mark.skipif(not all(code in OPS for code in ops), reason=f"needs {ops}")
 
 
 # --- affine ---------------------------------------------------------------------------------------
@@ -35,8 +31,7 @@ def layer(graph, code, x):
 
 
 @pytest.mark.parametrize("code", [
-    "conv2d", "depthwise_conv2d", "dense",
-    pytest.param("conv_transpose2d", marks=needs("conv_transpose2d"))])
+    "conv2d", "depthwise_conv2d", "dense", "conv_transpose2d"])
 @pytest.mark.parametrize("steps", ["mul add", "sub div", "scalar", "add"])
 def test_batch_normalization_folds_back(code, steps):
     graph, x = start(2, 5, 6, 4)
@@ -115,6 +110,18 @@ def test_affine_chain_merges():
         y = binary(graph, kind, y, values(4, seed))
     graph.output("y", unary(graph, "exp", y))
     check(graph, affine.apply, expected=["binary mul", "binary add", "unary exp"])
+
+
+def test_affine_chain_of_any_shape_merges_unless_it_grows():
+    graph, x = start(2, 5, 4)
+    y = binary(graph, "mul", binary(graph, "mul", unary(graph, "affine", x, 2.0, 1.0), values((5, 4))),
+               3.0)
+    graph.output("y", unary(graph, "exp", y))
+    z = graph.input("z", (50, 40), "fp32")
+    z = binary(graph, "mul", binary(graph, "mul", z, values((50, 1))), values((1, 40)))
+    graph.output("z", z)
+    check(graph, identities.apply, affine.apply, expected=[
+        "binary mul", "binary add", "unary exp", "binary mul", "binary mul"])
 
 
 # --- gates ----------------------------------------------------------------------------------------
@@ -227,7 +234,6 @@ def normalized(graph, x, axes, form="pytorch", epsilon=1e-3):
     return binary(graph, "add", binary(graph, "mul", x, g), shift)
 
 
-@needs("layer_norm", "reduce")
 @pytest.mark.parametrize("form", ["pytorch", "reciprocal", "tensorflow", "squared_difference"])
 @pytest.mark.parametrize("axes", [(2,), (1, 2)])
 def test_layer_norm(form, axes):
@@ -237,12 +243,10 @@ def test_layer_norm(form, axes):
         shape = x.shape[axes[0]:]
         y = binary(graph, "add", binary(graph, "mul", y, values(shape, 3)), values((1, *shape), 4))
     graph.output("y", y)
-    from edgerun.tools.passes import duplicates
     check(graph, duplicates.apply, identities.apply, norms.apply, identities.apply,
           expected=["layer_norm"])
 
 
-@needs("layer_norm", "reduce")
 def test_norm_over_other_axes_stays():
     graph, x = start(3, 5, 8)
     graph.output("y", normalized(graph, x, (1,)))
@@ -251,7 +255,6 @@ def test_norm_over_other_axes_stays():
     assert not {"layer_norm", "l2_normalize"} & set(codes(graph))
 
 
-@needs("layer_norm", "reduce")
 def test_scale_of_a_norm_that_is_no_gamma_stays():
     graph, x = start(3, 5, 8)
     graph.output("y", binary(graph, "mul", normalized(graph, x, (2,)), values((5, 1))))
@@ -259,7 +262,6 @@ def test_scale_of_a_norm_that_is_no_gamma_stays():
           expected=["layer_norm", "binary mul"])
 
 
-@needs("instance_norm", "reduce")
 def test_instance_norm():
     graph, x = start(2, 5, 4, 6)
     y = binary(graph, "mul", normalized(graph, x, (1, 2)), values(6, 3))
@@ -267,7 +269,6 @@ def test_instance_norm():
     check(graph, identities.apply, norms.apply, expected=["instance_norm", "unary relu"])
 
 
-@needs("l2_normalize", "reduce")
 @pytest.mark.parametrize("form", ["pytorch", "tensorflow", "plain", "sum_square"])
 def test_l2_normalize(form):
     graph, x = start(3, 7)
@@ -286,7 +287,6 @@ def test_l2_normalize(form):
     check(graph, identities.apply, norms.apply, expected=["l2_normalize"])
 
 
-@needs("l2_normalize", "reduce")
 def test_length_over_another_axis_stays():
     graph, x = start(3, 7)
     graph.output("y", binary(graph, "div", x, graph.add("reduce", [x], kind="l2", axes=(0,))))
@@ -477,3 +477,62 @@ def test_fold_of_batch_normalization_then_residual_then_activation():
     graph.output("y", unary(graph, "relu", binary(graph, "add", y, x)))
     check(graph, expected=["conv2d relu", "conv2d relu"])
     assert np.array_equal(graph.ops[1].inputs[3].shape, (1, 8, 8, 4))
+
+
+# --- dilations, crops -----------------------------------------------------------------------------
+
+def space_to_batch(graph, x, block):
+    n, h, w, c = x.shape
+    y = graph.add("reshape", [x], shape=(n, h // block[0], block[0], w // block[1], block[1], c))
+    y = graph.add("transpose", [y], perm=(2, 4, 0, 1, 3, 5))
+    return graph.add("reshape", [y], shape=(n * block[0] * block[1], h // block[0], w // block[1], c))
+
+
+def batch_to_space(graph, x, block):
+    n, h, w, c = x.shape
+    n //= block[0] * block[1]
+    y = graph.add("reshape", [x], shape=(*block, n, h, w, c))
+    y = graph.add("transpose", [y], perm=(2, 3, 0, 4, 1, 5))
+    return graph.add("reshape", [y], shape=(n, h * block[0], w * block[1], c))
+
+
+@pytest.mark.parametrize("code", ["conv2d", "depthwise_conv2d"])
+@pytest.mark.parametrize("block", [(2, 2), (3, 2)])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_dilated_convolution(code, block, pad):
+    graph, x = start(2, 9, 13, 4)
+    y = padded(graph, x, (0, 3, 2, 0), (0, 6, 3, 0))
+    y = space_to_batch(graph, y, block)
+    if code == "conv2d":
+        y = conv(graph, y, 5, pad_top=pad, pad_right=pad, activation="relu")
+    else:
+        y = graph.add(code, [y, graph.constant(values((2, 3, 4)))], pad_left=pad)
+    y = batch_to_space(graph, y, block)
+    graph.output("y", graph.add("slice", [y], starts=(0, 1, 2, 0), steps=(1,) * 4,
+                                sizes=(2, y.shape[1] - 2, y.shape[2] - 3, y.shape[3])))
+    check(graph, dilations.apply, pads.apply, expected=[code + (" relu" if code == "conv2d" else "")])
+    assert (graph.ops[0].options["dilation_h"], graph.ops[0].options["dilation_w"]) == block
+
+
+@pytest.mark.parametrize("case", ["stride", "blocks", "needed"])
+def test_batches_that_are_no_dilation(case):
+    graph, x = start(1, 12, 12, 4)
+    y = space_to_batch(graph, x, (2, 3))
+    y = conv(graph, y, 5, pad_top=1, stride_h=2 if case == "stride" else 1)
+    if case == "needed":
+        graph.output("z", y)
+    graph.output("y", batch_to_space(graph, y, (3, 2) if case == "blocks" else (2, 3)))
+    check(graph, dilations.apply)
+    assert codes(graph).count("transpose") == 2
+
+
+@pytest.mark.parametrize("crop, fused", [
+    ({"starts": (0, 1, 0, 0), "sizes": (2, 2, 4, 3)}, True),
+    ({"starts": (0, 1, 2, 0), "sizes": (2, 2, 2, 3)}, False),   # there is no padding on the left
+    ({"starts": (0, 0, 0, 1), "sizes": (2, 4, 4, 2)}, False),
+    ({"starts": (0, 0, 0, 0), "sizes": (2, 2, 4, 3), "steps": (1, 2, 1, 1)}, False)])
+def test_crop_of_padding(crop, fused):
+    graph, x = start(2, 6, 6, 4)
+    y = conv(graph, x, 3, pad_top=2, pad_bottom=2, stride_h=2)
+    graph.output("y", graph.add("slice", [y], **{"steps": (1,) * 4, **crop}))
+    check(graph, pads.apply, expected=["conv2d"] if fused else ["conv2d", "slice"])

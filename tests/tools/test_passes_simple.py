@@ -154,8 +154,6 @@ def test_vector_constants_take_the_forms_add_and_mul():
     ("slice", {"starts": (0, 0), "steps": (1, 1), "sizes": (2, 3)}),
     ("pad", {"mode": "constant", "before": (0, 0), "after": (0, 0)})])
 def test_nothing_to_do(code, options):
-    if code == "cast":
-        pytest.importorskip("edgerun.ops.cast", reason="cast is not there yet")
     graph, x = start(2, 3)
     graph.output("y", unary(graph, "exp", graph.add(code, [x], **options)))
     check(graph, identities.apply, expected=["unary exp"])
@@ -265,3 +263,31 @@ def test_reshape_that_moves_the_channels_stays():
     graph.output("y", binary(graph, "add", graph.add("reshape", [x], shape=(4, 3)), values(3)))
     check(graph, reshapes.apply, expected=["reshape", "binary add"])
     assert codes(graph)[0] == "reshape"
+
+
+def test_constant_that_repeats_is_narrowed():
+    graph, x = start(2, 3, 4)
+    wide = np.broadcast_to(values((3, 1)), (2, 3, 4))
+    graph.output("y", binary(graph, "add", x, wide))
+    row = graph.input("row", (1, 3, 4), "fp32")
+    graph.output("z", binary(graph, "add", row, np.broadcast_to(values((3, 4)), (2, 3, 4))))
+    check(graph, identities.apply, expected=["binary add", "binary add"])
+    assert [op.inputs[1].shape for op in graph.ops] == [(1, 3, 1), (2, 3, 4)]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_shuffle_of_a_concat_is_a_concat(parts):
+    graph, x = start(1, 4, 6)
+    xs = [x, *(graph.input(f"x{i}", (1, 4, 6), "fp32") for i in range(1, parts))]
+    y = graph.add("reshape", [graph.add("concat", xs, axis=2)], shape=(1, 4, parts, 6))
+    y = graph.add("transpose", [y], perm=(0, 1, 3, 2))
+    graph.output("y", graph.add("reshape", [y], shape=(1, 4, 6 * parts)))
+    check(graph, pieces.apply, expected=["reshape"] * parts + ["concat", "reshape"])
+
+
+def test_shuffle_of_unequal_parts_stays():
+    graph, x = start(1, 4, 6)
+    both = graph.add("concat", [x, graph.input("z", (1, 4, 2), "fp32")], axis=2)
+    y = graph.add("reshape", [both], shape=(1, 4, 2, 4))
+    graph.output("y", graph.add("transpose", [y], perm=(0, 1, 3, 2)))
+    check(graph, pieces.apply, expected=["concat", "reshape", "transpose"])

@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 from edgerun.tools.graph import Graph
 from edgerun.tools.passes import (
-    activations, affine, alias, dead_code, duplicates, fold, gates, identities, linear, norms, pads,
-    pieces, reshapes, transposes)
+    activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, linear,
+    norms, pads, pieces, reshapes, transposes)
 
 __all__ = ["PIPELINE", "alias"]
 
@@ -17,6 +17,7 @@ _CLEAN = [
 ]
 PIPELINE: list[tuple[str, Callable[[Graph], None]]] = [
     *_CLEAN,
+    ("dilations", dilations.apply),
     ("linear", linear.apply),          # dense layers, whose weights take in the order of a flatten
     ("transposes", transposes.apply),  # before the patterns: they want the channels last
     ("fold", fold.apply),

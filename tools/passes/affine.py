@@ -13,6 +13,8 @@ from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import (
     WEIGHTED, Rewriter, channels, input_at, is_float, rewrite)
 
+SMALL = 1024  # elements by which merged constants may be larger than what they are merged from
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -122,17 +124,30 @@ def _per_weight(op: Op, values: np.ndarray | None, in_c: int) -> np.ndarray | No
     return per_output.reshape(w.shape[0], *[1] * (len(w.shape) - 2), in_c // groups)
 
 
+def _any_affine(op: Op | None) -> Affine | None:
+    """Like affine(), with constants of any shape that broadcasts to x."""
+    found = affine(op)
+    if found is not None or op is None or op.code != "binary" or op.options["activation"]:
+        return found
+    x, operand = op.inputs
+    if (not is_float(operand) or not operand.constant or x.shape != op.outputs[0].shape
+            or op.options["kind"] not in ("add", "mul")):
+        return None
+    return Affine(x, operand.data) if op.options["kind"] == "mul" else Affine(x, None, operand.data)
+
+
 def _merge_chain(rewriter: Rewriter, op: Op) -> bool:
     """A chain of affine maps -> at most one mul and one add, where that is fewer ops."""
-    last = affine(op)
+    last = _any_affine(op)
     user = rewriter.only_user(op.outputs[0])
-    if last is None or (user is not None and affine(user) is not None):
+    if last is None or _any_affine(user) is not None:
         return False  # not the end of its chain
     chain = [last]
-    producer = rewriter.private_producer(last.x)
-    while affine(producer) is not None:
-        chain.append(affine(producer))
-        producer = rewriter.private_producer(chain[-1].x)
+    while True:
+        before = _any_affine(rewriter.private_producer(chain[-1].x))
+        if before is None:
+            break
+        chain.append(before)
     scale, offset = np.ones(1), np.zeros(1)
     for step in reversed(chain):
         if step.scale is not None:
@@ -141,8 +156,11 @@ def _merge_chain(rewriter: Rewriter, op: Op) -> bool:
             offset = offset + step.offset
     x, y = chain[-1].x, op.outputs[0]
     needed = _as_ops(scale, offset)
-    if len(needed) >= len(chain):
-        return False
+    given = [values.size for step in chain for values in (step.scale, step.offset)
+             if values is not None]
+    stored = sum(operand.size for _, operand, _ in needed if operand is not None)
+    if len(needed) >= len(chain) or stored > sum(given) + SMALL:
+        return False  # not fewer, or two constants that broadcast to a large one
     for code, operand, options in needed:
         inputs = [x] if operand is None else [
             x, rewriter.graph.constant(operand.astype(np.float32), f"{op.name}.{options['kind']}")]
@@ -152,9 +170,12 @@ def _merge_chain(rewriter: Rewriter, op: Op) -> bool:
 
 
 def _as_ops(scale: np.ndarray, offset: np.ndarray) -> list[tuple[str, np.ndarray | None, dict]]:
+    """Return (code, constant operand, options) of each op that x * scale + offset takes."""
+    if np.all(offset == offset.flat[0]):
+        offset = offset.reshape(-1)[:1]
     if scale.size == offset.size == 1:
-        return [("unary", None, {"kind": "affine", "alpha": float(scale[0]),
-                                 "beta": float(offset[0])})]
+        return [("unary", None, {"kind": "affine", "alpha": float(scale.flat[0]),
+                                 "beta": float(offset.flat[0])})]
     steps = []
     if np.any(scale != 1):
         steps.append(("binary", scale, {"kind": "mul"}))

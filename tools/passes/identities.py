@@ -246,6 +246,23 @@ def _scale_of_softmax(rewriter: Rewriter, op: Op) -> bool:
     return True
 
 
+def _narrow_constant(rewriter: Rewriter, op: Op) -> bool:
+    """A constant that is the same all along an axis needs one element there."""
+    for index, tensor in enumerate(op.inputs):
+        if not tensor.constant or tensor.data.size < 2:
+            continue
+        data = tensor.data
+        for axis, n in enumerate(data.shape):
+            first = data.take([0], axis)
+            if n > 1 and (data == first).all():
+                data = first
+        shapes = [data.shape if t is tensor else t.shape for t in op.inputs]
+        if data.size < tensor.data.size and np.broadcast_shapes(*shapes) == op.outputs[0].shape:
+            rewriter.set_input(op, index, rewriter.graph.constant(data, tensor.name, tensor.dtype))
+            return True
+    return False
+
+
 def _expanded_operand(rewriter: Rewriter, op: Op) -> bool:
     """A binary op broadcasts by itself."""
     for index, operand in enumerate(op.inputs):
@@ -328,7 +345,7 @@ def _two_slices(rewriter: Rewriter, op: Op) -> bool:
 
 RULES = {
     "binary": (_constant_last, _binary_scalar, _binary_vector, _product_with_itself,
-               _divide_by_root, _scale_after_product, _expanded_operand),
+               _divide_by_root, _scale_after_product, _expanded_operand, _narrow_constant),
     "unary": (_simplest_kind, _unary_identity, _two_unaries, _difference_squared),
     "softmax": (_scale_of_softmax,),
     "reshape": (_two_reshapes, is_same, _keeps_dims),

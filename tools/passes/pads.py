@@ -1,4 +1,4 @@
-"""Fold padding of height and width into the convolution or pooling behind it."""
+"""Fold padding and cropping of height and width into convolutions and pooling."""
 from __future__ import annotations
 
 import math
@@ -11,8 +11,10 @@ KEEP_SIGN = ("reshape", "transpose", "slice", "expand", "tile", "resize", "pool2
 
 
 def apply(graph: Graph) -> None:
-    """Fold every pad whose readers can all take it in; one reader that cannot needs the pad anyway."""
+    """Fold every pad whose readers can all take it in (one reader that cannot needs the pad anyway),
+    then crops of what was padded."""
     rewrite(graph, {"pad": (_into_users,)})
+    rewrite(graph, {"slice": (_crop,)})
 
 
 def _into_users(rewriter: Rewriter, op: Op) -> bool:
@@ -54,6 +56,31 @@ def _takes(rewriter: Rewriter, user: Op, pad: Op, value: float) -> bool:
         options[f"dilation_{axis}"] == 1 and options[f"kernel_{axis}"] > max(
             pad.options["before"][dim], pad.options["after"][dim])
         for axis, dim in (("h", 1), ("w", 2)))
+
+
+def _crop(rewriter: Rewriter, op: Op) -> bool:
+    """A slice of a convolution's rows and columns -> less padding, if there is enough of it."""
+    conv = rewriter.private_producer(op.inputs[0])
+    if conv is None or conv.code not in ("conv2d", "depthwise_conv2d") or len(conv.inputs) > 3:
+        return False
+    starts, sizes, whole = op.options["starts"], op.options["sizes"], op.inputs[0].shape
+    if op.options["steps"] != (1, 1, 1, 1) or (sizes[0], sizes[3]) != (whole[0], whole[3]):
+        return False
+    kernel = conv.inputs[1].shape[1:3] if conv.code == "conv2d" else conv.inputs[1].shape[:2]
+    new = {}
+    for axis, before, after, dim in (("h", "pad_top", "pad_bottom", 1),
+                                     ("w", "pad_left", "pad_right", 2)):
+        stride = conv.options[f"stride_{axis}"]
+        extent = (kernel[dim - 1] - 1) * conv.options[f"dilation_{axis}"] + 1
+        new[before] = conv.options[before] - starts[dim] * stride
+        padded = conv.inputs[0].shape[dim] + new[before]
+        # rows at the end that a stride skips need no negative padding
+        new[after] = max(0, (sizes[dim] - 1) * stride + extent - padded)
+        if new[before] < 0 or (padded + new[after] - extent) // stride + 1 != sizes[dim]:
+            return False
+    y = rewriter.add(conv, conv.code, conv.inputs, conv.name, **{**conv.options, **new})
+    rewriter.replace(op.outputs[0], y)
+    return True
 
 
 def _never_negative(rewriter: Rewriter, tensor: Tensor) -> bool:

@@ -12,7 +12,8 @@ from edgerun.tools.passes._rewrite import Rewriter, rewrite
 def apply(graph: Graph) -> None:
     """Apply every rule of this module until none applies."""
     rewrite(graph, {"gather": (_gather_of_a_range,), "slice": (_slice_of_concat,),
-                    "concat": (_concat_of_concat, _concat_of_slices)})
+                    "concat": (_concat_of_concat, _concat_of_slices),
+                    "transpose": (_interleaved_concat,)})
 
 
 def _gather_of_a_range(rewriter: Rewriter, op: Op) -> bool:
@@ -93,3 +94,25 @@ def _concat_of_slices(rewriter: Rewriter, op: Op) -> bool:
         rewriter.set_inputs(op, [*op.inputs[:index], whole, *op.inputs[index + 2:]])
         return True
     return False
+
+
+def _interleaved_concat(rewriter: Rewriter, op: Op) -> bool:
+    """concat(a, b) -> reshape [.., 2, C, ..] -> swap of the two: a concat that alternates."""
+    split = rewriter.private_producer(op.inputs[0], "reshape")
+    concat = split and rewriter.private_producer(split.inputs[0], "concat")
+    if not concat:
+        return False
+    axis, edges = _edges(concat)
+    shape, parts = concat.outputs[0].shape, len(concat.inputs)
+    width = edges[-1] // parts
+    rank = len(shape) + 1
+    swap = (*range(axis), axis + 1, axis, *range(axis + 2, rank))
+    if (edges != list(range(0, edges[-1] + 1, width)) or op.options["perm"] != swap
+            or split.outputs[0].shape != (*shape[:axis], parts, width, *shape[axis + 1:])):
+        return False
+    columns = [rewriter.add(op, "reshape", [x], x.name,
+                            shape=(*shape[:axis], width, 1, *shape[axis + 1:]))
+               for x in concat.inputs]
+    rewriter.replace(op.outputs[0], rewriter.add(op, "concat", columns, concat.name,
+                                                 axis=axis + 1))
+    return True
