@@ -43,6 +43,16 @@ def test_dynamic_image_needs_a_shape(tmp_path):
         load(dynamic((1, 1, 1, 3), (-1, -1, -1, 3)), tmp_path)
 
 
+def test_equal_names_become_different(tmp_path):
+    m = TFLiteBuilder()
+    y = m.op("ADD", [m.input((2, 3), name="a"), m.input((2, 3), name="a")])
+    graph = load(m.finish([y, y]), tmp_path, {"a": (1, 3), "a.1": (4, 1)})
+    assert [(b.name, b.shape) for b in graph.inputs] == [("a", (1, 3)), ("a.1", (4, 1))]
+    assert [(b.name, b.shape) for b in graph.outputs] == [("y2", (4, 3)), ("y2.1", (4, 3))]
+    assert graph.notes == ["more than one input is named 'a'; one of them is now 'a.1'",
+                           "more than one output is named 'y2'; one of them is now 'y2.1'"]
+
+
 def test_shape_of_an_unknown_input(tmp_path):
     with pytest.raises(InputError, match="no input 'picture' to give a shape, needed 'image'"):
         load(dynamic((1, 4), (1, 4)), tmp_path, {"picture": (1, 4)})

@@ -41,21 +41,23 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
     path = Path(path)
     source = read(path)
     graph = Graph(path.stem, path.name, notes=list(source.notes), source_ops=len(source.ops))
-    input_shapes = _input_shapes(source, shapes, graph.notes)
+    names = _unique(source, source.inputs, "input", graph.notes)
+    input_shapes = _input_shapes(source, names, shapes, graph.notes)
     _check_supported(source)
     context = Context(source, graph)
-    for index in source.inputs:
+    for index, name, shape in zip(source.inputs, names, input_shapes):
         tensor = source.tensors[index]
-        context.values[index] = graph.input(tensor.name, input_shapes[index], _dtype(tensor))
+        context.values[index] = graph.input(name, shape, _dtype(tensor))
         context.values[index].dtype = _device_dtype(tensor)
     for op in source.ops:
         for index, tensor in zip(op.outputs, _convert(context, op)):
             context.values[index] = tensor
-    for index in source.outputs:
+    for index, name in zip(source.outputs,
+                           _unique(source, source.outputs, "output", graph.notes)):
         tensor = source.tensors[index]
         if index not in context.values:
             context.values[index] = graph.constant(tensor.data, tensor.name)
-        graph.output(tensor.name, context.values[index], _dtype(tensor))
+        graph.output(name, context.values[index], _dtype(tensor))
     _note_hybrid(source, graph.notes)
     return graph
 
@@ -70,36 +72,49 @@ def _device_dtype(tensor: SourceTensor) -> str:
     return "fp32" if dtype == "fp16" else dtype
 
 
-def _input_shapes(source: SourceModel, shapes: dict[str, tuple[int, ...]],
-                  notes: list[str]) -> dict[int, tuple[int, ...]]:
+def _unique(source: SourceModel, indices: list[int], what: str, notes: list[str]) -> list[str]:
+    """Return the names of boundary tensors; TFLite allows one name, or one output, twice."""
+    names: list[str] = []
+    for index in indices:
+        name, number = source.tensors[index].name, 1
+        while name in names:
+            name, number = f"{source.tensors[index].name}.{number}", number + 1
+        if name != source.tensors[index].name:
+            notes.append(f"more than one {what} is named {source.tensors[index].name!r}; "
+                         f"one of them is now {name!r}")
+        names.append(name)
+    return names
+
+
+def _input_shapes(source: SourceModel, names: list[str], shapes: dict[str, tuple[int, ...]],
+                  notes: list[str]) -> list[tuple[int, ...]]:
     """Return the shape of every input: given, or the model's own with a batch of 1."""
-    names = [source.tensors[index].name for index in source.inputs]
     for name in shapes:
         if name not in names:
             raise InputError(f"{source.path}: there is no input {name!r} to give a shape, needed "
                              f"{' or '.join(map(repr, names))}")
-    result = {}
-    for index in source.inputs:
+    result = []
+    for index, name in zip(source.inputs, names):
         tensor = source.tensors[index]
         rank = len(tensor.shape)
-        if tensor.name in shapes:
-            given = tuple(int(n) for n in shapes[tensor.name])
+        if name in shapes:
+            given = tuple(int(n) for n in shapes[name])
             if len(given) != rank or any(n < 1 for n in given):
-                raise InputError(f"{source.path}: the shape {given} for the input {tensor.name!r}: "
+                raise InputError(f"{source.path}: the shape {given} for the input {name!r}: "
                                  f"needed {rank} dimensions of at least 1, {_spelled(tensor)}")
-            result[index] = given
+            result.append(given)
             continue
         if set(tensor.dynamic) - {0}:
             example = ",".join("224" if axis in tensor.dynamic and axis else str(max(n, 1))
                                for axis, n in enumerate(tensor.shape))
-            raise InputError(f"{source.path}: the input {tensor.name!r} has the dynamic shape "
+            raise InputError(f"{source.path}: the input {name!r} has the dynamic shape "
                              f"{_spelled(tensor)}: needed its size, for example "
-                             f"--shape {tensor.name}={example}")
+                             f"--shape {name}={example}")
         shape = tuple(1 if axis in tensor.dynamic else n for axis, n in enumerate(tensor.shape))
         if tensor.dynamic:
-            notes.append(f"the input {tensor.name!r} has the dynamic shape {_spelled(tensor)}; "
+            notes.append(f"the input {name!r} has the dynamic shape {_spelled(tensor)}; "
                          "packed for a batch of 1 (--shape chooses another)")
-        result[index] = shape
+        result.append(shape)
     return result
 
 
