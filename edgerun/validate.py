@@ -216,6 +216,9 @@ def _check_op(model: Model, op: Op) -> None:
     except EdgerunError as error:
         raise ModelError(str(error)) from None
     found = [(tensor.shape, tensor.dtype) for tensor in op.outputs]
+    if definition.mixed:
+        inferred = [(shape, tensor.dtype if {dtype, tensor.dtype} <= {*dtypes.FLOAT} else dtype)
+                    for (shape, dtype), tensor in zip(inferred, op.outputs)]
     _require(list(inferred) == found, _label(op), f"has outputs {found}, its inputs give {inferred}")
     _require(op.scratch_bytes <= model.plan.arena_bytes
              and op.scratch_offset <= model.plan.arena_bytes - op.scratch_bytes, _label(op),

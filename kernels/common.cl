@@ -10,7 +10,9 @@
 //   S            stored type
 //   E            arithmetic type, float or int
 //   LOAD(i, p), LOAD2(i, p) .. LOAD16(i, p)    element i, or vector i, of p (S *) as E
-//   STORE(v, i, p), STORE2 .. STORE16          the reverse; fp16 rounds to nearest even
+// O_fp32, O_fp16: the stored type of the output where it is another one; only in files that say so.
+//   O            stored type of the output, S without one of these
+//   STORE(v, i, p), STORE2 .. STORE16          the reverse into p (O *); fp16 rounds to nearest even
 // Vector accesses need only element alignment. Vector i starts at element i * width, as in vload.
 
 #define GLUE_(a, b) a##b
@@ -25,11 +27,6 @@ typedef half S;
 #define LOAD4(i, p) vload_half4((i), (p))
 #define LOAD8(i, p) vload_half8((i), (p))
 #define LOAD16(i, p) vload_half16((i), (p))
-#define STORE(v, i, p) vstore_half_rte((v), (i), (p))
-#define STORE2(v, i, p) vstore_half2_rte((v), (i), (p))
-#define STORE4(v, i, p) vstore_half4_rte((v), (i), (p))
-#define STORE8(v, i, p) vstore_half8_rte((v), (i), (p))
-#define STORE16(v, i, p) vstore_half16_rte((v), (i), (p))
 #define E float
 #elif defined(T_uint8) || defined(T_bool) || defined(T_int8) || defined(T_int16)
 #if defined(T_int8)
@@ -48,11 +45,6 @@ typedef uchar S;
 #define LOAD4(i, p) convert_int4(vload4((i), (p)))
 #define LOAD8(i, p) convert_int8(vload8((i), (p)))
 #define LOAD16(i, p) convert_int16(vload16((i), (p)))
-#define STORE(v, i, p) ((p)[i] = (S)(v))
-#define STORE2(v, i, p) vstore2(CONVERT(2)(v), (i), (p))
-#define STORE4(v, i, p) vstore4(CONVERT(4)(v), (i), (p))
-#define STORE8(v, i, p) vstore8(CONVERT(8)(v), (i), (p))
-#define STORE16(v, i, p) vstore16(CONVERT(16)(v), (i), (p))
 #else
 #if defined(T_int32)
 #define E int
@@ -65,6 +57,24 @@ typedef E S;
 #define LOAD4(i, p) vload4((i), (p))
 #define LOAD8(i, p) vload8((i), (p))
 #define LOAD16(i, p) vload16((i), (p))
+#endif
+
+#if defined(O_fp16) || (defined(T_fp16) && !defined(O_fp32))
+typedef half O;
+#define STORE(v, i, p) vstore_half_rte((v), (i), (p))
+#define STORE2(v, i, p) vstore_half2_rte((v), (i), (p))
+#define STORE4(v, i, p) vstore_half4_rte((v), (i), (p))
+#define STORE8(v, i, p) vstore_half8_rte((v), (i), (p))
+#define STORE16(v, i, p) vstore_half16_rte((v), (i), (p))
+#elif defined(CONVERT)
+typedef S O;
+#define STORE(v, i, p) ((p)[i] = (O)(v))
+#define STORE2(v, i, p) vstore2(CONVERT(2)(v), (i), (p))
+#define STORE4(v, i, p) vstore4(CONVERT(4)(v), (i), (p))
+#define STORE8(v, i, p) vstore8(CONVERT(8)(v), (i), (p))
+#define STORE16(v, i, p) vstore16(CONVERT(16)(v), (i), (p))
+#else
+typedef E O;
 #define STORE(v, i, p) ((p)[i] = (v))
 #define STORE2(v, i, p) vstore2((v), (i), (p))
 #define STORE4(v, i, p) vstore4((v), (i), (p))
@@ -135,7 +145,7 @@ typedef GLUE(int, VEC) I;
     type name(const GLUE(type, VEC) GLUE(v, VEC)) { GLUE(FOLD_, VEC)(type, join) }
 #endif
 
-void store_fresh(const F v, const int seen, __global S *p) {
+void store_fresh(const F v, const int seen, __global O *p) {
     if (seen == 0) {
         STOREV(v, p);
     } else {

@@ -5,6 +5,7 @@
 //
 // EXPRESSION: C expression of x, alpha, beta (unary), over E or its vectors.
 // BINARY:     C expression of a and b.
+// O_fp32, O_fp16: y has another stored type than x, a and b.
 // OUT_bool:   y is bool, EXPRESSION a comparison.
 // Both loops end with single elements, so that y may be one of the inputs.
 
@@ -30,7 +31,7 @@ typedef uchar Y;
 #define PUT(v, p) (*(p) = (uchar)((v) & 1))
 #define RESULT(type) BINARY
 #else
-typedef S Y;
+typedef O Y;
 #define PUTV(v, p) STOREV(v, p)
 #define PUT(v, p) STORE(v, 0, p)
 #define RESULT(type) activate_##type(BINARY, alpha, beta)

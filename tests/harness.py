@@ -33,8 +33,13 @@ def _operand(graph: Graph, value, number: int) -> Tensor | None:
 
 def session_of(device: Device, graph: Graph, precision: str = "fp32") -> Session:
     """Plan a graph with guard bytes around the arena, and prepare it on a device."""
-    convert(graph, precision)
     aliases = passes.alias.apply(graph)
+    convert(graph, precision, aliases, exact_inputs=False)
+    return prepared(device, graph, aliases, precision)
+
+
+def prepared(device: Device, graph: Graph, aliases: dict, precision: str) -> Session:
+    """The same for a graph whose storage types are chosen."""
     layout.apply(graph)
     plan = planner.plan(graph, aliases)
     plan.offsets = {tensor: at + GUARD for tensor, at in plan.offsets.items()}
@@ -106,6 +111,41 @@ def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
     for name, want in expected.items():
         compare(found[name], want, tolerance, f"{code} {options} {name}")
     return found
+
+
+def check_mixed(device: Device, code: str, inputs: list, precisions: tuple[str, str],
+                **options) -> None:
+    """Like check_op for an op whose inputs are stored in one float type and its output in another.
+
+    Args:
+        precisions: of the inputs and of the output, "fp32" or "fp16".
+    """
+    rounded = [None if value is None else type(value)(_rounded(value.array, precisions[0]))
+               if isinstance(value, Const) else _rounded(value, precisions[0]) for value in inputs]
+
+    def build() -> Graph:
+        graph = Graph("test")
+        operands = [_operand(graph, value, i) for i, value in enumerate(rounded)]
+        graph.output("y0", graph.add(code, operands, "y", **options))
+        return graph
+
+    feeds = {f"x{i}": value for i, value in enumerate(rounded)
+             if value is not None and not isinstance(value, Const)}
+    expected = reference.execute(build(), feeds)["y0"]
+    graph = build()
+    convert(graph, precisions[0], {}, exact_inputs=False)
+    graph.ops[0].outputs[0].dtype = precisions[1]
+    with prepared(device, graph, {}, "fp16") as session:
+        found = run_guarded(session, feeds)["y0"]
+    compare(found, expected, 2e-3 if precisions[1] == "fp16" else 1e-5, f"{code} {precisions}")
+    assert np.array_equal(found, _rounded(found, precisions[1]))
+    if precisions[1] == "fp32":
+        assert not np.array_equal(found, _rounded(found, "fp16")), "the output was rounded to fp16"
+
+
+def _rounded(array: np.ndarray, precision: str) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.float16).astype(np.float32) if precision == "fp16" else array
 
 
 def compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:

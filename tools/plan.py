@@ -1,4 +1,4 @@
-"""Plan the arena: a place for every activation and scratch buffer, and the bound no plan can beat."""
+"""Plan the arena: a place for activations and scratch, and the bound no plan can beat."""
 from __future__ import annotations
 
 import random
@@ -98,8 +98,9 @@ def solve(blocks: list[Block], bound: int) -> int:
     return place(best_order)
 
 
-def plan(graph: Graph, aliases: dict[Tensor, Tensor]) -> Plan:
-    """Plan the arena of a graph.
+def blocks_of(graph: Graph, aliases: dict[Tensor, Tensor],
+              ) -> tuple[dict[Tensor, Block], dict[Op, Block]]:
+    """Return what must have a place in the arena: root tensors, and scratch of ops.
 
     Args:
         graph: ops in execution order.
@@ -126,8 +127,15 @@ def plan(graph: Graph, aliases: dict[Tensor, Tensor]) -> Plan:
         use(boundary.tensor, len(graph.ops))
     scratch = {op: Block(aligned(OPS[op.code].scratch(op)), step, step)
                for step, op in enumerate(graph.ops) if OPS[op.code].scratch(op)}
+    return blocks, scratch
+
+
+def plan(graph: Graph, aliases: dict[Tensor, Tensor]) -> Plan:
+    """Plan the arena of a graph; arguments as for blocks_of()."""
+    blocks, scratch = blocks_of(graph, aliases)
     everything = [*blocks.values(), *scratch.values()]
     bound, peak = lower_bound(everything)
     arena = solve(everything, bound) if everything else 0
-    return Plan(arena, bound, min(peak, len(graph.ops) - 1), {t: b.offset for t, b in blocks.items()},
-                {op: (b.offset, b.size) for op, b in scratch.items()})
+    return Plan(arena, bound, min(peak, len(graph.ops) - 1),
+                {tensor: block.offset for tensor, block in blocks.items()},
+                {op: (block.offset, block.size) for op, block in scratch.items()})

@@ -4,31 +4,83 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun import dtypes
-from edgerun.tools.graph import Graph
+from edgerun.ops import OPS
+from edgerun.tools import plan as planner
+from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 
 # Inputs that stay fp32 whatever the precision: they start or scale an fp32 accumulator.
 FP32_INPUTS = {"conv2d": {2}, "depthwise_conv2d": {2}, "conv_transpose2d": {2}, "dense": {2}}
+EXACT_INPUT_COST = 0.01  # of all weights: what the constants beside an fp32 input may add in bytes
 
 
-def convert(graph: Graph, precision: str) -> None:
+def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
+            exact_inputs: bool = True) -> None:
     """Give every float tensor its storage type.
 
     Args:
-        graph: fp32 or fp16 tensors as imported.
-        precision: "source" leaves them; "fp32" or "fp16" converts all but biases, which are fp32.
+        graph: fp32 tensors as imported, reshapes already turned into aliases.
+        precision: "source" and "fp32" leave them; "fp16" converts all but biases, which are fp32.
+        aliases: tensor -> the root tensor whose bytes it uses.
+        exact_inputs: at fp16, keep an input of the graph in fp32 where that costs no arena.
     """
     if precision == "source":
         precision = "fp32"
     kept = {id(op.inputs[i]) for op in graph.ops for i in FP32_INPUTS.get(op.code, ())
             if i < len(op.inputs) and op.inputs[i] is not None}
-    for tensor in graph.tensors():
-        if tensor.dtype not in dtypes.FLOAT:
-            continue
-        dtype = "fp32" if id(tensor) in kept else precision
-        if tensor.constant:
-            with np.errstate(over="ignore"):
-                tensor.data = tensor.data.astype(dtypes.numpy_dtype(dtype))
-        tensor.dtype = dtype
+    full = {tensor: tensor.data for tensor in graph.tensors()
+            if tensor.constant and tensor.dtype in dtypes.FLOAT}
+    for tensor in {*graph.tensors(), *aliases, *aliases.values()}:
+        if tensor.dtype in dtypes.FLOAT:
+            _store_as(tensor, "fp32" if id(tensor) in kept else precision)
     for op in graph.ops:
         if op.code == "cast" and op.options["dtype"] in dtypes.FLOAT:
             op.options["dtype"] = op.outputs[0].dtype
+    if precision == "fp16" and exact_inputs:
+        for boundary in graph.inputs:
+            _widen_input(graph, boundary, full, aliases)
+
+
+def _store_as(tensor: Tensor, dtype: str) -> None:
+    tensor.dtype = dtype
+    if tensor.constant:
+        with np.errstate(over="ignore"):
+            tensor.data = tensor.data.astype(dtypes.numpy_dtype(dtype))
+
+
+def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray],
+                 aliases: dict[Tensor, Tensor]) -> None:
+    """Keep an fp32 input in fp32 if that is free: no larger arena, hardly more weights.
+
+    Rounding the input perturbs everything behind it, and a network that normalizes small contrasts
+    amplifies that more than any later rounding.
+    """
+    x = boundary.tensor
+    readers = graph.consumers().get(x, [])
+    if (boundary.dtype != "fp32" or x in aliases.values() or not readers or graph.is_output(x)
+            or not all(_reads_wide(op, x) for op in readers)):
+        return
+    constants = {t for op in readers for t in op.inputs
+                 if t is not None and t.constant and t.dtype == "fp16"}
+    users = graph.consumers()
+    if any(user not in readers for t in constants for user in users[t]):
+        return
+    weights = sum(t.bytes for t in graph.tensors() if t.constant)
+    if sum(t.bytes for t in constants) > EXACT_INPUT_COST * weights:
+        return
+    before = _bound(graph, aliases)
+    x.dtype = "fp32"
+    if _bound(graph, aliases) > before:
+        x.dtype = "fp16"
+        return
+    for tensor in constants:
+        tensor.dtype, tensor.data = "fp32", full[tensor]
+
+
+def _reads_wide(op: Op, x: Tensor) -> bool:
+    """Whether the op can read `x` in fp32 and write fp16: all its other inputs are constants."""
+    return OPS[op.code].mixed and all(t is x or t is None or t.constant for t in op.inputs)
+
+
+def _bound(graph: Graph, aliases: dict[Tensor, Tensor]) -> int:
+    blocks, scratch = planner.blocks_of(graph, aliases)
+    return planner.lower_bound([*blocks.values(), *scratch.values()])[0]

@@ -7,12 +7,16 @@ from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
 
 OPS: dict[str, OpDef] = {
-    "unary": OpDef(elementwise.infer_unary, elementwise.unary, (1, 1), "UnaryOptions"),
-    "binary": OpDef(elementwise.infer_binary, elementwise.binary, (2, 2), "BinaryOptions"),
-    "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 5), "Conv2dOptions", conv.conv2d_macs),
+    "unary": OpDef(elementwise.infer_unary, elementwise.unary, (1, 1), "UnaryOptions",
+                   mixed=True),
+    "binary": OpDef(elementwise.infer_binary, elementwise.binary, (2, 2), "BinaryOptions",
+                    mixed=True),
+    "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 5), "Conv2dOptions", conv.conv2d_macs,
+                    mixed=True),
     "depthwise_conv2d": OpDef(conv.infer_depthwise, conv.depthwise_conv2d, (2, 4), "Conv2dOptions",
-                              conv.depthwise_macs),
-    "dense": OpDef(dense.infer_dense, dense.dense, (2, 4), "DenseOptions", dense.dense_macs),
+                              conv.depthwise_macs, mixed=True),
+    "dense": OpDef(dense.infer_dense, dense.dense, (2, 4), "DenseOptions", dense.dense_macs,
+                   mixed=True),
     "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions"),
     "reshape": OpDef(copy.infer_reshape, copy.reshape, (1, 1), "ReshapeOptions"),
     "transpose": OpDef(copy.infer_transpose, copy.transpose, (1, 1), "TransposeOptions"),

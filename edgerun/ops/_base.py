@@ -104,6 +104,7 @@ class OpDef:
         options: table of schema/edgerun.fbs, or None.
         macs: op -> multiply-accumulates, for ops dominated by them.
         scratch: op -> bytes of scratch it needs in the arena.
+        mixed: a float output may be stored as fp32 or fp16 whatever the inputs are.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -111,6 +112,12 @@ class OpDef:
     options: str | None = None
     macs: Callable[[OpLike], int] = _output_elements
     scratch: Callable[[OpLike], int] = _no_scratch
+    mixed: bool = False
+
+
+def float_types(x: TensorLike, y: TensorLike) -> dict[str, int]:
+    """Return the defines of the stored types of the inputs and, if it is another, of the output."""
+    return {f"T_{x.dtype}": 1} | ({f"O_{y.dtype}": 1} if y.dtype != x.dtype else {})
 
 
 def require(condition: bool, op: OpLike, message: str) -> None:

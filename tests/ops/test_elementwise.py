@@ -6,7 +6,7 @@ from edgerun.errors import ModelError
 from edgerun.ops import elementwise
 from edgerun.tools.graph import Graph
 from edgerun.tools.reference import elementwise as reference
-from tests.harness import Const, check_op
+from tests.harness import Const, check_mixed, check_op
 
 DOMAIN = {  # kinds that are not defined everywhere
     "log": (0.1, 9), "sqrt": (0, 9), "rsqrt": (0.1, 9), "reciprocal": (0.1, 3), "asin": (-1, 1),
@@ -93,3 +93,11 @@ def test_mixed_dtypes():
     a, b = graph.input("a", (2,), "fp32"), graph.input("b", (2,), "int32")
     with pytest.raises(ModelError, match="mixes the dtypes fp32, int32"):
         graph.add("binary", [a, b], kind="add")
+
+
+@pytest.mark.parametrize("precisions", [("fp32", "fp16"), ("fp16", "fp32")])
+def test_output_of_another_precision(device, precisions):
+    """An op that may be mixed rounds its result to the stored type of the output."""
+    check_mixed(device, "unary", [numbers((5, 21))], precisions, kind="exp")
+    check_mixed(device, "binary", [numbers((5, 21)), Const(numbers((21,), seed=3))], precisions,
+                kind="mul")
