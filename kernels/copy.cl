@@ -4,8 +4,9 @@
 // dims:        axis 7 is the inner one of y; axes before the first are 1
 // sx, sy:      elements per step of each axis; 0 repeats, negative runs backwards
 //
-// copy:        any strides                                          tile: run of axis 7, rows of axis 6
-// transpose:   x is contiguous along axis 6, y along axis 7         tile: run of axis 7, rows of axis 6
+// copy:        any strides
+// transpose:   x is contiguous along axis 6, y along axis 7
+// A work-item moves `run` indices of axis 7 for `rows` of axis 6:
 // global size (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5)
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
@@ -40,8 +41,8 @@ int2 outer(int row, const int8 dims, const int8 sx, const int8 sy) {
     return at;
 }
 
-__kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const int8 sy, const int x0,
-                   const int y0, const int run, const int rows) {
+__kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const int8 sy,
+                   const int x0, const int y0, const int run, const int rows) {
     const int i0 = get_global_id(0) * run, j0 = get_global_id(1) * rows;
     const int n = min(run, dims.s7 - i0), m = min(rows, dims.s6 - j0);
     const int2 at = outer(get_global_id(2), dims, sx, sy);

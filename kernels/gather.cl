@@ -4,8 +4,8 @@
 //          y [outer, count, inner]; a negative index counts from the end, and an index outside is
 //          clamped, so that nothing outside x is read
 //          global size (ceil(inner / run), ceil(count / picks), outer)
-// where:   y = condition ? a : b over dims, walked with the strides sc, sa, sb (elements; 0 repeats);
-//          condition bool, y row-major
+// where:   y = condition ? a : b over dims, walked with the strides sc, sa, sb (elements; 0
+//          repeats); condition bool, y row-major
 //          global size (ceil(dims_7 / run), product of dims_0 .. dims_6)
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
@@ -41,8 +41,8 @@ __kernel void gather(TENSOR(x), TENSOR(indices), TENSOR(y), const int n, const i
     }
 }
 
-__kernel void where(TENSOR(condition), TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sc,
-                    const int8 sa, const int8 sb, const int run) {
+__kernel void where(TENSOR(condition), TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims,
+                    const int8 sc, const int8 sa, const int8 sb, const int run) {
     int d[8], pc[8], pa[8], pb[8];
     vstore8(dims, 0, d);
     vstore8(sc, 0, pc);

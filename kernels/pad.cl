@@ -1,4 +1,4 @@
-// y[i_0 .. i_7] = x[at_0 .. at_7], at_k = source(i_k - before_k), or the fill value if any is outside.
+// y[i_0 .. i_7] = x[at_0 .. at_7], at_k = source(i_k - before_k); the fill value if any is outside.
 //
 // x, y:          any tensors of SIZE bytes an element, row-major
 // dims, sizes:   elements per axis of y and of x; axis 7 is the inner one

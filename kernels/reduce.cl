@@ -7,8 +7,8 @@
 // columns:  the last kept axis is contiguous in x, >= VEC          global size (ceil(kept_3 / VEC),
 //                                                                     product of kept_0 .. kept_2)
 //
-// MAP, JOIN, FINISH, INITIAL: C expressions over E and its vectors, of x and shift; a and b; a, shift
-//   and total, the number of elements that became one; nothing.
+// MAP, JOIN, FINISH, INITIAL: C expressions over E and its vectors, of x and shift; a and b; a,
+//   shift and total, the number of elements that became one; nothing.
 // SHIFTED: `shift` is the maximum over the reduced axes (0 if that is infinite), else 0.
 
 #ifndef JOIN

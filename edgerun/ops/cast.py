@@ -19,7 +19,8 @@ def cast(op: OpLike, facts: Facts) -> list[Launch]:
     """y = x in the dtype `dtype`.
 
     x [...] any dtype -> y [...]. A real number becomes an integer by dropping its fraction, fp16 by
-    rounding to nearest even; an integer becomes a shorter one by keeping its low bits; bool is x != 0.
+    rounding to nearest even; an integer becomes a shorter one by keeping its low bits; bool is x
+    != 0.
     """
     x, y = op.inputs[0], op.outputs[0]
     n, run = count(x.shape), RUN if facts.kind == "cpu" else 1

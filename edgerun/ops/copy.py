@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from edgerun import dtypes
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, Shape, TensorLike, broadcast, broadcast_strides, collapse, count,
-    i32, int8_arg, normal_axis, require, require_same_dtype, strides)
+    Facts, Launch, OpLike, Outputs, Shape, TensorLike, broadcast, broadcast_strides, collapse,
+    count, i32, int8_arg, normal_axis, require, require_same_dtype, strides)
 
 MAX_AXES = 8  # of a strided copy, after collapsing
 TILE = 4096  # elements a work-item of a CPU copies, if the axes are that long
@@ -169,7 +169,7 @@ def infer_tile(op: OpLike) -> Outputs:
 
 
 def _tiled(x_shape: Shape, repeats: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Return shape, strides of x and strides of y with every repeated axis as two: repeat, index."""
+    """Return shape, strides of x and of y, every repeated axis as two: repeat and index."""
     shape, sx, sy = [], [], []
     y_shape = [n * r for n, r in zip(x_shape, repeats)]
     for n, r, step_x, step_y in zip(x_shape, repeats, strides(x_shape), strides(y_shape)):

@@ -29,8 +29,8 @@ def gather(op: OpLike, facts: Facts) -> list[Launch]:
     """y[..., m, ...] = x[..., indices_m, ...], the index at `axis` of x.
 
     x [..., n, ...] any dtype, indices [...] int32 -> y [x.shape[:axis], indices.shape,
-    x.shape[axis + 1:]]. A negative index counts from the end. An index outside -n .. n - 1 is refused
-    while packing if it is a constant, and clamped to the nearest element otherwise.
+    x.shape[axis + 1:]]. A negative index counts from the end. An index outside -n .. n - 1 is
+    refused while packing if it is a constant, and clamped to the nearest element otherwise.
     """
     x, indices = op.inputs
     axis = normal_axis(op.options["axis"], len(x.shape), op)
@@ -41,7 +41,8 @@ def gather(op: OpLike, facts: Facts) -> list[Launch]:
         run, picks = min(inner, TILE), max(1, TILE // inner)
     return [Launch("gather", "gather", {"SIZE": dtypes.size(x.dtype), "VEC": facts.lanes},
                    (-(-inner // run), -(-total // picks), outer),
-                   (x, indices, op.outputs[0], i32(n), i32(inner), i32(total), i32(run), i32(picks)),
+                   (x, indices, op.outputs[0], i32(n), i32(inner), i32(total), i32(run),
+                    i32(picks)),
                    facts.one if min(run, inner) * min(picks, total) >= GROUPED else None)]
 
 

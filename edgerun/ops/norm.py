@@ -46,8 +46,8 @@ def infer_layer_norm(op: OpLike) -> Outputs:
 def layer_norm(op: OpLike, facts: Facts) -> list[Launch]:
     """y = (x - mean) / sqrt(var + epsilon) gamma + beta, mean and var over the axes from `axis` on.
 
-    x [...] fp32, fp16, gamma, beta [x.shape[axis:]] of the same dtype, both optional -> y [...]. Ba,
-    Kiros, Hinton 2016, equation 4.
+    x [...] fp32, fp16, gamma, beta [x.shape[axis:]] of the same dtype, both optional -> y [...].
+    Ba, Kiros, Hinton 2016, equation 4.
     """
     x, y = op.inputs[0], op.outputs[0]
     axis = normal_axis(op.options["axis"], len(x.shape), op)
@@ -62,7 +62,8 @@ def layer_norm(op: OpLike, facts: Facts) -> list[Launch]:
 def infer_instance_norm(op: OpLike) -> Outputs:
     """y has the shape of x [N, ..., C]; gamma and beta are [C]."""
     x = op.inputs[0]
-    require(len(x.shape) >= 2, op, f"{x.name} has the shape {x.shape}, needed at least 2 dimensions")
+    require(len(x.shape) >= 2, op,
+            f"{x.name} has the shape {x.shape}, needed at least 2 dimensions")
     return _check(op, x.shape[-1:])
 
 
@@ -73,7 +74,7 @@ def _chunks(x: TensorLike) -> tuple[int, int, int, int]:
 
 
 def instance_norm_scratch(op: OpLike) -> int:
-    """Return the bytes of the statistics [N, 2, C], then of those of the chunks [N, chunks, 2, C]."""
+    """Return the bytes of the statistics [N, 2, C] and those of the chunks [N, chunks, 2, C]."""
     samples, _, channels, chunks = _chunks(op.inputs[0])
     return 4 * samples * 2 * channels * (1 + chunks)
 
@@ -81,8 +82,8 @@ def instance_norm_scratch(op: OpLike) -> int:
 def instance_norm(op: OpLike, facts: Facts) -> list[Launch]:
     """y = (x - mean) / sqrt(var + epsilon) gamma + beta, mean and var per sample and channel.
 
-    x [N, ..., C] fp32, fp16, gamma, beta [C] of the same dtype, both optional -> y [N, ..., C]. Ulyanov,
-    Vedaldi, Lempitsky 2016.
+    x [N, ..., C] fp32, fp16, gamma, beta [C] of the same dtype, both optional -> y [N, ..., C].
+    Ulyanov, Vedaldi, Lempitsky 2016.
     """
     x, y = op.inputs[0], op.outputs[0]
     samples, pixels, channels, chunks = _chunks(x)

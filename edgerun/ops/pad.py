@@ -25,8 +25,8 @@ def infer_pad(op: OpLike) -> Outputs:
     room = {"reflect": 1, "symmetric": 0}.get(mode)
     for axis, n in enumerate(x.shape if room is not None else ()):
         longest = max(before[axis], after[axis])
-        require(longest <= n - room, op, f"{mode} by {longest} along axis {axis} of {x.name}, which "
-                f"has {n}: at most {n - room} is possible")
+        require(longest <= n - room, op, f"{mode} by {longest} along axis {axis} of {x.name}, "
+                f"which has {n}: at most {n - room} is possible")
     return [(tuple(n + b + a for n, b, a in zip(x.shape, before, after)), x.dtype)]
 
 
@@ -88,8 +88,8 @@ def wrapped(x: TensorLike, y: TensorLike, facts: Facts) -> list[Launch]:
 def pad(op: OpLike, facts: Facts) -> list[Launch]:
     """y[i] = x[i - before] inside x; outside, per axis of n elements, by `mode`.
 
-    x [...] any dtype -> y [before + n + after of each axis]. constant: `value`, rounded to the dtype
-    and clamped to its range. reflect: mirrored about the border element (padding < n). symmetric:
+    x [...] any dtype -> y [before + n + after of each axis]. constant: `value`, rounded to the
+    dtype and clamped to its range. reflect: mirrored about the border element (padding < n). symmetric:
     mirrored about the border itself (padding <= n). edge: the border element. wrap: from the other
     end, as often as needed.
     """

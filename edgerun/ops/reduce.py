@@ -36,7 +36,8 @@ REDUCE = {
     "log_sum_exp": Kind("0", map="exp(x - shift)", finish="(log(a) + shift)"),
 }
 # Of int32, modulo 2^32, the mean truncated; and the two that every integer dtype has.
-REDUCE_ORDER = {"max": Kind("(-2147483647 - 1)", "max(a, b)"), "min": Kind("2147483647", "min(a, b)")}
+REDUCE_ORDER = {"max": Kind("(-2147483647 - 1)", "max(a, b)"),
+                "min": Kind("2147483647", "min(a, b)")}
 REDUCE_INT = {**{kind: REDUCE[kind] for kind in ("sum", "mean", "prod", "sum_square")},
               **REDUCE_ORDER, "l1": Kind("0", map="(x < 0 ? -x : x)")}
 
@@ -67,8 +68,8 @@ def _split(shape: Shape, axes: Sequence[int]) -> tuple[bool, list, list]:
     """Merge neighbouring axes of the same kind.
 
     Returns:
-        Whether the last axis is reduced, then (elements, stride) of the kept and of the reduced axes;
-        at most four each, since kinds alternate and there are at most eight axes.
+        Whether the last axis is reduced, then (elements, stride) of the kept and of the reduced
+        axes; at most four each, since kinds alternate and there are at most eight axes.
     """
     groups: list[tuple[bool, int, int]] = []
     for axis, (n, step) in enumerate(zip(shape, strides(shape))):
@@ -128,8 +129,8 @@ def infer_arg(op: OpLike) -> Outputs:
 def arg(op: OpLike, facts: Facts) -> list[Launch]:
     """y = index of the largest (`kind` max) or smallest (min) element of x along `axis`.
 
-    x [...] fp32, fp16 or an integer dtype -> y [...] int32, with 1 in place of the axis or without it
-    (`keep_dims` false). Of equal elements the first one counts, with `last` the last one.
+    x [...] fp32, fp16 or an integer dtype -> y [...] int32, with 1 in place of the axis or without
+    it (`keep_dims` false). Of equal elements the first one counts, with `last` the last one.
     """
     x, y = op.inputs[0], op.outputs[0]
     shape = x.shape or (1,)

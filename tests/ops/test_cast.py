@@ -5,7 +5,7 @@ import pytest
 from edgerun import dtypes
 from edgerun.ops import cast
 from tests.harness import check_op
-from tests.ops.test_copy import refused, values
+from tests.ops.test_copy import as_gpu, refused, values
 
 
 def sample(dtype, n=5003):
@@ -19,7 +19,7 @@ def sample(dtype, n=5003):
 @pytest.mark.parametrize("to", cast.DTYPES)
 @pytest.mark.parametrize("dtype", cast.DTYPES)
 def test_every_pair(device, dtype, to, monkeypatch):
-    monkeypatch.setattr("tests.harness.convert", lambda graph, precision: None)  # keeps fp16 as it is
+    monkeypatch.setattr("tests.harness.convert", lambda graph, precision: None)  # keeps fp16
     check_op(device, "cast", [sample(dtype)], 0, dtype=to)
 
 
@@ -32,6 +32,11 @@ def test_beyond_int32_is_the_nearest(device):
     x = np.array([3e9, -3e9, 2**31, 2147483520.0, -2**31], np.float32)
     found = check_op(device, "cast", [x], 0, dtype="int32")["y0"]
     assert found.tolist() == [2**31 - 1, -2**31, 2**31 - 1, 2147483520, -2**31]
+
+
+def test_launches_for_a_gpu(device, monkeypatch):
+    as_gpu(device, monkeypatch)
+    check_op(device, "cast", [sample("fp32")], 0, dtype="int8")
 
 
 def test_invalid():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgerun.errors import ModelError
-from edgerun.ops import copy
+from edgerun.ops import Facts, copy
 from edgerun.tools import passes
 from edgerun.tools.graph import Graph
 from tests.harness import Const, check_op
@@ -21,6 +21,11 @@ def values(shape, dtype="float32", seed=0):
         return rng.normal(size=shape).astype(dtype)
     limits = np.iinfo(dtype)
     return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+
+
+def as_gpu(device, monkeypatch):
+    """Make the ops choose launches as for a GPU: small work-items, short vectors."""
+    monkeypatch.setattr(device, "facts", Facts(kind="gpu", lanes=4))
 
 
 def refused(match, code, shape, /, **options):
@@ -62,8 +67,8 @@ def test_transpose_of_more_than_a_block(device, shape):
 
 
 @pytest.mark.parametrize("shape, starts, steps, sizes", [
-    ((), (), (), ()), ((7,), (0,), (1,), (7,)), ((7,), (6,), (-1,), (7,)), ((7,), (6,), (-3,), (3,)),
-    ((9, 40), (2, 3), (1, 1), (5, 33)), ((9, 40), (0, 39), (2, -2), (5, 20)),
+    ((), (), (), ()), ((7,), (0,), (1,), (7,)), ((7,), (6,), (-1,), (7,)),
+    ((7,), (6,), (-3,), (3,)), ((9, 40), (2, 3), (1, 1), (5, 33)), ((9, 40), (0, 39), (2, -2), (5, 20)),
     ((2, 8, 8, 20), (0, 1, 0, 4), (1, 2, 2, 1), (2, 4, 4, 16)),
     ((2, 8, 8, 20), (1, 7, 7, 19), (-1, -1, -1, -1), (2, 8, 8, 20)),
     ((5, 5), (2, 0), (999999999, 1), (1, 5)),
@@ -86,7 +91,8 @@ def test_concat_of_a_constant(device):
 
 
 @pytest.mark.parametrize("shape, to", [
-    ((1,), (5,)), ((), (3, 4)), ((3, 1), (3, 37)), ((1, 37), (9, 1)), ((2, 1, 3, 1), (7, 2, 5, 1, 6)),
+    ((1,), (5,)), ((), (3, 4)), ((3, 1), (3, 37)), ((1, 37), (9, 1)),
+    ((2, 1, 3, 1), (7, 2, 5, 1, 6)),
     ((1, 3, 1, 3, 1, 3, 1, 3), (2, 1, 2, 1, 2, 1, 2, 1))])
 def test_expand(device, shape, to):
     check_op(device, "expand", [values(shape)], 0, shape=to)
@@ -105,6 +111,34 @@ def test_reshape(device, shape, to, monkeypatch):
     check_op(device, "reshape", [values(shape)], 0, shape=to)
     monkeypatch.setattr(passes.alias, "apply", lambda graph: {})  # as an op of a file
     check_op(device, "reshape", [values(shape)], 0, shape=to)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_shapes(device, seed):
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(1, 9))
+    shape = rng.integers(1, {1: 200, 2: 80, 3: 20, 4: 10}.get(rank, 4), rank)
+    x = values(shape, DTYPES[seed % len(DTYPES)], seed)
+    check_op(device, "transpose", [x], 0, perm=rng.permutation(rank))
+    check_op(device, "tile", [x], 0, repeats=rng.integers(1, 4 if rank < 5 else 3, rank))
+    steps = rng.integers(1, 4, rank)
+    sizes = rng.integers(1, -(-shape // steps) + 1)
+    starts = rng.integers(0, shape - (sizes - 1) * steps)
+    if seed % 2:
+        starts, steps = starts + (sizes - 1) * steps, -steps
+    check_op(device, "slice", [x], 0, starts=starts, steps=steps, sizes=sizes)
+    check_op(device, "concat", [x, x, x], 0, axis=int(rng.integers(rank)))
+
+
+def test_launches_for_a_gpu(device, monkeypatch):
+    as_gpu(device, monkeypatch)
+    x = values((3, 18, 5, 21))
+    for perm in ((0, 2, 3, 1), (0, 3, 1, 2), (3, 2, 1, 0), (1, 0, 2, 3)):
+        check_op(device, "transpose", [x], 0, perm=perm)
+    check_op(device, "slice", [x], 0, starts=(0, 1, 0, 20), steps=(1, 2, 1, -1),
+             sizes=(3, 8, 5, 21))
+    check_op(device, "concat", [x, x[..., :3]], 0, axis=3)
+    check_op(device, "tile", [x], 0, repeats=(2, 1, 2, 3))
 
 
 def test_collapsed_axes_are_few():
@@ -139,8 +173,8 @@ def test_invalid_concat():
     a, b, c, d = (graph.input(name, shape, dtype) for name, shape, dtype in [
         ("a", (2, 3), "fp32"), ("b", (2, 4), "fp32"), ("c", (2, 3), "int32"), ("d", (), "fp32")])
     for inputs, axis, match in [
-            ([a, b], 0, r"needed that of a \(2, 3\) except along axis 0"), ([a, b], 2, "axis 2 of 2"),
-            ([a, c], 0, "mixes the dtypes"), ([d, d], 0, "is a scalar"),
+            ([a, b], 0, r"needed that of a \(2, 3\) except along axis 0"),
+            ([a, b], 2, "axis 2 of 2"), ([a, c], 0, "mixes the dtypes"), ([d, d], 0, "is a scalar"),
             ([a, d], 0, "needed that of a"), ([a, None], 0, "has an input left out")]:
         with pytest.raises(ModelError, match=match):
             graph.add("concat", inputs, axis=axis)

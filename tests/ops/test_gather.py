@@ -5,7 +5,7 @@ import pytest
 from edgerun.errors import ModelError
 from edgerun.tools.graph import Graph
 from tests.harness import Const, check_op
-from tests.ops.test_copy import DTYPES, values
+from tests.ops.test_copy import DTYPES, as_gpu, values
 
 
 def picks(shape, n, seed=3):
@@ -39,7 +39,8 @@ def test_invalid_gather():
     graph = Graph()
     x, k = graph.input("x", (5, 3), "fp32"), graph.input("k", (2,), "int32")
     for inputs, axis, match in [
-            ([x, graph.constant(np.array([0, 5], np.int32))], 0, "values from 0 to 5, needed -5 to 4"),
+            ([x, graph.constant(np.array([0, 5], np.int32))], 0,
+             "values from 0 to 5, needed -5 to 4"),
             ([x, graph.constant(np.array([-6, 1], np.int32))], 0, "values from -6 to 1"),
             ([x, k], 2, "axis 2 of 2"), ([x, x], 0, "x is fp32, needed int32"),
             ([graph.input("s", (), "fp32"), k], 0, "s is a scalar"),
@@ -65,6 +66,12 @@ def test_where(device, shapes, precision):
 def test_where_every_dtype(device, dtype):
     check_op(device, "where", [values((5000,), "bool"), values((5000,), dtype, 1),
                                values((5000,), dtype, 2)], 0)
+
+
+def test_launches_for_a_gpu(device, monkeypatch):
+    as_gpu(device, monkeypatch)
+    check_op(device, "gather", [values((2, 9, 37)), picks((5,), 9)], 0, axis=1)
+    check_op(device, "where", [values((5, 1), "bool"), values((5, 37)), values((37,))], 0)
 
 
 def test_invalid_where():

@@ -4,7 +4,7 @@ import pytest
 
 from edgerun.ops import pad
 from tests.harness import check_op
-from tests.ops.test_copy import DTYPES, refused, values
+from tests.ops.test_copy import DTYPES, as_gpu, refused, values
 
 
 @pytest.mark.parametrize("mode", pad.MODES)
@@ -20,7 +20,7 @@ def test_every_dtype_and_mode(device, mode, dtype):
     ((7,), (0,), (0,)), ((7,), (6,), (6,)), ((2, 1, 5), (1, 0, 2), (0, 0, 4)),
     ((1, 9, 11, 64), (0, 3, 3, 0), (0, 3, 4, 0)), ((1, 9, 11, 3), (0, 1, 1, 0), (0, 1, 1, 0)),
     ((1, 5, 6, 20), (0, 0, 0, 7), (0, 0, 0, 12)), ((2,) * 8, (1, 0, 1, 0, 1, 0, 1, 0), (0, 1) * 4),
-    ((), (), ())])
+    ((), (), ()), ((3, 31), (0, 2), (0, 3)), ((4, 47), (1, 0), (0, 1))])
 def test_pad(device, shape, before, after, mode, precision):
     check_op(device, "pad", [values(shape)], 0 if precision == "fp32" else 2e-3, precision,
              mode=mode, before=before, after=after, value=-1.5)
@@ -43,6 +43,13 @@ def test_value_becomes_the_dtype(device, dtype, value):
         found = check_op(device, "pad", [values((2, 3), dtype)], 0, mode="constant", before=(0, 1),
                          after=(0, 1), value=value)["y0"]
     assert found.shape == (2, 5)
+
+
+@pytest.mark.parametrize("mode", pad.MODES)
+def test_launches_for_a_gpu(device, mode, monkeypatch):
+    as_gpu(device, monkeypatch)
+    check_op(device, "pad", [values((2, 5, 6, 19))], 0, mode=mode, before=(0, 2, 3, 1),
+             after=(1, 0, 4, 9))
 
 
 def test_a_real_layer(device):

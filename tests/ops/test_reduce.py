@@ -9,7 +9,7 @@ from edgerun.ops import reduce
 from edgerun.tools.graph import Graph
 from edgerun.tools.reference import reduce as reference
 from tests.harness import check_op
-from tests.ops.test_copy import refused, values
+from tests.ops.test_copy import as_gpu, refused, values
 
 SHAPES = [
     ((), ()), ((1,), (0,)), ((7,), (0,)), ((1000,), (0,)), ((5, 37), (1,)), ((5, 37), (0,)),
@@ -66,7 +66,8 @@ def test_order_of_every_integer(device, dtype, kind):
         check_op(device, "reduce", [values((3, 37), dtype)], 0, kind=kind, axes=axes)
 
 
-@pytest.mark.parametrize("axes", [axes for n in range(5) for axes in itertools.combinations(range(4), n)])
+@pytest.mark.parametrize("axes", [
+    axes for n in range(5) for axes in itertools.combinations(range(4), n)])
 @pytest.mark.parametrize("keep_dims", [False, True])
 def test_every_set_of_axes(device, axes, keep_dims):
     check_op(device, "reduce", [numbers((3, 4, 5, 18), "sum")], 2e-6, kind="sum", axes=axes,
@@ -116,6 +117,13 @@ def test_arg_integers(device, dtype):
     for axis in (0, 1):
         for kind in ("max", "min"):
             check_op(device, "arg", [values((33, 35), dtype)], 0, kind=kind, axis=axis)
+
+
+def test_launches_for_a_gpu(device, monkeypatch):
+    as_gpu(device, monkeypatch)
+    for axes in ((0,), (1,)):
+        check_op(device, "reduce", [numbers((33, 301), "mean")], 2e-6, kind="mean", axes=axes)
+        check_op(device, "arg", [numbers((33, 301), "mean")], 0, kind="max", axis=axes[0])
 
 
 def test_invalid_reduce():

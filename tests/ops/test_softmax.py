@@ -5,7 +5,7 @@ import pytest
 from edgerun.errors import ModelError
 from edgerun.tools.graph import Graph
 from tests.harness import check_op
-from tests.ops.test_copy import refused
+from tests.ops.test_copy import as_gpu, refused
 
 
 def numbers(shape, width=4.0, seed=0):
@@ -54,6 +54,12 @@ def test_masked_positions_are_zero(device):
 def test_real_layers(device):
     check_op(device, "softmax", [numbers((1, 12, 197, 197))], 2e-6, scale=0.125)
     check_op(device, "softmax", [numbers((1, 1917, 91))], 2e-6)
+
+
+def test_launches_for_a_gpu(device, monkeypatch):
+    as_gpu(device, monkeypatch)
+    check_op(device, "softmax", [numbers((7, 301))], 2e-6, axis=1)
+    check_op(device, "softmax", [numbers((7, 301))], 2e-6, axis=0)
 
 
 def test_invalid():
