@@ -1,4 +1,5 @@
-// y = index of the largest element along the middle axis: x [outer, n, inner] -> int32 [outer, inner]
+// y = index of the largest element along the middle axis of x
+// x [outer, n, inner], y int32 [outer, inner]
 //
 // rows:     inner = 1, n >= VEC          global size (outer)
 // columns:  inner >= VEC                 global size (ceil(inner / VEC), outer)

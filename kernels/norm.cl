@@ -1,8 +1,8 @@
 // Normalizations. Statistics are fp32, in two passes: the mean, then the squares of what is left.
 //
 // layer_norm:     x, y [outer, n], gamma, beta [n]; per row y = (x - mean) / sqrt(var + epsilon)
-//                 gamma + beta                                         global size (outer), n >= VEC
-// l2_normalize:   x, y [outer, n]; per row y = x / sqrt(max(sum x^2, epsilon))       same
+//                 gamma + beta                                       global size (outer), n >= VEC
+// l2_normalize:   x, y [outer, n]; per row y = x / sqrt(max(sum x^2, epsilon))     same
 // instance_norm:  x, y [N, pixels, C], gamma, beta [C], C >= VEC; as layer_norm, per sample and
 //                 channel over the pixels; three kernels, over chunks of pixels:
 //   moments:      sums [N, chunks, 2, C]: mean, and sum of squared differences from it, of a chunk

@@ -89,8 +89,8 @@ def pad(op: OpLike, facts: Facts) -> list[Launch]:
     """y[i] = x[i - before] inside x; outside, per axis of n elements, by `mode`.
 
     x [...] any dtype -> y [before + n + after of each axis]. constant: `value`, rounded to the
-    dtype and clamped to its range. reflect: mirrored about the border element (padding < n). symmetric:
-    mirrored about the border itself (padding <= n). edge: the border element. wrap: from the other
+    dtype and clamped to its range. reflect: mirrored about the border element (padding < n).
+    symmetric: mirrored about the border itself (padding <= n). edge: the border element. wrap: from the other
     end, as often as needed.
     """
     return _launch(op.inputs[0], op.outputs[0], op.options["before"], op.options["after"],
