@@ -62,24 +62,41 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
         const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
         step[v] = min(BLOCK, out_c - block);
         wp[v] = AT(const S, w) + (group * out_c + block) * kernel_h * kernel_w * in_c + c - block;
-        float start[VEC];
-        for (int k = 0; k < VEC; k++)
-            start[k] = has_bias && c + k < out_c ? AT(const float, bias)[group * out_c + c + k] : 0;
+        F start = (F)(0);
+        if (has_bias) {
+            __global const float *from = AT(const float, bias) + group * out_c + c;
+            if (c + VEC <= out_c) {
+                start = VLOAD(from);
+            } else {
+                float part[VEC];
+                for (int k = 0; k < VEC; k++)
+                    part[k] = c + k < out_c ? from[k] : 0;
+                start = VLOAD(part);
+            }
+        }
         #pragma unroll
         for (int p = 0; p < P; p++)
-            acc[p][v] = VLOAD(start);
+            acc[p][v] = start;
     }
 
     __global const S *image[P];
     int top[P], left[P];
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
     bool wide = dilation_w == 1 && channels == in_c;  // a row of taps is one run of channels
     #pragma unroll
     for (int p = 0; p < P; p++) {
-        const int at = min(pixel + p, pixels - 1), row = at / out_w, n = row / out_h;
-        top[p] = (row - n * out_h) * stride_h - pad_top;
-        left[p] = (at - row * out_w) * stride_w - pad_left;
+        top[p] = oy * stride_h - pad_top;
+        left[p] = ox * stride_w - pad_left;
         image[p] = AT(const S, x) + n * height * width * channels + group * in_c;
         wide = wide && left[p] >= 0 && left[p] + kernel_w <= width;
+        // Pixels past the last one repeat it, and are not stored.
+        if (pixel + p + 1 < pixels && ++ox == out_w) {
+            ox = 0;
+            if (++oy == out_h) {
+                oy = 0;
+                n++;
+            }
+        }
     }
 
     for (int ky = 0; ky < kernel_h; ky++) {
@@ -127,20 +144,21 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
         #pragma unroll
         for (int v = 0; v < NV; v++)
             result[p][v] = acc[p][v];
-    const int count = min(P, pixels - pixel), vectors = min(NV, (out_c - first + VEC - 1) / VEC);
+    const int count = min(P, pixels - pixel);
     for (int p = 0; p < count; p++) {
         const int at = (pixel + p) * row_c + group * out_c + first;
-        for (int v = 0; v < vectors; v++) {
+        #pragma unroll
+        for (int v = 0; v < NV; v++) {
             __global const S *rp = AT(const S, residual) + at + v * VEC;
-            __global S *yp = AT(S, y) + at + v * VEC;
-            const int lanes = min(VEC, out_c - first - v * VEC);
+            __global O *yp = AT(O, y) + at + v * VEC;
+            const int lanes = out_c - first - v * VEC;
             F x = result[p][v];
-            if (lanes == VEC) {
+            if (lanes >= VEC) {
                 if (has_residual)
                     x += LOADV(rp);
                 STOREV(ACTIVATE(x), yp);
-            } else {
-                float part[VEC];
+            } else if (lanes > 0) {
+                float part[VEC];  // filled whole: PoCL 3.1 loses elements if the loop ends early
                 for (int k = 0; k < VEC; k++)
                     part[k] = has_residual && k < lanes ? LOAD(k, rp) : 0;
                 x += VLOAD(part);

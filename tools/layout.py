@@ -53,7 +53,7 @@ def apply(graph: Graph) -> None:
 
 
 def _add_zeros(graph: Graph) -> None:
-    """Append what taps outside the image read: one row of zeros per dtype, as long as any op needs."""
+    """Append what taps outside the image read: zeros, one constant per dtype."""
     padded = [op for op in graph.ops if op.code == "conv2d" and needs_zeros(op)]
     for dtype in sorted({op.inputs[1].dtype for op in padded}):
         users = [op for op in padded if op.inputs[1].dtype == dtype]

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, i32, require, require_dtype,
+    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require, require_dtype,
     require_rank, require_same_dtype)
 from edgerun.ops.elementwise import activation
 
@@ -106,28 +106,44 @@ def infer_conv2d(op: OpLike) -> Outputs:
     return [(shape, x.dtype)]
 
 
-def _vec(lanes: int, channels: int) -> int:
-    """Narrowest vector, from 4 lanes to those of the device, that holds all channels."""
-    vec = 4
-    while vec < lanes and vec < channels:
-        vec *= 2
-    return vec
+# Most vectors of output channels per work-item, by kind and lanes of a device: what its registers
+# hold together with PIXELS.
+MOST_VECTORS = {("cpu", 16): 4, ("cpu", 8): 2, ("cpu", 4): 4}
+# Pixels per work-item by number of vectors, measured at 16 lanes; widening fp16 takes registers.
+PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6}}
+# Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
+COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
 
 
-def tile(facts: Facts, pixels: int, out_c: int) -> tuple[int, int, int]:
+def tile(facts: Facts, dtype: str, pixels: int, out_c: int) -> tuple[int, int, int]:
     """Return (P, NV, VEC): pixels, vectors and lanes of a work-item.
 
     Args:
         facts: of the device.
+        dtype: of the activations.
         pixels: output pixels of the whole op.
         out_c: output channels of a group.
     """
-    vec = _vec(facts.lanes, out_c)
+    vec = 4
+    while vec < facts.lanes and vec < out_c:
+        vec *= 2
+    if vec > 4 and -(-out_c // (vec // 2)) == 3:
+        vec //= 2  # three half vectors instead of two whole ones
     vectors = -(-out_c // vec)
     if facts.kind != "cpu":
         return min(4, pixels), min(2, vectors), vec
-    nv = min(4, vectors) if facts.lanes == 16 else min(2, vectors)
-    return min(6, pixels), nv, vec
+
+    def pixels_of(nv: int) -> int:
+        most = PIXELS[dtype][nv] if facts.lanes == 16 else 6
+        return most if pixels > 4 else 4 if pixels > 1 else 1  # few sizes: each is a program
+
+    def time(nv: int) -> float:
+        items = -(-vectors // nv) * -(-pixels // pixels_of(nv))
+        return -(-items // facts.compute_units) * pixels_of(nv) * nv * COST[nv]
+
+    most = MOST_VECTORS.get((facts.kind, facts.lanes), 2)
+    nv = min(range(min(most, vectors), 0, -1), key=time)
+    return pixels_of(nv), nv, vec
 
 
 def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
@@ -145,12 +161,12 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     x, w, bias, residual, zeros, y = operands
     act = activation(op)
     pixels = window["n"] * window["out_h"] * window["out_w"]
-    p, nv, vec = tile(facts, pixels, window["out_c"])
-    defines: dict[str, Any] = {f"T_{x.dtype}": 1, "P": p, "NV": nv, "VEC": vec, **act.defines}
+    p, nv, vec = tile(facts, x.dtype, pixels, window["out_c"])
+    defines: dict[str, Any] = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
     if x.dtype == "fp16" and facts.kind == "cpu":
         defines["CHUNK"] = CHUNK
-    names = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
-             "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    names = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h",
+             "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
     return Launch(
         "conv", "conv2d", defines,
         (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
@@ -173,10 +189,10 @@ def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     over ky, kx, c, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, x is 0 outside the
     image, and g is the first channel of o's group.
 
-    x [N, H, W, IC], w [OC, KH, KW, IC/groups] (constant, in blocks of 16 output channels), bias [OC]
-    fp32 optional, residual [N, OH, OW, OC] optional, zeros [IC/groups or more] (constant, present if
-    there is padding) -> y [N, OH, OW, OC]; fp32 or fp16. OH = (H + pad_top + pad_bottom -
-    ((KH-1) dilation_h + 1)) // stride_h + 1, OW likewise. `groups` cuts input and output channels
+    x [N, H, W, IC], w [OC, KH, KW, IC/groups] (constant, in blocks of 16 output channels), bias
+    [OC] fp32 optional, residual [N, OH, OW, OC] optional, zeros [IC/groups or more] (constant,
+    present if there is padding) -> y [N, OH, OW, OC]; fp32 or fp16. OH = (H + pad_top + pad_bottom
+    - ((KH-1) dilation_h + 1)) // stride_h + 1, OW likewise. `groups` cuts input and output channels
     into equal parts that do not mix.
     """
     x, w = op.inputs[:2]
@@ -211,9 +227,30 @@ def infer_depthwise(op: OpLike) -> Outputs:
     return [(shape, x.dtype)]
 
 
+def depthwise_tile(facts: Facts, rows: int, out_w: int, out_c: int) -> tuple[int, int, int]:
+    """Return (P, VEC, run): pixels, lanes and channels of a work-item.
+
+    Args:
+        facts: of the device.
+        rows: of output pixels, of all images.
+        out_w: pixels of a row.
+        out_c: output channels.
+    """
+    vec = facts.lanes
+    while vec > out_c:
+        vec //= 2
+    if facts.kind != "cpu":
+        return min(2, out_w), vec, vec
+    tiles = -(-out_w // 7)
+    p, items = -(-out_w // tiles), -(-out_c // vec) * tiles * rows
+    # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
+    return p, vec, vec * max(1, min(16, items // (16 * facts.compute_units)))
+
+
 def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
-    """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[ky,kx,o] * x[n,iy,ix,o/M]) over
-    ky, kx, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, and x is 0 outside the image.
+    """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[ky,kx,o] * x[n,iy,ix,o/M])
+    over ky, kx, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, and x is 0 outside
+    the image.
 
     x [N, H, W, C], w [KH, KW, C*M] (constant), bias [C*M] fp32 optional, residual [N, OH, OW, C*M]
     optional, which must not share memory with y -> y [N, OH, OW, C*M]; fp32 or fp16. OH, OW as in
@@ -223,25 +260,22 @@ def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     bias, residual = optional(op, 2), optional(op, 3)
     act = activation(op)
     kernel_h, kernel_w, out_c = w.shape
-    window = {**_window(op), "out_c": out_c, "multiplier": out_c // x.shape[3], "kernel_h": kernel_h,
-              "kernel_w": kernel_w}
-    vec = facts.lanes
-    while vec > out_c:
-        vec //= 2
-    p = min(DEPTHWISE_PIXELS if facts.kind == "cpu" else 2, window["out_w"])
+    window = {**_window(op), "out_c": out_c, "multiplier": out_c // x.shape[3],
+              "kernel_h": kernel_h, "kernel_w": kernel_w}
+    p, vec, run = depthwise_tile(facts, window["n"] * window["out_h"], window["out_w"], out_c)
+    defines: dict[str, Any] = {"P": p, "VEC": vec, **float_types(x, y), **act.defines}
+    if window["multiplier"] != 1:
+        defines["MULTIPLIED"] = 1
     names = ("height", "width", "out_h", "out_w", "out_c", "multiplier", "kernel_h", "kernel_w",
              "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
     return [Launch(
-        "depthwise", "depthwise", {f"T_{x.dtype}": 1, "P": p, "VEC": vec, **act.defines},
-        (-(-out_c // vec), -(-window["out_w"] // p), window["n"] * window["out_h"]),
+        "depthwise", "depthwise", defines,
+        (-(-out_c // run), -(-window["out_w"] // p), window["n"] * window["out_h"]),
         (x, w, bias or x, residual or x, y, i32(bias is not None), i32(residual is not None),
-         *(i32(window[name]) for name in names), f32(act.alpha), f32(act.beta)),
+         i32(run), *(i32(window[name]) for name in names), f32(act.alpha), f32(act.beta)),
         facts.one)]
 
 
 def depthwise_macs(op: OpLike) -> int:
     """Multiply-accumulates: every output element sums over the taps."""
     return count(op.outputs[0].shape) * count(op.inputs[1].shape[:2])
-
-
-DEPTHWISE_PIXELS = 7

@@ -36,7 +36,8 @@ def test_channels(device, in_c, out_c, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("image", [(1, 1, 1), (1, 1, 13), (1, 13, 1), (1, 5, 3), (3, 4, 4), (2, 7, 7)])
+@pytest.mark.parametrize("image", [
+    (1, 1, 1), (1, 1, 13), (1, 13, 1), (1, 5, 3), (3, 4, 4), (2, 7, 7)])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3), (5, 2)])
 def test_sizes(device, image, kernel, precision):
     """Images smaller than the kernel and than a tile, kernels that are not square, batches."""
@@ -49,7 +50,8 @@ def test_sizes(device, image, kernel, precision):
     {"stride_h": 2, "stride_w": 2}, {"stride_h": 3, "stride_w": 1}, {"stride_h": 1, "stride_w": 4},
     {"dilation_h": 2, "dilation_w": 2}, {"dilation_h": 3}, {"dilation_w": 3},
     {"stride_h": 2, "stride_w": 2, "dilation_h": 2, "dilation_w": 3}])
-@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 3, 1, 0), (5, 0, 0, 7)])
+@pytest.mark.parametrize("padding", [
+    (0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 3, 1, 0), (5, 0, 0, 7)])
 def test_windows(device, options, padding, precision):
     check(device, (1, 13, 14, 5), (18, 3, 3, 5), precision, **options, **pads(*padding))
 
@@ -83,8 +85,17 @@ def test_real_layers(device, x, w, options, precision):
     check(device, x, w, precision, activation="relu", **options)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 4), Facts("cpu", 8)])
+@pytest.mark.parametrize("out_c", [3, 16, 19, 64])
+def test_as_on_other_devices(device, monkeypatch, facts, out_c, precision):
+    """The tiles of devices that are not here."""
+    monkeypatch.setattr(device, "facts", facts)
+    check(device, (2, 6, 7, 35), (out_c, 3, 3, 35), precision, **pads(1, 1, 1, 1))
+
+
 def test_two_convolutions_share_weights_and_zeros():
-    """Blocks are made once per grouping; rows stay for an op that reads rows; one zeros constant."""
+    """Blocks are made once, rows stay for an op that reads rows, there is one zeros constant."""
     graph = Graph()
     w = graph.constant(numbers(32, 3, 3, 8), "w")
     x = graph.input("x", (1, 6, 6, 8), "fp32")

@@ -40,6 +40,14 @@ def test_real_layers(device, rows, in_c, out_c, precision):
         1e-5, precision, activation="relu")
 
 
+@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 4), Facts("cpu", 8)])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_as_on_other_devices(device, monkeypatch, facts, rows):
+    """The tiles of devices that are not here."""
+    monkeypatch.setattr(device, "facts", facts)
+    check_op(device, "dense", [numbers(rows, 70), Const(numbers(37, 70, seed=1))])
+
+
 def test_macs():
     graph = Graph()
     op = graph.insert(0, "dense", [graph.input("x", (2, 3, 6), "fp32"),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from edgerun.errors import ModelError
-from edgerun.ops import OPS
+from edgerun.ops import OPS, Facts
 from edgerun.tools.graph import Graph
 from tests.harness import Const, check_op
 
@@ -49,7 +49,8 @@ def test_sizes(device, image, kernel, precision):
     {"stride_h": 2, "stride_w": 2}, {"stride_h": 3, "stride_w": 1}, {"stride_h": 1, "stride_w": 4},
     {"dilation_h": 2, "dilation_w": 2}, {"dilation_h": 3}, {"dilation_w": 3},
     {"stride_h": 2, "stride_w": 2, "dilation_h": 2, "dilation_w": 3}])
-@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 3, 1, 0), (5, 0, 0, 7)])
+@pytest.mark.parametrize("padding", [
+    (0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 3, 1, 0), (5, 0, 0, 7)])
 def test_windows(device, options, padding, precision):
     check(device, (1, 13, 20, 18), (3, 3, 18), precision, **options, **pads(*padding))
 
@@ -70,8 +71,17 @@ def test_bias_residual_activation(device, channels, bias, activation, precision)
     ((1, 112, 112, 32), 3, 1), ((1, 28, 28, 120), 5, 1), ((1, 56, 56, 72), 5, 2)])
 def test_real_layers(device, x, kernel, stride, precision):
     pad = kernel // 2
-    check(device, x, (kernel, kernel, x[3]), precision, activation="clip", beta=6.0, stride_h=stride,
-          stride_w=stride, **pads(pad, pad, pad, pad))
+    check(device, x, (kernel, kernel, x[3]), precision, activation="clip", beta=6.0,
+          stride_h=stride, stride_w=stride, **pads(pad, pad, pad, pad))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 4), Facts("cpu", 8)])
+@pytest.mark.parametrize("channels, multiplier", [(3, 1), (37, 1), (6, 3)])
+def test_as_on_other_devices(device, monkeypatch, facts, channels, multiplier, precision):
+    """The tiles of devices that are not here."""
+    monkeypatch.setattr(device, "facts", facts)
+    check(device, (2, 6, 7, channels), (3, 3, channels * multiplier), precision, **pads(1, 1, 1, 1))
 
 
 def test_macs():
@@ -95,8 +105,9 @@ def test_macs():
     ([(1, 8, 8, 3), (3, 3, 3), None, (1, 8, 8, 3)], {}, r"needed \(1, 6, 6, 3\)")])
 def test_refused(inputs, options, message):
     graph = Graph()
+    tensors = [s and graph.input("x", s, "fp32") for s in inputs]
     with pytest.raises(ModelError, match=message):
-        graph.add("depthwise_conv2d", [s and graph.input("x", s, "fp32") for s in inputs], **options)
+        graph.add("depthwise_conv2d", tensors, **options)
 
 
 def test_weights_in_blocks_are_refused():
