@@ -90,8 +90,8 @@ def pad(op: OpLike, facts: Facts) -> list[Launch]:
 
     x [...] any dtype -> y [before + n + after of each axis]. constant: `value`, rounded to the
     dtype and clamped to its range. reflect: mirrored about the border element (padding < n).
-    symmetric: mirrored about the border itself (padding <= n). edge: the border element. wrap: from the other
-    end, as often as needed.
+    symmetric: mirrored about the border itself (padding <= n). edge: the border element. wrap: from
+    the other end, as often as needed.
     """
     return _launch(op.inputs[0], op.outputs[0], op.options["before"], op.options["after"],
                    op.options["mode"], op.options["value"], facts)
