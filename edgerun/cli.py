@@ -5,7 +5,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from edgerun import __version__, arrays, info as info_module, model as model_module, text
+from edgerun import __version__, arrays, info as info_module, loader, text
 from edgerun.errors import DeviceError, InputError
 
 DEVICE_HELP = ("index, or part of the platform, device or driver name (see 'edgerun devices'); "
@@ -89,7 +89,7 @@ source model declares: numpy.savez("in.npz", **{"input": image}).""", _run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = model_module.read(args.model)
+    model = loader.read(args.model)
     if args.inputs is None:
         raise InputError(f"{args.model}: --inputs IN.npz is missing, needed the arrays "
                          f"{arrays.needed(model.inputs)}")
@@ -114,7 +114,7 @@ def _add_info(commands) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    found = info_module.describe(model_module.read(args.model))
+    found = info_module.describe(loader.read(args.model))
     print(text.json_text(found) if args.json else info_module.describe_text(found))
     return 0
 
@@ -133,7 +133,7 @@ def _add_memory(commands) -> None:
 
 def _memory(args: argparse.Namespace) -> int:
     from edgerun import report
-    found = (report.planned_report(model_module.read(args.model)) if args.no_run
+    found = (report.planned_report(loader.read(args.model)) if args.no_run
              else report.measure(args.model, args.device))
     print(text.json_text(found.as_dict()) if args.json else found.text())
     return 0
@@ -157,13 +157,13 @@ def _add_bench(commands) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     inputs = None if args.inputs is None else arrays.read_npz(args.inputs)
-    model_module.map_file(args.model)  # a missing file must not cost the start of a driver
+    loader.map_file(args.model)  # a missing file must not cost the start of a driver
     from edgerun import timing
     from edgerun.device import Device
     from edgerun.session import Session
     device = Device(args.device)
     start = time.perf_counter_ns()
-    with Session(model_module.read(args.model), device) as session:
+    with Session(loader.read(args.model), device) as session:
         load_ns = time.perf_counter_ns() - start
         if inputs is None:
             inputs = arrays.random_inputs(session.inputs)
@@ -198,7 +198,7 @@ exit status 1 if an output differs by more than is allowed, relative to the rang
 
 
 def _verify(args: argparse.Namespace) -> int:
-    model = model_module.read(args.model)
+    model = loader.read(args.model)
     if args.inputs is not None or args.tolerance is not None:
         raise InputError("verify: --inputs and --tolerance go with --against MODEL; the vectors in "
                          "the file have their own")

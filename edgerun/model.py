@@ -1,17 +1,13 @@
-"""The model file as frozen dataclasses: read once, validated once, then trusted."""
+"""The model file as frozen dataclasses: read by loader.py, checked by validate.py, then trusted."""
 from __future__ import annotations
 
 import functools
-import mmap
-import os
-import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from edgerun import dtypes, flat
-from edgerun.errors import ModelError
+from edgerun import dtypes
 
 VERSION = 1
 PAGE = 4096  # bytes; weight segments start on a multiple of it
@@ -135,140 +131,3 @@ class Model:
     def root_of(self, tensor: Tensor) -> Tensor:
         """Return the tensor whose bytes `tensor` uses (itself, if it is no alias)."""
         return self.tensors[tensor.alias_of] if tensor.alias_of >= 0 else tensor
-
-
-def map_file(path: str | os.PathLike) -> np.ndarray:
-    """Map a file read-only.
-
-    Returns:
-        uint8 [bytes]; pages are read from disk when they are first touched.
-
-    Raises:
-        ModelError: there is no such file, it cannot be read, or it is empty.
-    """
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ModelError(f"{path}: the file is empty, needed an edgerun model (.edge)")
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}; needed an edgerun model "
-                         "(.edge), made by 'edgerun pack'") from None
-    return np.frombuffer(mapping, np.uint8)
-
-
-def read(path: str | os.PathLike, check_weights: bool = True) -> Model:
-    """Read and validate a model file.
-
-    Args:
-        path: the .edge file; it stays mapped as long as the returned model lives.
-        check_weights: also compare the checksum of every weight segment, which reads the whole
-            file once.
-
-    Raises:
-        ModelError: anything in the file is not as schema/README.md says it must be.
-    """
-    return from_bytes(map_file(path), os.fspath(path), check_weights)
-
-
-def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Model:
-    """Turn the bytes of a model file (uint8, one dimension) into a validated Model."""
-    from edgerun import validate  # validate imports the dataclasses above
-    reader = flat.Reader(data, where)
-    root = reader.root("Model", flat.schema().identifier)
-    if root["version"] != VERSION:
-        raise ModelError(f"{where}: format version {root['version']}, this edgerun reads {VERSION}: "
-                         "pack the model again, or install the matching edgerun")
-    graph_data = root["graph"]
-    if zlib.crc32(graph_data) != root["graph_crc32"]:
-        raise ModelError(f"{where}: the checksum of the graph does not match: the file is damaged, "
-                         "copy or pack it again")
-    graph = flat.Reader(graph_data, where).root("Graph")
-    model = _assemble(root, graph, data, where)
-    validate.check(model)
-    model = replace(model, vectors=tuple(
-        _vector(values, model, f"{where}: test vector {i}")
-        for i, values in enumerate(root["vectors"])))
-    if check_weights:
-        validate.check_segments(model)
-    return model
-
-
-def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
-    start = data.__array_interface__["data"][0]
-    segments = tuple(
-        Segment(s["dtype"], s["crc32"], np.asarray(s["data"], np.uint8),
-                s["data"].__array_interface__["data"][0] - start if len(s["data"]) else 0)
-        for s in root["segments"])
-    tensors = tuple(_tensor(t, index) for index, t in enumerate(graph["tensors"]))
-
-    def pick(index: int, what: str) -> Tensor:
-        if not 0 <= index < len(tensors):
-            raise ModelError(f"{where}: {what} is tensor {index}, the file has {len(tensors)}")
-        return tensors[index]
-
-    ops = []
-    for index, op in enumerate(graph["ops"]):
-        label = f"op {index} ({op['code']} {op['name']!r})"
-        table, options = op["options"] or (None, {})
-        ops.append(Op(
-            op["code"], op["name"],
-            tuple(None if i == -1 else pick(int(i), f"an input of {label}") for i in op["inputs"]),
-            tuple(pick(int(i), f"an output of {label}") for i in op["outputs"]),
-            {key: _plain(value) for key, value in options.items()}, table,
-            op["scratch_offset"], op["scratch_bytes"], index))
-    plan = graph["plan"]
-    if plan is None:
-        raise ModelError(f"{where}: the memory plan is missing")
-    inputs = tuple(_boundary(b, where) for b in graph["inputs"])
-    outputs = tuple(_boundary(b, where) for b in graph["outputs"])
-    return Model(
-        where, graph["name"], graph["source"], root["producer"], graph["precision"],
-        graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
-        (), len(root["graph"]), data)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return tuple(value.tolist())
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _tensor(values: dict, index: int) -> Tensor:
-    quantization = values.pop("quantization")
-    if quantization is not None:
-        quantization = Quantization(
-            np.asarray(quantization["scale"], np.float32),
-            np.asarray(quantization["zero_point"], np.int32), quantization["axis"])
-    values["shape"] = tuple(int(n) for n in values["shape"])
-    return Tensor(**values, quantization=quantization, index=index)
-
-
-def _boundary(values: dict, where: str) -> TensorInfo:
-    return TensorInfo(values["name"], tuple(int(n) for n in values["shape"]),
-                      dtypes.numpy_dtype(values["dtype"]), values["tensor"],
-                      tuple(int(n) for n in values["perm"]))
-
-
-def _vector(values: dict, model: Model, where: str) -> TestVector:
-    crc = 0
-    for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)):
-        if len(items) != len(infos):
-            raise ModelError(f"{where}: has {len(items)} arrays, needed {len(infos)}")
-        for item in items:
-            crc = zlib.crc32(np.asarray(item["data"], np.uint8), crc)
-    if crc != values["crc32"]:
-        raise ModelError(f"{where}: the checksum does not match: the file is damaged")
-    inputs, outputs = (
-        tuple(_array(np.asarray(item["data"], np.uint8), info, where)
-              for item, info in zip(items, infos))
-        for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)))
-    return TestVector(inputs, outputs, values["tolerance"])
-
-
-def _array(data: np.ndarray, info: TensorInfo, where: str) -> np.ndarray:
-    needed = int(np.prod(info.shape, dtype=object)) * info.dtype.itemsize
-    if len(data) != needed:
-        raise ModelError(f"{where}: {info.name!r} has {len(data)} bytes, needed {needed}")
-    return data.view(info.dtype).reshape(info.shape)
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgerun import arrays, model as model_module, smaps, text
+from edgerun import arrays, loader, smaps, text
 from edgerun.device import Device, opencl
 from edgerun.memory import IN_PLACE
 from edgerun.model import Model, Op
@@ -98,7 +98,7 @@ def measure(path: str | os.PathLike, device: str | int | None = None) -> MemoryR
         ModelError: the file is not a valid model.
         DeviceError: there is no such device, or it cannot run the model.
     """
-    model_module.map_file(path)  # a missing file must not cost the start of a driver
+    loader.map_file(path)  # a missing file must not cost the start of a driver
     stages = Stages()
     fresh = "pyopencl" not in sys.modules
     if fresh:
@@ -108,7 +108,7 @@ def measure(path: str | os.PathLike, device: str | int | None = None) -> MemoryR
         stages.take(IMPORTED)
     opened = Device(device)
     stages.take(OPENED)
-    model = model_module.read(path)
+    model = loader.read(path)
     stages.take(READ)
     with Session(model, opened) as session:
         stages.take(PREPARED)

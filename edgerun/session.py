@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgerun import dtypes, model as model_module
+from edgerun import dtypes, loader
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike, device: str | int | None = None,
         ModelError: the file is not a valid model.
         DeviceError: there is no such device, it has too little memory, or it cannot build a kernel.
     """
-    model = model_module.read(path, check_weights)
+    model = loader.read(path, check_weights)
     return Session(model, Device(device))
 
 

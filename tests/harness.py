@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun import model as model_module
+from edgerun import loader
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import blob, layout, passes, plan as planner, reference
@@ -46,7 +46,7 @@ def prepared(device: Device, graph: Graph, aliases: dict, precision: str) -> Ses
     plan.scratch = {op: (at + GUARD, size) for op, (at, size) in plan.scratch.items()}
     plan.arena_bytes += 2 * GUARD
     data = blob.encode(graph, plan, aliases, precision)
-    model = model_module.from_bytes(np.frombuffer(data, np.uint8), "test")
+    model = loader.from_bytes(np.frombuffer(data, np.uint8), "test")
     return Session(model, device)
 
 
@@ -86,14 +86,7 @@ def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
     """
     if precision == "fp16":
         tolerance = max(tolerance, 2e-3)
-
-        def rounded(value):
-            if isinstance(value, Const):
-                return Const(rounded(value.array))
-            if value is None or np.asarray(value).dtype != np.float32:
-                return value
-            return np.asarray(value).astype(np.float16).astype(np.float32)
-        inputs = [rounded(value) for value in inputs]
+    inputs = [_as_stored(value, precision) for value in inputs]
 
     def build() -> Graph:
         graph = Graph("test")
@@ -120,8 +113,7 @@ def check_mixed(device: Device, code: str, inputs: list, precisions: tuple[str, 
     Args:
         precisions: of the inputs and of the output, "fp32" or "fp16".
     """
-    rounded = [None if value is None else type(value)(_rounded(value.array, precisions[0]))
-               if isinstance(value, Const) else _rounded(value, precisions[0]) for value in inputs]
+    rounded = [_as_stored(value, precisions[0]) for value in inputs]
 
     def build() -> Graph:
         graph = Graph("test")
@@ -141,6 +133,15 @@ def check_mixed(device: Device, code: str, inputs: list, precisions: tuple[str, 
     assert np.array_equal(found, _rounded(found, precisions[1]))
     if precisions[1] == "fp32":
         assert not np.array_equal(found, _rounded(found, "fp16")), "the output was rounded to fp16"
+
+
+def _as_stored(value, precision: str):
+    """Return an input of an op rounded to its stored type, if it is fp32."""
+    if isinstance(value, Const):
+        return Const(_as_stored(value.array, precision))
+    if value is None or np.asarray(value).dtype != np.float32:
+        return value
+    return _rounded(value, precision)
 
 
 def _rounded(array: np.ndarray, precision: str) -> np.ndarray:

@@ -14,7 +14,7 @@ SHIFT = np.array([1, -2, 3], np.float32)
 
 def save(graph: Graph, path: Path, precision: str = "fp32", vectors=()) -> Path:
     """Plan a graph and write it as a model file."""
-    convert(graph, precision)
+    convert(graph, precision, {})
     aliases = passes.alias.apply(graph)
     layout.apply(graph)
     blob.write(path, blob.encode(graph, planner.plan(graph, aliases), aliases, precision,

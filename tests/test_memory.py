@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerun import model as model_module
+from edgerun import loader
 from edgerun.tools.pack import pack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,7 @@ def measure(path: Path, device, how: str = "as is") -> dict:
                     reason="this system has no /proc/self/smaps_rollup to measure with")
 def test_weights_add_no_anonymous_memory(device, packed):
     """Loading and running grows anonymous memory by the arena, not by the weights."""
-    weights = sum(len(s.data) for s in model_module.read(packed["fp32"]).segments)
+    weights = sum(len(s.data) for s in loader.read(packed["fp32"]).segments)
     found = measure(packed["fp32"], device)
     assert found["file"]["Anonymous"] == 0, found
     assert found["file"]["Rss"] >= 0.95 * weights, found
@@ -91,19 +91,19 @@ def test_weights_add_no_anonymous_memory(device, packed):
 def test_fp16_is_half(packed):
     """Weights and arena of fp16 are half of fp32's within 2 %."""
     def total(path):
-        model = model_module.read(path)
+        model = loader.read(path)
         return model.plan.arena_bytes + sum(len(s.data) for s in model.segments)
     ratio = total(packed["fp16"]) / total(packed["fp32"])
     assert abs(ratio - 0.5) <= 0.01, ratio
 
 
 def test_arena_is_at_its_bound(packed):
-    plan = model_module.read(packed["fp32"]).plan
+    plan = loader.read(packed["fp32"]).plan
     assert plan.arena_bytes <= 1.05 * plan.lower_bound_bytes
 
 
 def test_arena_of_squeezenet_is_pinned(packed):
     """The plan is deterministic: a change of these bytes is a change of the planner or of a pass."""
-    plan = model_module.read(packed["fp32"]).plan
+    plan = loader.read(packed["fp32"]).plan
     assert plan.arena_bytes == PINNED_ARENA_BYTES
 

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from edgerun import ModelError, flat, model as model_module
+from edgerun import ModelError, flat, loader
+from edgerun.model import Model
 from edgerun.tools import blob, plan as planner
 from edgerun.tools.graph import Graph
 from tests import mutate
@@ -32,8 +33,8 @@ def good() -> bytes:
     return blob.encode(graph, plan, {}, "fp32", [(arrays, expected, 1e-3)])
 
 
-def read(data: bytes) -> model_module.Model:
-    return model_module.from_bytes(np.frombuffer(data, np.uint8), "m.edge")
+def read(data: bytes) -> Model:
+    return loader.from_bytes(np.frombuffer(data, np.uint8), "m.edge")
 
 
 def refused(data: bytes, message: str) -> None:
@@ -69,17 +70,17 @@ def test_empty_file(tmp_path):
     path = tmp_path / "empty.edge"
     path.touch()
     with pytest.raises(ModelError, match="empty.edge: the file is empty"):
-        model_module.read(path)
+        loader.read(path)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(ModelError, match="nothing.edge: cannot be read: No such file"):
-        model_module.read(tmp_path / "nothing.edge")
+        loader.read(tmp_path / "nothing.edge")
 
 
 def test_folder_instead_of_file(tmp_path):
     with pytest.raises(ModelError, match="cannot be read: Is a directory"):
-        model_module.read(tmp_path)
+        loader.read(tmp_path)
 
 
 def test_other_file():
@@ -119,7 +120,7 @@ def test_weights_with_a_flipped_bit(good):
     damaged = bytearray(good)
     damaged[at + 3] ^= 4
     refused(bytes(damaged), "checksum of the fp32 segment does not match")
-    model_module.from_bytes(np.frombuffer(bytes(damaged), np.uint8), "m", check_weights=False)
+    loader.from_bytes(np.frombuffer(bytes(damaged), np.uint8), "m", check_weights=False)
 
 
 def test_test_vector_with_a_flipped_bit(good):

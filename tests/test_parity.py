@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerun import model as model_module
+from edgerun import loader
 from edgerun.session import Session
 from edgerun.tools.pack import PackReport, pack
 
@@ -92,7 +92,7 @@ def test_arena_is_close_to_the_lower_bound(packed, kind, name, precision):
                                        for name in names])
 def test_golden_outputs(packed, device, kind, name, precision):
     path, _, golden = packed(kind, name, precision)
-    with Session(model_module.read(path), device) as session:
+    with Session(loader.read(path), device) as session:
         assert [info.name for info in session.inputs] == list(golden.inputs)
         assert [info.name for info in session.outputs] == list(golden.outputs)
         for sample in range(golden.samples):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerun import arrays, model as model_module, report, smaps, text, timing
+from edgerun import arrays, loader, report, smaps, text, timing
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import SLACK
 from edgerun.model import TensorInfo
@@ -27,7 +27,7 @@ def layers(tmp_path):
 
 @pytest.fixture
 def session(device, layers):
-    with Session(model_module.read(layers), device) as opened:
+    with Session(loader.read(layers), device) as opened:
         yield opened
 
 
@@ -38,7 +38,7 @@ def feed():
 # planned
 
 def test_planned_bytes_are_those_of_the_file(layers):
-    model = model_module.read(layers)
+    model = loader.read(layers)
     planned = report.planned_report(model).planned
     assert planned["file_bytes"] == layers.stat().st_size
     assert planned["weights"] == {"fp32": 4 * (16 * 32 + 8 * 16)}
@@ -50,7 +50,7 @@ def test_planned_bytes_are_those_of_the_file(layers):
 
 
 def test_planned_peak_names_what_lives_there(layers):
-    model = model_module.read(layers)
+    model = loader.read(layers)
     peak = report.planned_report(model).planned["peak"]
     assert (peak["op"], peak["code"], peak["name"]) == (0, "dense", "hidden")
     assert [(t["name"], t["bytes"]) for t in peak["tensors"]] == [("x", 512), ("hidden", 256)]
@@ -59,7 +59,7 @@ def test_planned_peak_names_what_lives_there(layers):
 
 def test_weights_are_counted_once_per_dtype(tmp_path):
     planned = report.planned_report(
-        model_module.read(models.two_layers(tmp_path / "half.edge", "fp16"))).planned
+        loader.read(models.two_layers(tmp_path / "half.edge", "fp16"))).planned
     assert planned["weights"] == {"fp16": 2 * (16 * 32 + 8 * 16)}
     assert planned["constants"]["fp32"] >= 4 * 16  # the bias stays fp32
 
@@ -70,12 +70,12 @@ def test_shared_constants_are_counted_once(tmp_path):
     hidden = graph.add("dense", [graph.input("x", (1, 32), "fp32"), w], "once")
     graph.output("y", graph.add("dense", [hidden, w], "twice"))
     planned = report.planned_report(
-        model_module.read(models.save(graph, tmp_path / "shared.edge"))).planned
+        loader.read(models.save(graph, tmp_path / "shared.edge"))).planned
     assert planned["weights"] == {"fp32": 4 * 32 * 32}
 
 
 def test_report_without_a_device_has_only_the_plan(layers):
-    found = report.planned_report(model_module.read(layers))
+    found = report.planned_report(loader.read(layers))
     assert found.allocated == {} and found.measured == {}
     assert "peak at op 0 (dense 'hidden')" in found.text() and "allocated" not in found.text()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -120,7 +120,7 @@ def test_measured_parts_add_up_in_a_fresh_process(device, layers):
     assert sum(measured["parts"].values()) == last["pss_bytes"]
     assert list(measured["parts"]) == ["python and libraries", "opencl driver", "session"]
     assert sum(measured["explained"].values()) == measured["parts"]["session"]
-    assert measured["explained"]["arena"] == model_module.read(layers).plan.arena_bytes
+    assert measured["explained"]["arena"] == loader.read(layers).plan.arena_bytes
     assert measured["parts"]["python and libraries"] > 5e6 < measured["parts"]["opencl driver"]
     assert measured["model_file"]["anonymous_bytes"] == 0  # weights were not copied
     assert 0 < measured["model_file"]["file_bytes"] <= layers.stat().st_size + 4096

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from edgerun import flat, model as model_module
+from edgerun import flat, loader
 from edgerun._paths import folder
 from edgerun.ops import OPS
 from edgerun.tools import blob, plan as planner
@@ -45,14 +45,14 @@ def test_flatc_reads_what_we_write(file, flatc, tmp_path):
     assert op["options"] == {"kind": "mul", "activation": "clip", "alpha": -1.5, "beta": 2.5}
     assert written["graph"]["outputs"][0]["perm"] == [0, 2, 1]
     assert written["segments"][0]["dtype"] == "fp32"
-    read = flat.Reader(model_module.map_file(file), "net").root("Model", b"EDGR")
+    read = flat.Reader(loader.map_file(file), "net").root("Model", b"EDGR")
     assert written["graph_crc32"] == read["graph_crc32"]
     assert bytes(written["segments"][0]["data"]) == read["segments"][0]["data"].tobytes()
 
 
 def test_we_read_what_flatc_writes(file, flatc, tmp_path):
     """A file that flatc builds from JSON holds the same tables for our reader."""
-    ours = flat.Reader(model_module.map_file(file), "net").root("Model")
+    ours = flat.Reader(loader.map_file(file), "net").root("Model")
     graph = flat.Reader(ours["graph"], "net").root("Graph")
     text = (folder("schema") / "edgerun.fbs").read_text().replace("root_type Model", "root_type Graph")
     (tmp_path / "graph.fbs").write_text(text)

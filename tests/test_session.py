@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import edgerun
-from edgerun import DeviceError, InputError, model as model_module
+from edgerun import DeviceError, InputError, loader
+from edgerun.model import Model
 from edgerun.ops import OPS, Launch, OpDef
 from edgerun.session import Session
 from edgerun.tools import blob, plan as planner
@@ -27,8 +28,8 @@ def encoded(graph: Graph) -> np.ndarray:
     return np.frombuffer(blob.encode(graph, planner.plan(graph, {}), {}, "fp32"), np.uint8)
 
 
-def model_of(graph: Graph) -> model_module.Model:
-    return model_module.from_bytes(encoded(graph), "small.edge")
+def model_of(graph: Graph) -> Model:
+    return loader.from_bytes(encoded(graph), "small.edge")
 
 
 def expected(x: np.ndarray) -> np.ndarray:
@@ -180,7 +181,7 @@ def test_closed_session(device, x):
 def test_two_sessions_of_one_file(device, x, tmp_path):
     path = tmp_path / "small.edge"
     path.write_bytes(encoded(small()).tobytes())
-    with Session(model_module.read(path), device) as a, Session(model_module.read(path), device) as b:
+    with Session(loader.read(path), device) as a, Session(loader.read(path), device) as b:
         ya, yb = a.run({"x": x})["y"], b.run({"x": -x})["y"]
         np.testing.assert_array_equal(ya, expected(x))
         np.testing.assert_array_equal(yb, expected(-x))

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from edgerun import arrays, cli, model as model_module, text
+from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import runtimes, verify as verify_module
@@ -98,7 +98,7 @@ def pack_text(report: PackReport) -> str:
 
 def verify(args: argparse.Namespace) -> int:
     """Run `edgerun verify --against`; returns the exit status."""
-    model = model_module.read(args.model)
+    model = loader.read(args.model)
     runtime = runtimes.open_source(args.against)
     if args.inputs is not None:
         samples = verify_module.samples_of(arrays.read_npz(args.inputs), model.inputs, args.inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgerun import model as model_module
+from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import blob, layout, passes, plan as planner
 from edgerun.tools.graph import Graph
@@ -101,7 +101,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     plan = planner.plan(graph, aliases)
     progress("write")
     data = blob.encode(graph, plan, aliases, precision, list(vectors))
-    model = model_module.from_bytes(_as_array(data), os.fspath(out))  # what a device will check
+    model = loader.from_bytes(_as_array(data), os.fspath(out))  # what a device will check
     blob.write(out, data)
     return PackReport(
         os.fspath(out), precision, len(data), sum(len(s.data) for s in model.segments),
