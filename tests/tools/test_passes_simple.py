@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from edgerun.tools.graph import Graph
-from edgerun.tools.passes import dead_code, duplicates, fold, identities, pieces, reshapes
+from edgerun.tools.passes import (
+    dead_code, duplicates, fold, identities, pieces, reshapes, splits)
 from tests.tools.pass_checks import binary, check, codes, conv, unary, values
 
 
@@ -291,3 +292,63 @@ def test_shuffle_of_unequal_parts_stays():
     y = graph.add("reshape", [both], shape=(1, 4, 2, 4))
     graph.output("y", graph.add("transpose", [y], perm=(0, 1, 3, 2)))
     check(graph, pieces.apply, expected=["concat", "reshape", "transpose"])
+
+
+@pytest.mark.parametrize("target, options, moved", [
+    ((2, 3, 4, 2), {"starts": (0, 1, 0, 0), "sizes": (2, 2, 4, 2)}, True),      # the outer part
+    ((2, 3, 4, 2), {"starts": (1, 0, 0, 1), "sizes": (1, 3, 4, 1)}, True),      # every second
+    ((2, 3, 1, 8), {"starts": (0, 2, 0, 0), "sizes": (2, 1, 1, 8)}, True),
+    ((2, 1, 24), {"starts": (0, 0, 3), "steps": (1, 1, 2), "sizes": (2, 1, 9)}, True),
+    ((2, 3, 4, 2), {"starts": (0, 0, 1, 0), "sizes": (2, 3, 2, 2)}, False),     # from the middle
+    ((2, 3, 4, 2), {"starts": (0, 0, 0, 0), "steps": (1, 2, 1, 1), "sizes": (2, 2, 4, 2)}, False),
+    ((3, 16), {"starts": (1, 0), "sizes": (2, 16)}, False)])
+def test_slice_of_reshape(target, options, moved):
+    graph, x = start(2, 24)
+    y = graph.add("reshape", [x], shape=target)
+    graph.output("y", graph.add("slice", [y], **{"steps": (1,) * len(target), **options}))
+    check(graph, pieces.apply, expected=["slice", "reshape"] if moved else ["reshape", "slice"])
+
+
+def cut(graph, y, *bounds):
+    for number, (first, last, *step) in enumerate(bounds):
+        step = step[0] if step else 1
+        size = len(range(first, last, step))
+        part = graph.add("slice", [y], starts=(0,) * (len(y.shape) - 1) + (first,),
+                         steps=(1,) * (len(y.shape) - 1) + (step,), sizes=(*y.shape[:-1], size))
+        graph.output(f"part{number}", part)
+
+
+@pytest.mark.parametrize("bounds", [((0, 16), (16, 48)), ((0, 48, 2), (1, 48, 2)), ((0, 20),)])
+def test_layers_that_are_cut(bounds):
+    graph, x = start(1, 4, 4, 8)
+    cut(graph, conv(graph, x, 48, activation="relu"), *bounds)
+    check(graph, splits.apply, expected=["conv2d relu"] * len(bounds))
+    graph, x = start(4, 8)
+    y = graph.add("dense", [x, graph.constant(values((48, 8)))])
+    cut(graph, y, *bounds)
+    check(graph, splits.apply, expected=["dense"] * len(bounds))
+
+
+@pytest.mark.parametrize("case", ["narrow", "overlap", "needed", "reader", "rows", "groups"])
+def test_layers_that_are_not_cut(case):
+    graph, x = start(1, 4, 4, 8)
+    y = conv(graph, x, 48, groups=2 if case == "groups" else 1)
+    cut(graph, y, (0, 12 if case == "narrow" else 24), (20 if case == "overlap" else 24, 48))
+    if case == "needed":
+        graph.output("y", y)
+    if case == "reader":
+        graph.output("y", unary(graph, "exp", y))
+    if case == "rows":
+        graph.output("y", graph.add("slice", [y], starts=(0,) * 4, steps=(1,) * 4,
+                                    sizes=(1, 2, 2, 48)))
+    check(graph, splits.apply)
+    assert codes(graph)[:3] == ["conv2d", "slice", "slice"]
+
+
+def test_axes_of_one_element_are_not_reduced():
+    graph, x = start(1, 5, 4)
+    graph.output("y", graph.add("reduce", [x], kind="mean", axes=(0, 2)))
+    graph.output("z", graph.add("reduce", [x], kind="l2", axes=(0, 2)))
+    graph.output("w", unary(graph, "exp", graph.add("reduce", [x], kind="max", axes=(0,))))
+    check(graph, identities.apply, expected=["reduce mean", "reduce l2", "unary exp"])
+    assert graph.ops[0].options["axes"] == (2,)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from edgerun.tools.graph import Graph
 from edgerun.tools.passes import (
     activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, linear,
-    norms, pads, pieces, reshapes, transposes)
+    norms, pads, pieces, reshapes, splits, transposes)
 
 __all__ = ["PIPELINE", "alias"]
 
@@ -23,7 +23,13 @@ PIPELINE: list[tuple[str, Callable[[Graph], None]]] = [
     ("fold", fold.apply),
     ("reshapes", reshapes.apply),
     *_CLEAN,
+    ("gates", gates.apply),            # before affine, which would take their first step
+    ("affine", affine.apply),          # biases, without which a layer cannot be cut
+    ("splits", splits.apply),
+    ("reshapes", reshapes.apply),
+    ("identities", identities.apply),
     ("norms", norms.apply),
+    ("identities", identities.apply),
     ("gates", gates.apply),
     ("affine", affine.apply),
     ("linear", linear.apply),

@@ -215,7 +215,7 @@ def reshaped_order(source: Sequence[int], target: Sequence[int], perm: Perm) -> 
     places: list[tuple[float, list[int]]] = []  # place in perm, axes of the target
     loose: list[int] = []  # axes of one element that the reshape adds
     elements = [axis for axis in perm if source[axis] != 1]
-    for sources, targets in _blocks(source, target):
+    for sources, targets in blocks(source, target):
         wide = [axis for axis in sources if source[axis] != 1]
         if wide:
             at = elements.index(wide[0])
@@ -232,17 +232,21 @@ def reshaped_order(source: Sequence[int], target: Sequence[int], perm: Perm) -> 
     return tuple(axis for _, targets in sorted(places) for axis in targets)
 
 
-def _blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Cut both shapes into the shortest runs of axes with equally many elements, in order."""
-    blocks, i, j = [], 0, 0
+def blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Cut both shapes into the shortest runs of axes with equally many elements, in order.
+
+    Returns:
+        (axes of the source, axes of the target) of each run; axes of one element may face none.
+    """
+    found, i, j = [], 0, 0
     while i < len(source) or j < len(target):
         if i < len(source) and source[i] == 1:
             both = j < len(target) and target[j] == 1
-            blocks.append(([i], [j] if both else []))
+            found.append(([i], [j] if both else []))
             i, j = i + 1, j + both
             continue
         if j < len(target) and target[j] == 1:
-            blocks.append(([], [j]))
+            found.append(([], [j]))
             j += 1
             continue
         sources, targets, left, right = [i], [j], source[i], target[j]
@@ -254,8 +258,8 @@ def _blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int
             else:
                 targets.append(j)
                 right, j = right * target[j], j + 1
-        blocks.append((sources, targets))
-    return blocks
+        found.append((sources, targets))
+    return found
 
 
 RULES = {

@@ -14,6 +14,7 @@ from edgerun.tools.passes._rewrite import WEIGHTED, Rewriter, is_float, rewrite,
 
 POWERS = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal", -0.5: "rsqrt"}
 NEVER_NEGATIVE = ("sigmoid", "hard_sigmoid", "exp", "softplus", "sqrt", "rsqrt", "abs", "square")
+PLAIN_REDUCTIONS = ("mean", "sum", "max", "min", "prod")  # of one element: that element
 STEPPED = ("floor", "ceil", "round", "sign")  # unary kinds that make a rounding error visible
 
 
@@ -290,6 +291,17 @@ def _keeps_dims(rewriter: Rewriter, op: Op) -> bool:
     return True
 
 
+def _needless_axes(rewriter: Rewriter, op: Op) -> bool:
+    """Reducing an axis of one element changes nothing if the axis is kept."""
+    options, shape = op.options, op.inputs[0].shape
+    axes = tuple(axis for axis in options["axes"] if shape[axis] != 1)
+    if axes == tuple(options["axes"]) or not axes or not options["keep_dims"] or (
+            options["kind"] not in PLAIN_REDUCTIONS):
+        return False
+    options["axes"] = axes
+    return True
+
+
 def is_same(rewriter: Rewriter, op: Op) -> bool:
     """An op whose options make it return its first input."""
     x, y = op.inputs[0], op.outputs[0]
@@ -305,7 +317,7 @@ def is_same(rewriter: Rewriter, op: Op) -> bool:
         "slice": lambda: all(step == 1 for step, n in zip(options["steps"], x.shape) if n > 1),
         "pad": lambda: True,
         "transpose": lambda: options["perm"] == tuple(range(len(x.shape))),
-        "reduce": lambda: (options["kind"] in ("mean", "sum", "max", "min", "prod")
+        "reduce": lambda: (options["kind"] in PLAIN_REDUCTIONS
                            and all(x.shape[axis] == 1 for axis in options["axes"])),
     }[op.code]()
     if same:
@@ -343,13 +355,15 @@ def _two_slices(rewriter: Rewriter, op: Op) -> bool:
     return True
 
 
+RESHAPES = (_two_reshapes, is_same, _keeps_dims)
 RULES = {
     "binary": (_constant_last, _binary_scalar, _binary_vector, _product_with_itself,
                _divide_by_root, _scale_after_product, _expanded_operand, _narrow_constant),
     "unary": (_simplest_kind, _unary_identity, _two_unaries, _difference_squared),
     "softmax": (_scale_of_softmax,),
-    "reshape": (_two_reshapes, is_same, _keeps_dims),
+    "reshape": RESHAPES,
     "transpose": (two_transposes, is_same),
     "slice": (_two_slices, is_same),
-    **{code: (is_same,) for code in ("expand", "tile", "concat", "cast", "pad", "reduce")},
+    "reduce": (_needless_axes, is_same),
+    **{code: (is_same,) for code in ("expand", "tile", "concat", "cast", "pad")},
 }

@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from math import prod
 
 import numpy as np
 
 from edgerun.tools.graph import Graph, Op
 from edgerun.tools.passes._rewrite import Rewriter, rewrite
+from edgerun.tools.passes._turn import blocks
 
 
 def apply(graph: Graph) -> None:
     """Apply every rule of this module until none applies."""
-    rewrite(graph, {"gather": (_gather_of_a_range,), "slice": (_slice_of_concat,),
+    rewrite(graph, {"gather": (_gather_of_a_range,), "slice": (_slice_of_concat, _slice_of_reshape),
                     "concat": (_concat_of_concat, _concat_of_slices),
                     "transpose": (_interleaved_concat,)})
 
@@ -61,6 +63,40 @@ def _slice_of_concat(rewriter: Rewriter, op: Op) -> bool:
             rewriter.set_input(op, 0, tensor)
             return True
     return False
+
+
+def _slice_of_reshape(rewriter: Rewriter, op: Op) -> bool:
+    """slice(reshape(x)) -> reshape(slice(x)), where the elements are at a constant stride in x."""
+    reshape = rewriter.producer(op.inputs[0], "reshape")
+    if reshape is None or reshape.inputs[0].constant:
+        return False
+    x, target, y = reshape.inputs[0], op.inputs[0].shape, op.outputs[0]
+    rank = len(x.shape)
+    starts, steps, sizes = [0] * rank, [1] * rank, list(x.shape)
+    for sources, targets in blocks(x.shape, target):
+        cut = [axis for axis in targets if target[axis] != 1 and (
+            op.options["sizes"][axis] != target[axis] or op.options["steps"][axis] != 1)]
+        if not cut:
+            continue
+        wide = [axis for axis in sources if x.shape[axis] != 1]
+        if len(cut) > 1 or len(wide) > 1:
+            return False
+        axis, (start, step, size) = cut[0], (op.options[key][cut[0]] for key in (
+            "starts", "steps", "sizes"))
+        outer, inner = (prod(target[k] for k in side) for side in (
+            [k for k in targets if k < axis], [k for k in targets if k > axis]))
+        if outer == 1 and (step == 1 or inner == 1):
+            found = start * inner, step, size * inner
+        elif inner == 1 and size == 1:
+            found = start, target[axis], outer
+        elif outer == 1 and size == 1:
+            found = start * inner, 1, inner
+        else:
+            return False
+        starts[wide[0]], steps[wide[0]], sizes[wide[0]] = found
+    part = rewriter.add(op, "slice", [x], op.name, starts=starts, steps=steps, sizes=sizes)
+    rewriter.replace(y, rewriter.add(op, "reshape", [part], op.name, shape=y.shape))
+    return True
 
 
 def _concat_of_concat(rewriter: Rewriter, op: Op) -> bool:

@@ -3,14 +3,15 @@ from __future__ import annotations
 
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import Rewriter, channels, moved_axes, rewrite
-from edgerun.tools.passes.identities import RULES
+from edgerun.tools.passes.identities import RESHAPES
 
 
 def apply(graph: Graph) -> None:
-    """Write transposes that move no element as reshapes, then move reshapes behind what they can."""
-    rewrite(graph, {"transpose": (_nothing_moves,)})
+    """Write transposes that move no element, and axes that a reduction drops, as reshapes; then move
+    reshapes behind the ops that do not mind."""
+    rewrite(graph, {"transpose": (_nothing_moves,), "reduce": (_keep_dims,)})
     rewrite(graph, {"unary": (_behind_unary,), "cast": (_behind_unary,),
-                    "binary": (_behind_constant, _behind_both), "reshape": RULES["reshape"]})
+                    "binary": (_behind_constant, _behind_both), "reshape": RESHAPES})
 
 
 def _nothing_moves(rewriter: Rewriter, op: Op) -> bool:
@@ -18,6 +19,16 @@ def _nothing_moves(rewriter: Rewriter, op: Op) -> bool:
     if moved_axes(op.options["perm"], x.shape):
         return False
     rewriter.replace(y, rewriter.add(op, "reshape", [x], op.name, shape=y.shape))
+    return True
+
+
+def _keep_dims(rewriter: Rewriter, op: Op) -> bool:
+    """A reduction that drops its axes -> one that keeps them, and a reshape."""
+    if op.options["keep_dims"]:
+        return False
+    y = op.outputs[0]
+    kept = rewriter.add(op, "reduce", op.inputs, op.name, **{**op.options, "keep_dims": True})
+    rewriter.replace(y, rewriter.add(op, "reshape", [kept], op.name, shape=y.shape))
     return True
 
 
