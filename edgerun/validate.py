@@ -11,6 +11,7 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.errors import EdgerunError, ModelError
+from edgerun.memory import SLACK
 from edgerun.model import MAX_RANK, PAGE, Model, Op, Tensor, TensorInfo
 from edgerun.ops import OPS
 
@@ -120,8 +121,10 @@ def _check_tensor(model: Model, tensor: Tensor) -> None:
         _require(tensor.segment == -1, where, f"is in segment {tensor.segment}, needed -1 or more")
         _require(tensor.layout == "rows", where, f"is in the arena with layout {tensor.layout}")
         size, home = model.plan.arena_bytes, f"arena of {model.plan.arena_bytes} bytes"
-    _require(tensor.offset <= size and tensor.bytes <= size - tensor.offset, where,
-             f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes} of a {home}")
+    slack = SLACK if tensor.layout == "oc16" else 0  # loaded with the last vector of weights
+    _require(tensor.offset <= size and tensor.bytes + slack <= size - tensor.offset, where,
+             f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes}, and {slack} behind it, "
+             f"of a {home}")
     _check_alias(model, tensor, where)
     _check_quantization(tensor, where)
 

@@ -178,6 +178,10 @@ CHANGES = {
     "offset not aligned": (lambda r, g: tensor(g, "z").update(offset=4), "needed a multiple of 64"),
     "offset wraps": (lambda r, g: tensor(g, "x").update(offset=2**64 - 64), "takes bytes"),
     "constant past its segment": (lambda r, g: tensor(g, "c").update(offset=1 << 20), "takes bytes"),
+    "no room to load whole vectors behind weights": (
+        lambda r, g: (tensor(g, "c").update(layout="oc16"),
+                      r["segments"][tensor(g, "c")["segment"]].update(data=np.zeros(64, np.uint8))),
+        "takes bytes 0 to 20, and 64 behind it"),
     "segment past the end": (lambda r, g: tensor(g, "c").update(segment=7), "is in segment 7"),
     "negative segment": (lambda r, g: tensor(g, "x").update(segment=-5), "is in segment -5"),
     "constant in a segment of another dtype": (

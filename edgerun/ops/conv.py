@@ -5,8 +5,8 @@ from typing import Any
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require, require_dtype,
-    require_rank, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
+    require_dtype, require_rank, require_same_dtype)
 from edgerun.ops.elementwise import activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
