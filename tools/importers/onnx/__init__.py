@@ -79,10 +79,26 @@ def _check_version(model: onnx.ModelProto) -> None:
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError("is not an ONNX model: it has no graph or names no opset")
     versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
-    if versions and versions[0] not in OPSETS:
+    version = versions[0] if versions else OPSETS[0]
+    changed = _changed_since(model, version) if version < OPSETS[0] else []
+    if version > OPSETS[-1] or changed:
+        why = f" ({', '.join(changed)} changed since then)" if changed else ""
         raise UnsupportedError(
-            f"its opset is {versions[0]}, needed {OPSETS[0]} to {OPSETS[-1]}: convert it with "
+            f"its opset is {version}{why}, needed {OPSETS[0]} to {OPSETS[-1]}: convert it with "
             "onnx.version_converter.convert_version, or export it again")
+
+
+def _changed_since(model: onnx.ModelProto, version: int) -> list[str]:
+    """Return the op types of an older opset whose definition is another one in the first known."""
+    changed = set()
+    for node in model.graph.node:
+        try:
+            description = onnx.defs.get_schema(node.op_type, OPSETS[0])
+        except onnx.defs.SchemaError:
+            continue  # of another domain, or reported as not supported later
+        if description.since_version > version:
+            changed.add(node.op_type)
+    return sorted(changed)
 
 
 def _boundary_dtype(info: onnx.ValueInfoProto, what: str) -> str:

@@ -42,6 +42,14 @@ def _eye_like(ctx: Context, node: Node) -> np.ndarray:
     return np.eye(*node.shape(0), k=node.attr("k", 0), dtype=dtype)
 
 
+def _trilu(ctx: Context, node: Node) -> Tensor:
+    x = ctx.tensor(0)
+    k = int(node.known(1, "diagonal").reshape(-1)[0]) if node.given(1) else 0
+    inside = np.ones(x.shape[-2:], bool)
+    kept = np.triu(inside, k) if node.attr("upper", 1) else np.tril(inside, k)
+    return ctx.add("where", [ctx.constant(kept), x, ctx.constant(np.array(0), like=x)])
+
+
 def _run_time(what: str):
     """Return the function of an op that only the host computes."""
     def function(ctx: Context, node: Node):
@@ -260,5 +268,5 @@ TABLE = {
     "Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
     "Transpose": _transpose, "Expand": _expand, "Tile": _tile, "Concat": _concat, "Split": _split,
     "Slice": _slice, "Pad": _pad, "Gather": _gather, "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
+    "SpaceToDepth": _space_to_depth, "Trilu": _trilu,
 }
