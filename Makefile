@@ -19,7 +19,7 @@ demo: .venv/demo
 	$(BIN)/edgerun demo
 
 test: .venv/test
-	$(BIN)/python -m pytest $(DRIVERS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(DRIVERS)
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "needs Python 3.10 or newer")'
