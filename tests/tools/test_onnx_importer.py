@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node
 
-from edgerun.errors import InputError, ModelError, UnsupportedError
+from edgerun.errors import EdgerunError, InputError, ModelError, UnsupportedError
 from edgerun.tools import reference
 from edgerun.tools.importers.onnx import import_proto, load
 from tests.tools.onnx_models import check, codes, floats, ints, model_of, runtime
@@ -321,6 +321,35 @@ def test_every_truncation_is_an_edgerun_error(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises((ModelError, UnsupportedError)):
             load(path)
+
+
+def test_changed_bytes_never_escape_as_other_errors(tmp_path):
+    nodes = [make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
+             make_node("Constant", [], ["s"], value=numpy_helper.from_array(ints(1, -1))),
+             make_node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2]),
+             make_node("Reshape", ["b", "s"], ["c"]), make_node("Softmax", ["c"], ["y"], axis=1)]
+    model = model_of(nodes, {"x": floats(1, 2, 8, 8)}, {"w": np.ones((1, 2, 1, 1), np.float32)})
+    whole, rng, path = model.SerializeToString(), np.random.default_rng(3), tmp_path / "m.onnx"
+    refused = 0
+    for _ in range(600):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            load(path)
+        except EdgerunError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("node, message", [
+    (make_node("Elu", ["x"], ["y"], alpha=[1.0, 2.0]), "Elu 'y': its attributes or inputs"),
+    (make_node("MaxPool", ["x"], ["y"]), "has no kernel_shape"),
+    (make_node("Flatten", ["x"], ["y"], axis=1.5), "Flatten 'y'")])
+def test_wrong_attributes(node, message):
+    model = model_of(node, {"x": floats(1, 2, 8, 8)}, {"w": floats(1, 2, 1, 1)})
+    with pytest.raises(ModelError, match=message):
+        import_proto(model)
 
 
 def test_external_data(tmp_path):

@@ -184,8 +184,9 @@ def test_narrow_integers_wrap_around(dtype):
     a, b = (RNG.integers(0, 120, 20).astype(dtype) for _ in "ab")
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     for op_type, want in (("Add", a + b), ("Mul", a * b), ("Sub", a - b)):
-        check(make_node(op_type, ["a", "b"], ["y"]), {"a": a, "b": b}, opset=14,
-              dtypes={"y": kind}, expected={"y": want})
+        graph = check(make_node(op_type, ["a", "b"], ["y"]), {"a": a, "b": b}, opset=14,
+                      dtypes={"y": kind}, expected={"y": want})
+        assert graph.outputs[0].tensor.dtype == np.dtype(dtype).name
     check(make_node("Less", ["a", "b"], ["y"]), {"a": a, "b": b}, opset=14,
           dtypes={"y": TensorProto.BOOL}, expected={"y": a < b})
 
@@ -342,6 +343,10 @@ def test_softmax(op_type, opset, axis):
     if opset == 7 and axis == -1:  # negative axes came with opset 11
         return
     check(node, {"x": floats(2, 3, 4)}, opset=opset)
+
+
+def test_softmax_of_a_constant_keeps_its_old_meaning():
+    check(make_node("Softmax", ["x"], ["y"], axis=1), {}, {"x": floats(2, 3, 4)}, opset=11)
 
 
 REDUCE = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",

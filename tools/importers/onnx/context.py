@@ -69,7 +69,13 @@ class Node:
         self.opset = opset
         self.inputs = inputs
         self.outputs = list(proto.output)
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+        names = (proto.op_type, proto.domain, proto.name, *proto.input, *proto.output)
+        if not all(isinstance(name, str) for name in names):  # protobuf gives bytes then
+            raise ModelError(f"{self}: has a name that is not UTF-8 text")
+        try:
+            self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+        except ValueError as error:
+            raise ModelError(f"{self}: has a damaged attribute: {error}") from None
 
     def __str__(self) -> str:
         return f"{self.op_type} {self.name!r}"
@@ -80,7 +86,7 @@ class Node:
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if isinstance(value, onnx.TensorProto):
-            return numpy_helper.to_array(value)
+            return contents(value, f"{self}: {name}")
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
     def given(self, index: int) -> bool:
@@ -224,6 +230,18 @@ class Context:
         if rank == 3:
             x = self.reshape(x, (x.shape[0], *x.shape[2:]))
         return self.channels_first(x)
+
+
+def contents(tensor: onnx.TensorProto, where: str) -> np.ndarray:
+    """Return the contents of an ONNX tensor.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # whatever NumPy, struct and protobuf raise
+        raise ModelError(f"{where}: is a damaged tensor: {error}") from None
 
 
 def dtypes_name(dtype: np.dtype) -> str | None:

@@ -26,10 +26,17 @@ def _types(node: Node) -> dict[str, onnx.TypeProto]:
 
 
 def contradicts(node: Node) -> bool:
-    """Whether ONNX itself says that the node cannot read inputs of these shapes and types."""
+    """Whether ONNX itself says that the node's attributes, or the shapes it reads, are wrong."""
     description = schema(node)
     if description is None:
         return False
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = {node.domain: node.opset}
+    try:
+        onnx.checker.check_node(node.proto, context)
+    except onnx.checker.ValidationError:
+        return True
     contents = {name: numpy_helper.from_array(value.array, name)
                 for name, value in zip(node.proto.input, node.inputs)
                 if value is not None and value.known and value.array.size <= 1024}

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from edgerun.errors import ModelError
-from edgerun.tools.importers.onnx.context import Node
+from edgerun.tools.importers.onnx.context import Node, contents
 
 # Their result depends on more than their inputs.
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
@@ -47,6 +47,8 @@ def evaluate(node: Node) -> list[np.ndarray] | None:
         evaluator = ReferenceEvaluator(model)
     except (NotImplementedError, RuntimeError):
         return None
+    except Exception as error:
+        raise ModelError(f"{node}: its attributes are wrong: {error}") from None
     feeds = {name: value.array for name, value in zip(names, node.inputs) if value is not None}
     try:
         with np.errstate(all="ignore"):
@@ -75,7 +77,7 @@ def _constant(node: Node) -> np.ndarray:
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    values, indices = contents(sparse.values, "values"), contents(sparse.indices, "indices")
     array = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 2:
         array[tuple(indices.T)] = values

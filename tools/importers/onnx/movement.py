@@ -175,7 +175,7 @@ def _slice(ctx: Context, node: Node) -> Tensor:
     if begins is None or ends is None or len(begins) != len(ends):
         raise ModelError(f"starts {begins} and ends {ends} do not fit")
     axes = list(range(len(begins))) if axes is None else axes
-    steps = [1] * len(begins) if node.opset < 10 or steps is None else steps
+    steps = [1] * len(begins) if steps is None else steps
     if not len(axes) == len(steps) == len(begins):
         raise ModelError(f"starts {begins}, axes {axes} and steps {steps} do not fit")
     rank = len(x.shape)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
 from edgerun.tools.importers.onnx import functions, host
-from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value
+from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value, contents
 from edgerun.tools.importers.onnx.table import TABLE
 
 Scope = MutableMapping[str, Value]
@@ -102,6 +102,10 @@ class Walker:
                 raise ModelError(f"{node}: {error}") from None
             self._problem(node, str(error))
             return self._guess(node)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if not functions.contradicts(node):
+                raise  # a mistake of the importer
+            raise ModelError(f"{node}: its attributes or inputs are wrong: {error}") from None
         return self._values(node, result)
 
     def _values(self, node: Node, result) -> list[Value]:
@@ -177,10 +181,7 @@ def add_initializers(graph: onnx.GraphProto, scope: Scope) -> None:
         ModelError: one is damaged.
     """
     for tensor in graph.initializer:
-        try:
-            scope[tensor.name] = Value(array=numpy_helper.to_array(tensor))
-        except Exception as error:  # onnx raises whatever NumPy or struct raise
-            raise ModelError(f"initializer {tensor.name!r}: is damaged: {error}") from None
+        scope[tensor.name] = Value(array=contents(tensor, f"initializer {tensor.name!r}"))
     for sparse in graph.sparse_initializer:
         node = helper.make_node("Constant", [], [sparse.values.name], sparse_value=sparse)
         scope[sparse.values.name] = Value(array=host.evaluate(Node(node, 13, []))[0])
