@@ -60,6 +60,7 @@ class _Op:
     values: dict[str, Any]
     version: int
     custom: str = ""
+    custom_options: bytes = b""
 
 
 class TFLiteBuilder:
@@ -92,11 +93,12 @@ class TFLiteBuilder:
 
     def op(self, code: str, inputs: list[int], options: str = "", out: str = "float32",
            outs: int = 1, shape=(), version: int = 1, quantization=None, custom: str = "",
-           **values):
+           custom_options: bytes = b"", **values):
         """Append an op; returns the number of its output, or a list of `outs` numbers."""
         outputs = [self.tensor(f"y{len(self.tensors)}", shape, out, quantization=quantization)
                    for _ in range(outs)]
-        self.ops.append(_Op(code, inputs, outputs, options, values, version, custom))
+        self.ops.append(_Op(code, inputs, outputs, options, values, version, custom,
+                            custom_options))
         return outputs[0] if outs == 1 else outputs
 
     def finish(self, outputs: list[int], version: int = 3, identifier: bytes = b"TFL3",
@@ -198,6 +200,7 @@ class TFLiteBuilder:
             for name, value in values.items():
                 getattr(tflite, f"{op.options}Add{name}")(b, value)
             options = getattr(tflite, f"{op.options}End")(b)
+        custom = b.CreateByteVector(op.custom_options) if op.custom_options else None
         tflite.OperatorStart(b)
         tflite.OperatorAddOpcodeIndex(b, number)
         tflite.OperatorAddInputs(b, inputs)
@@ -205,6 +208,8 @@ class TFLiteBuilder:
         if options is not None:
             tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, op.options))
             tflite.OperatorAddBuiltinOptions(b, options)
+        if custom is not None:
+            tflite.OperatorAddCustomOptions(b, custom)
         return tflite.OperatorEnd(b)
 
 

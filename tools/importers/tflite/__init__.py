@@ -14,12 +14,17 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.errors import EdgerunError, InputError, ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.tflite import compute, elementwise, movement
+from edgerun.tools.importers.tflite import compute, elementwise, indexing, movement
 from edgerun.tools.importers.tflite.context import Context, Rule
 from edgerun.tools.importers.tflite.source import (
     DAMAGE, NUMPY, SourceModel, SourceOp, SourceTensor, read)
 
-RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **movement.RULES}
+RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **indexing.RULES,
+                         **movement.RULES}
+
+
+# Ops that converters put between an integer table and its DEQUANTIZE -> number of the table's input.
+MOVERS = {"GATHER": 0, "EMBEDDING_LOOKUP": 1, "RESHAPE": 0}
 
 
 def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
@@ -129,6 +134,7 @@ def _check_supported(source: SourceModel) -> None:
     missing: Counter[str] = Counter()
     example: dict[str, str] = {}
     quantized: dict[int, SourceTensor] = {}
+    moved = set(known)  # integers that nothing has computed with yet
     for op in source.ops:
         rule = RULES.get(op.type)
         if rule is None:
@@ -136,7 +142,12 @@ def _check_supported(source: SourceModel) -> None:
             example.setdefault(op.type, op.name)
         elif rule.shape_only or all(index in known for index in op.inputs if index >= 0):
             known.update(op.outputs)
+        if op.type in MOVERS and op.inputs[MOVERS[op.type]] in moved:
+            moved.update(op.outputs)
+            continue
         for index in (*op.inputs, *op.outputs):
+            if op.type == "DEQUANTIZE" and index in moved:
+                continue
             if index >= 0 and index not in known and source.tensors[index].integer_quantized:
                 quantized[index] = source.tensors[index]
     problems = []

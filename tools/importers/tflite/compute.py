@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 import tflite
@@ -84,15 +85,45 @@ def transpose_conv(ctx: Context, op: SourceOp) -> Tensor:
     if len(shape) != 4 or len(x.shape) != 4 or min(stride) < 1:
         raise ctx.damaged(op, f"output shape {shape}, {x.name} of the shape {x.shape}, stride "
                               f"{stride}: needed 4 dimensions and strides of at least 1")
+    return _transpose_conv(ctx, op, x, w, stride, (shape[1], shape[2]),
+                           ctx.bias(op, 3, w.shape[0]), _same(ctx, op))
+
+
+def transpose_conv_bias(ctx: Context, op: SourceOp) -> Tensor:
+    """MediaPipe's custom op: x [N,H,W,IC], w [OC,KH,KW,IC], bias [OC].
+
+    Its options are the C structure TfLiteTransposeConvParams: int32 padding (1 SAME, 2 VALID),
+    stride_w, stride_h, and what later versions put behind. SAME cuts max(0, KH - 1 - (H - 1) mod
+    stride_h) rows, the smaller half at the top: the smallest image that a convolution with SAME
+    brings to H rows.
+    """
+    x, w, stored = ctx.input(op, 0), _filter(ctx, op), op.options.get("CustomOptions", b"")
+    if len(stored) < 12 or len(x.shape) != 4:
+        raise ctx.damaged(op, f"{len(stored)} bytes of options, needed 12; {x.name} of the shape "
+                              f"{x.shape}, needed 4 dimensions")
+    padding, stride_w, stride_h = struct.unpack_from("<3i", stored)
+    if padding not in (1, 2) or min(stride_h, stride_w) < 1:
+        raise ctx.damaged(op, f"padding scheme {padding}, needed SAME (1) or VALID (2); stride "
+                              f"{(stride_h, stride_w)}, needed at least 1")
+    sizes = []
+    for size, kernel, step in zip(x.shape[1:3], w.shape[1:3], (stride_h, stride_w)):
+        cut = max(0, kernel - (size - 1) % step - 1) if padding == 1 else 0
+        sizes.append((size - 1) * step + kernel - cut)
+    return _transpose_conv(ctx, op, x, w, (stride_h, stride_w), (sizes[0], sizes[1]),
+                           ctx.bias(op, 2, w.shape[0]), padding == 1)
+
+
+def _transpose_conv(ctx: Context, op: SourceOp, x: Tensor, w: Tensor, stride: tuple[int, int],
+                    out: tuple[int, int], bias: Tensor | None, same: bool) -> Tensor:
+    """Add a conv_transpose2d that writes `out` rows and columns; with SAME it cuts both sides."""
     before, after, more = [], [], []
-    for size, kernel, step, out in zip(x.shape[1:3], w.shape[1:3], stride, shape[1:3]):
-        extra = (size - 1) * step + kernel - out  # rows of the full result that do not fit
-        top = max(0, extra) // 2 if _same(ctx, op) else 0
+    for size, kernel, step, rows in zip(x.shape[1:3], w.shape[1:3], stride, out):
+        extra = (size - 1) * step + kernel - rows  # rows of the full result that do not fit
+        top = max(0, extra) // 2 if same else 0
         before.append(top)
         after.append(max(0, extra - top))
         more.append(max(0, -extra))
-    return ctx.add("conv_transpose2d",
-                   [x, ctx.own(op, w, "conv_transpose2d weights"), ctx.bias(op, 3, w.shape[0])], op,
+    return ctx.add("conv_transpose2d", [x, ctx.own(op, w, "conv_transpose2d weights"), bias], op,
                    stride_h=stride[0], stride_w=stride[1], pad_top=before[0], pad_left=before[1],
                    pad_bottom=after[0], pad_right=after[1], output_pad_h=more[0],
                    output_pad_w=more[1], **ctx.activation(op))
@@ -199,14 +230,22 @@ def local_response_normalization(ctx: Context, op: SourceOp) -> Tensor:
                    beta=op.option("Beta"), bias=op.option("Bias"))
 
 
+def _reduced(ctx: Context, op: SourceOp, x: Tensor, kind: str) -> Tensor:
+    axes = {ctx.axis(op, axis, len(x.shape)) for axis in ctx.ints(op, 1, "the axes")}
+    if not axes:
+        return x
+    return ctx.add("reduce", [x], op, kind=kind, axes=tuple(sorted(axes)),
+                   keep_dims=bool(op.option("KeepDims")))
+
+
 def _reduce(kind: str) -> Rule:
+    return Rule(lambda ctx, op: _reduced(ctx, op, ctx.input(op, 0), kind), (2, 2))
+
+
+def _reduce_bool(kind: str) -> Rule:
     def convert(ctx: Context, op: SourceOp) -> Tensor:
-        x = ctx.input(op, 0)
-        axes = {ctx.axis(op, axis, len(x.shape)) for axis in ctx.ints(op, 1, "the axes")}
-        if not axes:
-            return x
-        return ctx.add("reduce", [x], op, kind=kind, axes=tuple(sorted(axes)),
-                       keep_dims=bool(op.option("KeepDims")))
+        number = ctx.add("cast", [ctx.input(op, 0)], op, dtype="int32")
+        return ctx.add("cast", [_reduced(ctx, op, number, kind)], op, dtype="bool")
     return Rule(convert, (2, 2))
 
 
@@ -224,6 +263,7 @@ RULES: dict[str, Rule] = {
     "CONV_2D": Rule(conv_2d, (2, 3)),
     "DEPTHWISE_CONV_2D": Rule(depthwise_conv_2d, (2, 3)),
     "TRANSPOSE_CONV": Rule(transpose_conv, (3, 4)),
+    "CUSTOM(Convolution2DTransposeBias)": Rule(transpose_conv_bias, (3, 3)),
     "FULLY_CONNECTED": Rule(fully_connected, (2, 3)),
     "BATCH_MATMUL": Rule(batch_matmul, (2, 2)),
     "MAX_POOL_2D": _pool("max"),
@@ -239,6 +279,8 @@ RULES: dict[str, Rule] = {
     "REDUCE_MAX": _reduce("max"),
     "REDUCE_MIN": _reduce("min"),
     "REDUCE_PROD": _reduce("prod"),
+    "REDUCE_ANY": _reduce_bool("max"),
+    "REDUCE_ALL": _reduce_bool("min"),
     "ARG_MAX": _arg("max"),
     "ARG_MIN": _arg("min"),
 }

@@ -41,6 +41,14 @@ def _binary(kind: str) -> Rule:
     return Rule(convert, (2, 2))
 
 
+def add_n(ctx: Context, op: SourceOp) -> Tensor:
+    """The sum of all inputs, which have one shape."""
+    y = ctx.input(op, 0)
+    for number in range(1, len(op.inputs)):
+        y = ctx.add("binary", [y, ctx.input(op, number)], op, kind="add")
+    return y
+
+
 def leaky_relu(ctx: Context, op: SourceOp) -> Tensor:
     """x below 0 times alpha."""
     return ctx.add("unary", [ctx.input(op, 0)], op, kind="leaky_relu", alpha=op.option("Alpha"))
@@ -73,8 +81,18 @@ def cast(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def dequantize(ctx: Context, op: SourceOp) -> Tensor:
-    """Constants only: the real values in fp32."""
-    return ctx.weights(op, 0)
+    """Real values in fp32: of a constant at once, of what is picked from one at run time."""
+    x, quantization = ctx.input(op, 0), ctx.source.tensors[op.inputs[0]].quantization
+    if x.data is not None or x.dtype in dtypes.FLOAT:
+        return ctx.weights(op, 0)
+    if quantization is None or len(quantization.scale) != 1:
+        raise ctx.unsupported(op, f"{x.name} ({x.dtype}) has no scale or one per channel; needed "
+                                  "one for the whole tensor")
+    y = ctx.add("cast", [x], op, dtype="fp32")
+    for kind, value in (("sub", quantization.zero_point[0]), ("mul", quantization.scale[0])):
+        if kind == "mul" or value:
+            y = ctx.add("binary", [y, ctx.graph.constant(np.float32(value), kind)], op, kind=kind)
+    return y
 
 
 def quantize(ctx: Context, op: SourceOp) -> Tensor:
@@ -92,6 +110,7 @@ def quantize(ctx: Context, op: SourceOp) -> Tensor:
 RULES: dict[str, Rule] = {
     **{name: _unary(*kind) for name, kind in UNARY.items()},
     **{name: _binary(kind) for name, kind in BINARY.items()},
+    "ADD_N": Rule(add_n, (1, 65_536)),
     "LEAKY_RELU": Rule(leaky_relu, (1, 1)),
     "GELU": Rule(gelu, (1, 1)),
     "SELECT": Rule(select, (3, 3)),

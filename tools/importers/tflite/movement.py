@@ -207,14 +207,6 @@ def broadcast_to(ctx: Context, op: SourceOp) -> Tensor:
     return x if x.shape == shape else ctx.add("expand", [x], op, shape=shape)
 
 
-def gather(ctx: Context, op: SourceOp) -> Tensor:
-    """Entries of one axis by index."""
-    x, indices = ctx.input(op, 0), ctx.input(op, 1)
-    if op.option("BatchDims"):
-        raise ctx.unsupported(op, f"batch_dims {op.option('BatchDims')}, needed 0")
-    return ctx.add("gather", [x, indices], op, axis=ctx.axis(op, op.option("Axis"), len(x.shape)))
-
-
 def depth_to_space(ctx: Context, op: SourceOp) -> Tensor:
     """Channels [B, B, C] of a pixel become a block of B x B pixels."""
     x, block = ctx.input(op, 0), op.option("BlockSize")
@@ -349,7 +341,6 @@ RULES: dict[str, Rule] = {
     "UNPACK": Rule(unpack, (1, 1)),
     "TILE": Rule(tile, (2, 2)),
     "BROADCAST_TO": Rule(broadcast_to, (2, 2)),
-    "GATHER": Rule(gather, (2, 2)),
     "DEPTH_TO_SPACE": Rule(depth_to_space, (1, 1)),
     "SPACE_TO_DEPTH": Rule(space_to_depth, (1, 1)),
     "SPACE_TO_BATCH_ND": Rule(space_to_batch_nd, (3, 3)),

@@ -94,7 +94,7 @@ class SourceOp:
         inputs: tensor indices, -1 where an optional input is left out.
         outputs: tensor indices.
         options: field name as in the schema bindings (StrideW, ...) -> value; empty if none are
-            stored, which means zeros.
+            stored, which means zeros. Of a custom op: "CustomOptions", the stored bytes.
         name: of the first output tensor.
     """
     index: int
@@ -326,7 +326,10 @@ class _Reader:
         inputs = self.indices(table.InputsAsNumpy(), tensors, f"the inputs of {what}", True)
         outputs = self.indices(table.OutputsAsNumpy(), tensors, f"the outputs of {what}")
         self.require(bool(outputs), f"{what} has no outputs")
-        return SourceOp(index, kind, inputs, outputs, _options(table), tensors[outputs[0]].name)
+        options = _options(table)
+        if kind.startswith("CUSTOM"):
+            options = {"CustomOptions": _vector(table.CustomOptionsAsNumpy()).tobytes()}
+        return SourceOp(index, kind, inputs, outputs, options, tensors[outputs[0]].name)
 
     def check_order(self, tensors: list[SourceTensor], ops: list[SourceOp], inputs: tuple[int, ...],
                     outputs: tuple[int, ...]) -> None:
