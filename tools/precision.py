@@ -27,6 +27,8 @@ def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
         precision = "fp32"
     kept = {id(op.inputs[i]) for op in graph.ops for i in FP32_INPUTS.get(op.code, ())
             if i < len(op.inputs) and op.inputs[i] is not None}
+    if precision == "fp16":
+        _part_roles(graph, kept)
     full = {tensor: tensor.data for tensor in graph.tensors()
             if tensor.constant and tensor.dtype in dtypes.FLOAT}
     for tensor in {*graph.tensors(), *aliases, *aliases.values()}:
@@ -38,6 +40,18 @@ def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
     if precision == "fp16" and exact_inputs:
         for boundary in graph.inputs:
             _widen_input(graph, boundary, full, aliases)
+
+
+def _part_roles(graph: Graph, kept: set[int]) -> None:
+    """Give every reader that wants a bias in another role a copy, which is stored as it needs."""
+    copies: dict[Tensor, Tensor] = {}
+    for op in graph.ops:
+        fp32 = FP32_INPUTS.get(op.code, ())
+        for i, x in enumerate(op.inputs):
+            if x is not None and x.constant and id(x) in kept and i not in fp32:
+                if x not in copies:
+                    copies[x] = graph.constant(x.data, x.name)
+                op.inputs[i] = copies[x]
 
 
 def _store_as(tensor: Tensor, dtype: str) -> None:
