@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import blob, layout, passes, plan as planner
 from edgerun.tools.graph import Graph
-from edgerun.tools.precision import convert
+from edgerun.tools.precision import convert, widen
 
 PRECISIONS = ("source", "fp32", "fp16")
 
@@ -21,7 +23,7 @@ class PackReport:
 
     Attributes:
         path: the file written.
-        precision: what was asked for.
+        precision: of the floats in the file.
         file_bytes, weight_bytes, arena_bytes, lower_bound_bytes: sizes in bytes.
         source_ops, ops: number of ops in the source model and in the file.
         passes: (name of the pass, ops before, ops after).
@@ -39,7 +41,8 @@ class PackReport:
     notes: list[str] = field(default_factory=list)
 
 
-def import_model(path: str | os.PathLike, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def import_model(path: str | os.PathLike,
+                 shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """Read a source model into a graph, by its file extension.
 
     Raises:
@@ -67,11 +70,11 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     Args:
         source: .onnx or .tflite file.
         out: the .edge file to write; it appears whole or not at all.
-        precision: "source" keeps the model's own number types, "fp32", "fp16" (storage of
-            activations and weights; arithmetic and biases stay fp32).
+        precision: "fp32"; "fp16" (storage of activations and weights; arithmetic and biases stay
+            fp32); "source": fp16 if all float tensors of the model are, else fp32.
         shapes: input name -> shape, for inputs with dynamic dimensions.
-        vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`; arrays
-            in the order of the model's inputs and outputs.
+        vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`;
+            arrays in the order of the model's inputs and outputs.
         progress: called with the name of each stage.
 
     Returns:
@@ -87,6 +90,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                f"{', '.join(PRECISIONS)}")
     progress("import")
     graph = import_model(source, shapes)
+    own = widen(graph)
+    if precision == "source":
+        precision = own
     steps = []
     for name, run_pass in passes.PIPELINE:
         progress(name)
@@ -101,14 +107,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     plan = planner.plan(graph, aliases)
     progress("write")
     data = blob.encode(graph, plan, aliases, precision, list(vectors))
-    model = loader.from_bytes(_as_array(data), os.fspath(out))  # what a device will check
+    model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will
     blob.write(out, data)
     return PackReport(
         os.fspath(out), precision, len(data), sum(len(s.data) for s in model.segments),
         plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
         graph.notes)
-
-
-def _as_array(data: bytes):
-    import numpy as np
-    return np.frombuffer(data, np.uint8)

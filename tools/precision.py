@@ -13,18 +13,36 @@ FP32_INPUTS = {"conv2d": {2}, "depthwise_conv2d": {2}, "conv_transpose2d": {2}, 
 EXACT_INPUT_COST = 0.01  # of all weights: what the constants beside an fp32 input may add in bytes
 
 
+def widen(graph: Graph) -> str:
+    """Make every float tensor of an imported graph fp32, which is what passes compute in.
+
+    Returns:
+        The precision of the source model's arithmetic: "fp16" if all its float tensors were, else
+        "fp32" (with a note, if some were fp16).
+    """
+    floats = [tensor for tensor in graph.tensors() if tensor.dtype in dtypes.FLOAT]
+    half = [tensor for tensor in floats if tensor.dtype == "fp16"]
+    for tensor in half:
+        _store_as(tensor, "fp32")
+    for op in graph.ops:
+        if op.code == "cast" and op.options["dtype"] == "fp16":
+            op.options["dtype"] = "fp32"
+    if half and len(half) < len(floats):
+        graph.notes.append(f"{len(half)} of {len(floats)} float tensors of the source model are "
+                           "fp16: all are kept in fp32 unless --precision fp16 is given")
+    return "fp16" if half and len(half) == len(floats) else "fp32"
+
+
 def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
             exact_inputs: bool = True) -> None:
     """Give every float tensor its storage type.
 
     Args:
         graph: fp32 tensors as imported, reshapes already turned into aliases.
-        precision: "source" and "fp32" leave them; "fp16" converts all but biases, which are fp32.
+        precision: "fp32" leaves them; "fp16" converts all but biases, which are fp32.
         aliases: tensor -> the root tensor whose bytes it uses.
         exact_inputs: at fp16, keep an input of the graph in fp32 where that costs no arena.
     """
-    if precision == "source":
-        precision = "fp32"
     kept = {id(op.inputs[i]) for op in graph.ops for i in FP32_INPUTS.get(op.code, ())
             if i < len(op.inputs) and op.inputs[i] is not None}
     if precision == "fp16":

@@ -64,6 +64,7 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
             context.values[index] = graph.constant(tensor.data, tensor.name)
         graph.output(name, context.values[index], _dtype(tensor))
     _note_hybrid(source, graph.notes)
+    _note_half(source, graph.notes)
     return graph
 
 
@@ -206,3 +207,10 @@ def _note_hybrid(source: SourceModel, notes: list[str]) -> None:
     if hybrid:
         notes.append(f"{hybrid} ops have integer weights and float activations; the weights are "
                      "dequantized and the activations stay exact, where TFLite rounds both to int8")
+
+
+def _note_half(source: SourceModel, notes: list[str]) -> None:
+    half = sum(1 for tensor in source.tensors if tensor.type == "FLOAT16")
+    if half:
+        notes.append(f"{half} weight tensors are float16, which TFLite widens to compute; in fp32 "
+                     "the file is twice as large as with --precision fp16")
