@@ -1,9 +1,10 @@
 """Open an OpenCL device: context, queue, programs, buffers, and the facts kernels may know.
 
-Driver quirks are here and nowhere else.
+Driver quirks are here, those of kernels in kernels/common.cl, and nowhere else.
 """
 from __future__ import annotations
 
+import linecache
 import os
 from dataclasses import dataclass
 
@@ -79,10 +80,12 @@ def devices() -> list[DeviceInfo]:
 
 
 def _matches(wanted: str, info: DeviceInfo) -> bool:
-    if wanted.isdigit():
+    try:
         return info.index == int(wanted)
-    text = f"{info.platform} {info.name} {info.version} {info.kind}".lower()
-    return all(word in text for word in wanted.lower().replace("-", " ").split())
+    except ValueError:
+        text = f"{info.platform} {info.name} {info.version} {info.kind}".lower()
+    words = wanted.lower().replace("-", " ").split()
+    return bool(words) and all(word in text for word in words)
 
 
 def select(wanted: str | int | None = None):
@@ -118,6 +121,16 @@ def _lanes(device, kind: str) -> int:
     if kind != "cpu":
         return 4
     return max(4, min(16, device.native_vector_width_float))
+
+
+def _drop_generated_source(name: str) -> None:
+    """Forget the Python text that pyopencl generates for every kernel and keeps for tracebacks.
+
+    It would stay for the life of the process, one copy for every kernel of every session.
+    """
+    for entry in list(linecache.cache):
+        if entry.startswith(f"<generated: 'pyopencl invoker for '{name}'"):
+            linecache.cache.pop(entry, None)
 
 
 class Device:
@@ -161,4 +174,10 @@ class Device:
         program = self.programs.get(family, defines)
         self.created["program"] += self.programs.built + self.programs.cached - built
         self.created["kernel"] += 1
-        return self.cl.Kernel(program, name)
+        try:
+            kernel = self.cl.Kernel(program, name)
+        except self.cl.Error as error:
+            raise DeviceError(f"{self.info.name}: cannot make kernel {name} of kernels/{family}.cl: "
+                              f"{error}") from None
+        _drop_generated_source(name)
+        return kernel

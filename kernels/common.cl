@@ -20,13 +20,51 @@
 #define TENSOR(x) __global uchar *x##_base, const uint x##_at
 #define AT(type, x) ((__global type *)(x##_base + x##_at))
 
+// vload_half and vstore_half_rte of n elements. PoCL 3.1 takes whole aligned vectors for granted
+// there, where the standard promises the alignment of one half, and faults where the compiler makes
+// use of it: the bits move in and out of a private vector.
+#if defined(POCL_DEVICE_ADDRESS_BITS) && (defined(T_fp16) || defined(O_fp16))
+typedef ushort4 HALVES4 __attribute__((aligned(2)));
+typedef ushort8 HALVES8 __attribute__((aligned(2)));
+float4 load_half4(const size_t i, __global const half *p) {
+    const ushort4 bits = ((__global const HALVES4 *)p)[i];
+    return vload_half4(0, (const half *)&bits);
+}
+float8 load_half8(const size_t i, __global const half *p) {
+    const ushort8 bits = ((__global const HALVES8 *)p)[i];
+    return vload_half8(0, (const half *)&bits);
+}
+float16 load_half16(const size_t i, __global const half *p) {
+    return (float16)(load_half8(2 * i, p), load_half8(2 * i + 1, p));
+}
+void store_half4(const float4 v, const size_t i, __global half *p) {
+    ushort4 bits;
+    vstore_half4_rte(v, 0, (half *)&bits);
+    ((__global HALVES4 *)p)[i] = bits;
+}
+void store_half8(const float8 v, const size_t i, __global half *p) {
+    ushort8 bits;
+    vstore_half8_rte(v, 0, (half *)&bits);
+    ((__global HALVES8 *)p)[i] = bits;
+}
+void store_half16(const float16 v, const size_t i, __global half *p) {
+    store_half8(v.lo, 2 * i, p);
+    store_half8(v.hi, 2 * i + 1, p);
+}
+#define LOAD_HALF(n) GLUE(load_half, n)
+#define STORE_HALF(n) GLUE(store_half, n)
+#else
+#define LOAD_HALF(n) GLUE(vload_half, n)
+#define STORE_HALF(n) GLUE(GLUE(vstore_half, n), _rte)
+#endif
+
 #if defined(T_fp16)
 typedef half S;
 #define LOAD(i, p) vload_half((i), (p))
 #define LOAD2(i, p) vload_half2((i), (p))
-#define LOAD4(i, p) vload_half4((i), (p))
-#define LOAD8(i, p) vload_half8((i), (p))
-#define LOAD16(i, p) vload_half16((i), (p))
+#define LOAD4(i, p) LOAD_HALF(4)((i), (p))
+#define LOAD8(i, p) LOAD_HALF(8)((i), (p))
+#define LOAD16(i, p) LOAD_HALF(16)((i), (p))
 #define E float
 #elif defined(T_uint8) || defined(T_bool) || defined(T_int8) || defined(T_int16)
 #if defined(T_int8)
@@ -63,9 +101,9 @@ typedef E S;
 typedef half O;
 #define STORE(v, i, p) vstore_half_rte((v), (i), (p))
 #define STORE2(v, i, p) vstore_half2_rte((v), (i), (p))
-#define STORE4(v, i, p) vstore_half4_rte((v), (i), (p))
-#define STORE8(v, i, p) vstore_half8_rte((v), (i), (p))
-#define STORE16(v, i, p) vstore_half16_rte((v), (i), (p))
+#define STORE4(v, i, p) STORE_HALF(4)((v), (i), (p))
+#define STORE8(v, i, p) STORE_HALF(8)((v), (i), (p))
+#define STORE16(v, i, p) STORE_HALF(16)((v), (i), (p))
 #elif defined(CONVERT)
 typedef S O;
 #define STORE(v, i, p) ((p)[i] = (O)(v))

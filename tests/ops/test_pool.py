@@ -116,6 +116,13 @@ def test_integers_are_refused():
         graph.add("pool2d", [graph.input("x", (1, 2, 2, 1), "int32")], kind="max")
 
 
+@pytest.mark.parametrize("channels", [5, 6, 7, 9, 10, 11, 12, 13, 19])
+def test_halves_that_are_not_aligned(device, channels):
+    """A maximum looks at the loaded bits twice, so they are in a register: PoCL faults if it may
+    take them for an aligned vector."""
+    check_op(device, "pool2d", [image((1, 9, 9, channels))], 0, "fp16", kind="max", **window(3, 2))
+
+
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_small_work_items(device, monkeypatch, kind):
     """The launches that a GPU gets."""
