@@ -87,8 +87,8 @@ def check(graph: Graph, *apply: Callable[[Graph], None], expected: list[str] | N
         assert before.keys() == after.keys()
         for name, want in before.items():
             assert after[name].shape == want.shape and after[name].dtype == want.dtype
-            np.testing.assert_allclose(after[name], want, rtol=tolerance,
-                                       atol=tolerance * max(1.0, float(np.abs(want).max(initial=0))))
+            largest = max(1.0, float(np.abs(want).max(initial=0)))
+            np.testing.assert_allclose(after[name], want, tolerance, tolerance * largest)
     if expected is not None:
         assert codes(graph) == expected
     return graph

@@ -6,7 +6,7 @@ import pytest
 
 from edgerun.tools.graph import Graph
 from edgerun.tools.passes import (
-    activations, affine, dilations, duplicates, gates, identities, linear, norms, pads)
+    activations, affine, dead_code, dilations, duplicates, gates, identities, linear, norms, pads)
 from tests.tools.pass_checks import binary, check, codes, conv, unary, values
 
 
@@ -114,8 +114,8 @@ def test_affine_chain_merges():
 
 def test_affine_chain_of_any_shape_merges_unless_it_grows():
     graph, x = start(2, 5, 4)
-    y = binary(graph, "mul", binary(graph, "mul", unary(graph, "affine", x, 2.0, 1.0), values((5, 4))),
-               3.0)
+    y = binary(graph, "mul", unary(graph, "affine", x, 2.0, 1.0), values((5, 4)))
+    y = binary(graph, "mul", y, 3.0)
     graph.output("y", unary(graph, "exp", y))
     z = graph.input("z", (50, 40), "fp32")
     z = binary(graph, "mul", binary(graph, "mul", z, values((50, 1))), values((1, 40)))
@@ -134,8 +134,10 @@ def erf_gelu(graph, x, order):
         return binary(graph, "mul", binary(graph, "mul", 0.5, x), gate)
     if order == "huggingface":
         return binary(graph, "mul", x, binary(graph, "mul", 0.5, gate))
-    gate = unary(graph, "erf", binary(graph, "mul", x, math.sqrt(0.5)))
-    return binary(graph, "mul", binary(graph, "mul", gate, 0.5), x)
+    gate = unary(graph, "erf", binary(graph, "mul", x, 0.8 if order == "0.8" else math.sqrt(0.5)))
+    if order != "no offset":
+        gate = binary(graph, "add", gate, 1.0 if order == "0.8" else 0.7)
+    return binary(graph, "mul", gate, x)
 
 
 @pytest.mark.parametrize("order", ["pytorch", "half first", "huggingface"])
@@ -146,9 +148,10 @@ def test_gelu(order):
           expected=["unary abs", "unary gelu"])
 
 
-def test_product_with_erf_that_is_no_gelu():
+@pytest.mark.parametrize("order", ["no offset", "0.8", "other offset"])
+def test_product_with_erf_that_is_no_gelu(order):
     graph, x = start(2, 30)
-    graph.output("y", erf_gelu(graph, x, "no one"))
+    graph.output("y", erf_gelu(graph, x, order))
     check(graph, identities.apply, gates.apply)
     assert "unary gelu" not in codes(graph)
 
@@ -202,6 +205,17 @@ def test_hard_swish(form):
     graph.output("y", y)
     check(graph, identities.apply, gates.apply, identities.apply, expected=["unary hard_swish"],
           low=-5, high=5)
+
+
+@pytest.mark.parametrize("shift, high", [(2.0, 6.0), (3.0, 5.0)])
+def test_product_that_is_no_hard_swish(shift, high):
+    graph, x = start(2, 30)
+    gate = unary(graph, "clip", binary(graph, "add", x, shift), 0.0, high)
+    graph.output("y", binary(graph, "mul", x, gate))
+    graph.output("z", binary(graph, "mul", x, unary(graph, "hard_sigmoid", x, 0.2, 0.5)))
+    graph.output("w", binary(graph, "mul", x, unary(graph, "hard_sigmoid", x, 1 / 6, 0.4)))
+    check(graph, identities.apply, gates.apply, low=-5, high=5)
+    assert "unary hard_swish" not in codes(graph)
 
 
 def test_hard_sigmoid():
@@ -287,6 +301,22 @@ def test_l2_normalize(form):
     check(graph, identities.apply, norms.apply, expected=["l2_normalize"])
 
 
+@pytest.mark.parametrize("form", ["length", "root", "square"])
+def test_smallest_length(form):
+    """The epsilon that a length or its square is compared with, on vectors shorter than it."""
+    graph, x = start(30, 2)
+    total = graph.add("reduce", [x], kind="sum_square", axes=(1,))
+    if form == "length":
+        y = binary(graph, "div", x, binary(graph, "max", graph.add(
+            "reduce", [x], kind="l2", axes=(1,)), 0.5))
+    elif form == "root":
+        y = binary(graph, "div", x, binary(graph, "max", unary(graph, "sqrt", total), 0.5))
+    else:
+        y = binary(graph, "mul", x, unary(graph, "rsqrt", binary(graph, "max", total, 0.5)))
+    graph.output("y", y)
+    check(graph, identities.apply, norms.apply, dead_code.apply, expected=["l2_normalize"])
+
+
 def test_length_over_another_axis_stays():
     graph, x = start(3, 7)
     graph.output("y", binary(graph, "div", x, graph.add("reduce", [x], kind="l2", axes=(0,))))
@@ -334,7 +364,8 @@ def test_attention_scale():
 
 # --- activations and residuals --------------------------------------------------------------------
 
-@pytest.mark.parametrize("code", ["conv2d", "depthwise_conv2d", "dense", "matmul", "pool2d", "binary"])
+@pytest.mark.parametrize("code", [
+    "conv2d", "depthwise_conv2d", "dense", "matmul", "pool2d", "binary"])
 def test_activation(code):
     graph, x = start(2, 5, 4, 4)
     if code in ("conv2d", "depthwise_conv2d", "dense"):
@@ -396,7 +427,15 @@ def test_residual_of_two_convolutions_takes_the_later():
     assert graph.ops[1].inputs[3] is graph.ops[0].outputs[0]
 
 
-@pytest.mark.parametrize("case", ["broadcast", "constant", "itself", "activation", "needed", "product"])
+def test_second_residual_stays():
+    graph, x = start(2, 5, 6, 4)
+    y = binary(graph, "add", conv(graph, x, 4, 1), x)
+    graph.output("y", binary(graph, "add", y, unary(graph, "tanh", x)))
+    check(graph, activations.apply, expected=["conv2d", "unary tanh", "binary add"])
+
+
+@pytest.mark.parametrize("case", [
+    "broadcast", "constant", "itself", "activation", "needed", "product"])
 def test_no_residual(case):
     graph, x = start(2, 5, 6, 4)
     y = conv(graph, x, 4, 1, activation="relu" if case == "activation" else "")
@@ -485,7 +524,8 @@ def space_to_batch(graph, x, block):
     n, h, w, c = x.shape
     y = graph.add("reshape", [x], shape=(n, h // block[0], block[0], w // block[1], block[1], c))
     y = graph.add("transpose", [y], perm=(2, 4, 0, 1, 3, 5))
-    return graph.add("reshape", [y], shape=(n * block[0] * block[1], h // block[0], w // block[1], c))
+    batch = n * block[0] * block[1]
+    return graph.add("reshape", [y], shape=(batch, h // block[0], w // block[1], c))
 
 
 def batch_to_space(graph, x, block):
@@ -510,7 +550,8 @@ def test_dilated_convolution(code, block, pad):
     y = batch_to_space(graph, y, block)
     graph.output("y", graph.add("slice", [y], starts=(0, 1, 2, 0), steps=(1,) * 4,
                                 sizes=(2, y.shape[1] - 2, y.shape[2] - 3, y.shape[3])))
-    check(graph, dilations.apply, pads.apply, expected=[code + (" relu" if code == "conv2d" else "")])
+    check(graph, dilations.apply, pads.apply,
+          expected=["conv2d relu" if code == "conv2d" else code])
     assert (graph.ops[0].options["dilation_h"], graph.ops[0].options["dilation_w"]) == block
 
 

@@ -36,7 +36,8 @@ def test_duplicates():
 
 def test_duplicates_of_other_options_stay():
     graph, x = start(2, 3)
-    graph.output("y", binary(graph, "add", unary(graph, "clip", x, 0, 1), unary(graph, "clip", x, 0, 2)))
+    a, b = (unary(graph, "clip", x, 0, high) for high in (1, 2))
+    graph.output("y", binary(graph, "add", a, b))
     check(graph, duplicates.apply, expected=["unary clip", "unary clip", "binary add"])
 
 
@@ -70,8 +71,8 @@ def test_scalar(kind, c, expected):
 
 
 @pytest.mark.parametrize("kind, expected", [
-    ("sub", ["unary affine"]), ("div", ["unary reciprocal", "unary affine"]), ("add", ["unary affine"]),
-    ("pow", ["binary pow"])])
+    ("sub", ["unary affine"]), ("div", ["unary reciprocal", "unary affine"]),
+    ("add", ["unary affine"]), ("pow", ["binary pow"])])
 def test_scalar_on_the_left(kind, expected):
     graph, x = start(2, 3)
     graph.output("y", binary(graph, kind, 3.0, x))
@@ -108,9 +109,12 @@ def test_int_neutral():
 
 
 @pytest.mark.parametrize("first, second, expected", [
-    (("relu", 0, 0), ("clip", -1, 6), "unary clip"), (("clip", -1, 6), ("relu", 0, 0), "unary clip"),
-    (("relu", 0, 0), ("relu", 0, 0), "unary relu"), (("affine", 2, 1), ("affine", 3, -1), "unary affine"),
-    (("clip", -1, 0.5), ("clip", 1, 2), "unary clip"), (("abs", 0, 0), ("square", 0, 0), "unary square"),
+    (("relu", 0, 0), ("clip", -1, 6), "unary clip"),
+    (("clip", -1, 6), ("relu", 0, 0), "unary clip"),
+    (("relu", 0, 0), ("relu", 0, 0), "unary relu"),
+    (("affine", 2, 1), ("affine", 3, -1), "unary affine"),
+    (("clip", -1, 0.5), ("clip", 1, 2), "unary clip"),
+    (("abs", 0, 0), ("square", 0, 0), "unary square"),
     (("sigmoid", 0, 0), ("relu", 0, 0), "unary sigmoid"),
     (("affine", 2, 1), ("hard_sigmoid", 0.2, 0.5), "unary hard_sigmoid")])
 def test_two_unaries(first, second, expected):
@@ -187,7 +191,8 @@ def test_scale_moves_behind_a_product():
 
 def test_softmax_takes_a_scale():
     graph, x = start(2, 7)
-    graph.output("y", graph.add("softmax", [binary(graph, "sub", binary(graph, "mul", x, 0.3), 4.0)]))
+    logits = binary(graph, "sub", binary(graph, "mul", x, 0.3), 4.0)
+    graph.output("y", graph.add("softmax", [logits]))
     check(graph, identities.apply, expected=["softmax"])
     assert math.isclose(graph.ops[0].options["scale"], 0.3, rel_tol=1e-6)
 
@@ -211,8 +216,8 @@ def test_reduction_whose_axes_come_back():
 
 def test_gather_of_a_range():
     graph, x = start(2, 8, 3)
-    for name, indices in (("a", [2, 3, 4]), ("b", [6, 4, 2]), ("c", -1), ("d", [5]), ("e", [0, 1, 3]),
-                          ("f", [1, 1])):
+    for name, indices in (("a", [2, 3, 4]), ("b", [6, 4, 2]), ("c", -1), ("d", [5]),
+                          ("e", [0, 1, 3]), ("f", [1, 1])):
         graph.output(name, graph.add("gather", [x, graph.constant(np.array(indices, np.int32))],
                                      axis=1))
     check(graph, pieces.apply,
@@ -233,7 +238,8 @@ def test_slice_of_concat():
 def test_concats_of_concats_and_of_slices():
     graph, x = start(2, 6)
     y = graph.input("y", (2, 3), "fp32")
-    parts = [graph.add("slice", [x], starts=(0, at), steps=(1, 1), sizes=(2, 2)) for at in (0, 2, 4)]
+    parts = [graph.add("slice", [x], starts=(0, at), steps=(1, 1), sizes=(2, 2))
+             for at in (0, 2, 4)]
     inner = graph.add("concat", [y, parts[1], parts[2]], axis=1)
     graph.output("z", graph.add("concat", [parts[0], inner], axis=1))
     check(graph, pieces.apply, expected=["slice", "slice", "concat"])
@@ -246,7 +252,12 @@ def test_concat_that_is_needed_stays():
     graph.output("z", graph.add("concat", [inner, x], axis=1))
     other = graph.add("concat", [x, x], axis=0)
     graph.output("other", graph.add("concat", [other, other], axis=1))
-    check(graph, pieces.apply, expected=["concat"] * 4)
+    inner = graph.add("concat", [x, x], axis=0)
+    graph.output("across", graph.add("concat", [inner, inner], axis=1))
+    inner = graph.add("concat", [x, unary(graph, "exp", x)], axis=0)
+    graph.output("once", graph.add("concat", [inner, graph.input("z", (4, 3), "fp32")], axis=1))
+    check(graph, pieces.apply)
+    assert codes(graph).count("concat") == 8
 
 
 def test_reshapes_move_out_of_the_way():

@@ -93,7 +93,8 @@ def _per_axis(*keys: str):
 
 def _expand(rewriter: Rewriter, op: Op, index: int | None, perm: Perm) -> Turned:
     turned = _elementwise(rewriter, op, index, perm)
-    return Turned(turned.inputs, turned.output, {"shape": _pick(op.outputs[0].shape, turned.output)})
+    shape = _pick(op.outputs[0].shape, turned.output)
+    return Turned(turned.inputs, turned.output, {"shape": shape})
 
 
 def _axis(rewriter: Rewriter, op: Op, index: int | None, perm: Perm) -> Turned:

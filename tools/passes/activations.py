@@ -11,8 +11,8 @@ from edgerun.tools.passes.identities import merged
 
 
 def apply(graph: Graph) -> None:
-    """Fuse residuals and activations until nothing is left to fuse, then write scalars as binary ops
-    where that lets an activation in."""
+    """Fuse residuals and activations until nothing is left to fuse, then write scalars as binary
+    ops where that lets an activation in."""
     rewrite(graph, {"binary": (_residual,), "unary": (_activation,)})
     rewrite(graph, {"unary": (_scalar_with_activation,)})
 

@@ -12,7 +12,7 @@ FROM_BATCH = (2, 3, 0, 4, 1, 5)  # [bh, bw, N, H, W, C] -> [N, H, bh, W, bw, C]
 
 
 def apply(graph: Graph) -> None:
-    """Convolve the image with a dilated kernel instead of every bh-th row and bw-th column alone."""
+    """Convolve the image with a dilated kernel instead of each bh-th row, bw-th column alone."""
     rewrite(graph, {code: (_dilated,) for code in ("conv2d", "depthwise_conv2d")})
 
 

@@ -11,7 +11,7 @@ FREE_BYTES = 1024   # and is always folded if it is as small as this
 def apply(graph: Graph) -> None:
     """Turn the outputs of ops with constant inputs into constants.
 
-    An op whose result is much larger than its inputs (an expand, a tile) stays: the file would grow.
+    An op whose result is much larger than its inputs (expand, tile) stays: the file would grow.
     """
     kept = []
     for op in graph.ops:

@@ -88,7 +88,8 @@ def _gate(rewriter: Rewriter, x: Tensor, gate: Tensor) -> tuple[str, float] | No
         return "hard_swish", 1.0
     if kind == "clip" and a == 0:
         affine = rewriter.private_producer(op.inputs[0], "unary", kind="affine")
-        if (affine is not None and affine.inputs[0] is x and _near(affine.options["alpha"] / b, 1 / 6)
+        if (affine is not None and affine.inputs[0] is x
+                and _near(affine.options["alpha"] / b, 1 / 6)
                 and _near(affine.options["beta"] / b, 0.5)):
             return "hard_swish", b
     if kind == "affine" and a == b:  # a * (1 + f(x))

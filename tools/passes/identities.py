@@ -1,7 +1,7 @@
 """Remove ops that change nothing, and write others in their simplest form.
 
-Scalar arithmetic becomes the unary op "affine" (x * alpha + beta), the form in which the later passes
-look for patterns; what they leave of it goes back to binary ops in scalars.apply.
+Scalar arithmetic becomes the unary op "affine" (x * alpha + beta), the form in which the later
+passes look for patterns; where an activation follows, activations.apply makes it binary again.
 """
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _binary_scalar(rewriter: Rewriter, op: Op) -> bool:
 
 
 def _rounded(rewriter: Rewriter, y: Tensor, divisor: float) -> bool:
-    """Whether someone rounds a quotient, so that x / c and x * (1 / c) are not the same: 49 / 49."""
+    """Whether someone rounds a quotient: floor(49 / 49) is 1, floor(49 * (1 / 49)) is 0."""
     if math.frexp(divisor)[0] in (0.5, -0.5):
         return False  # the reciprocal of a power of two is exact
     return any(user.code == "cast" or user.outputs[0].dtype == "bool"

@@ -11,8 +11,8 @@ KEEP_SIGN = ("reshape", "transpose", "slice", "expand", "tile", "resize", "pool2
 
 
 def apply(graph: Graph) -> None:
-    """Fold every pad whose readers can all take it in (one reader that cannot needs the pad anyway),
-    then crops of what was padded."""
+    """Fold every pad whose readers can all take it in (one reader that cannot needs the pad
+    anyway), then crops of what was padded."""
     rewrite(graph, {"pad": (_into_users,)})
     rewrite(graph, {"slice": (_crop,)})
 

@@ -7,8 +7,8 @@ from edgerun.tools.passes.identities import RESHAPES
 
 
 def apply(graph: Graph) -> None:
-    """Write transposes that move no element, and axes that a reduction drops, as reshapes; then move
-    reshapes behind the ops that do not mind."""
+    """Write transposes that move no element, and axes that a reduction drops, as reshapes; then
+    move reshapes behind the ops that do not mind."""
     rewrite(graph, {"transpose": (_nothing_moves,), "reduce": (_keep_dims,)})
     rewrite(graph, {"unary": (_behind_unary,), "cast": (_behind_unary,),
                     "binary": (_behind_constant, _behind_both), "reshape": RESHAPES})

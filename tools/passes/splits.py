@@ -1,4 +1,4 @@
-"""Compute the parts of a tensor where only parts are read: a layer cut by slices becomes several."""
+"""Compute only the parts of a tensor that are read: a layer that is sliced becomes several."""
 from __future__ import annotations
 
 from edgerun.tools.graph import Graph, Op
@@ -8,7 +8,7 @@ NARROWEST = 16  # output channels; a narrower layer wastes the lanes of a vector
 
 
 def apply(graph: Graph) -> None:
-    """Cut the weights of dense layers and convolutions all of whose readers are slices of channels."""
+    """Cut dense layers and convolutions all of whose readers are slices of channels."""
     rewrite(graph, {code: (_cut,) for code in ("dense", "conv2d")})
 
 

@@ -1,9 +1,9 @@
 """Remove transposes: store tensors in the order that needs the fewest and smallest of them.
 
-Around a transpose lies a region of ops that can work in its input's order as well as in its output's
-(_turn.py says how). Every op of the region gets one of the two orders such that the transposes
-between ops of different orders cost least: a minimum cut (Boykov and Kolmogorov, "An experimental
-comparison of min-cut/max-flow algorithms", 2004, describe the construction).
+Around a transpose lies a region of ops that can work in its input's order as well as in its
+output's (_turn.py says how). Every op of the region gets one of the two orders such that the
+transposes between ops of different orders cost least: a minimum cut (Kolmogorov and Zabih, "What
+energy functions can be minimized via graph cuts?", 2004).
 """
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ UNCUT = 2**30
 
 def apply(graph: Graph) -> None:
     """Turn regions until no transpose becomes cheaper; fold what is left into the boundary."""
+    _tidy(graph)
     before = None
     while before is None or cost_of(graph) < before:
         before = cost_of(graph)
         tried: set[tuple[Tensor, Perm]] = set()
         while _turn_one(graph, tried):
-            _tidy(graph)
+            pass
         _fold_outputs(graph)
         _tidy(graph)
 
@@ -62,20 +63,45 @@ def cost_of(graph: Graph) -> int:
 def _turn_one(graph: Graph, tried: set[tuple[Tensor, Perm]]) -> bool:
     """Turn the first region that becomes cheaper."""
     rewriter = Rewriter(graph)
-    for op in graph.ops:
-        if op.code != "transpose":
-            continue
+    for op in [op for op in graph.ops if op.code == "transpose"]:
         perm = op.options["perm"]
         for seed in ((op.outputs[0], inverse(perm)), (op.inputs[0], perm)):
             if seed in tried or seed[0].constant:
                 continue
             tried.add(seed)
-            region = _Region(rewriter, *seed)
-            chosen = region.cheaper()
-            if chosen:
+            for careful in (False, True):
+                region = _Region(rewriter, *seed)
+                chosen = region.cheaper(careful)
+                if not chosen:
+                    continue
+                before, saved = cost_of(graph), _Saved(graph)
                 region.turn(chosen)
-                return True
+                _tidy(graph)
+                if cost_of(graph) < before:
+                    return True
+                saved.restore()
+                rewriter = Rewriter(graph)
     return False
+
+
+class _Saved:
+    """A graph as it was. The cut only estimates the cost: what did not get cheaper is taken back."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.ops = [(op, list(op.inputs), list(op.outputs), dict(op.options)) for op in graph.ops]
+        self.boundaries = [(boundary, boundary.tensor, boundary.perm)
+                           for boundary in (*graph.inputs, *graph.outputs)]
+        self.names = [(tensor, tensor.name) for tensor in graph.tensors()]
+
+    def restore(self) -> None:
+        self.graph.ops = [op for op, *_ in self.ops]
+        for op, inputs, outputs, options in self.ops:
+            op.inputs, op.outputs, op.options = inputs, outputs, options
+        for boundary, tensor, perm in self.boundaries:
+            boundary.tensor, boundary.perm = tensor, perm
+        for tensor, name in self.names:
+            tensor.name = name
 
 
 def _fold_outputs(graph: Graph) -> None:
@@ -106,7 +132,7 @@ class _Cut:
             self.edges[key] = min(self.edges.get(key, 0) + cost, UNCUT)
 
     def solve(self) -> tuple[int, set[object]]:
-        """Return by how much the best choice is cheaper than turning nothing, and the keys turned."""
+        """Return how much cheaper than turning nothing the best choice is, and the keys turned."""
         n = len(self.nodes)
         if not self.edges:
             return 0, set()
@@ -135,6 +161,8 @@ class _Region:
         self.order: dict[Tensor, Perm] = {tensor: perm}
         self.turned: dict[Op, Turned] = {}
         self.inputs = {boundary.tensor for boundary in rewriter.graph.inputs}
+        self._made: dict[Tensor, tuple[Tensor, Perm]] = {}     # the turned form and its order
+        self._stored: dict[tuple[Tensor, Perm], Tensor] = {}   # other orders that readers got
         queue, refused = deque([tensor]), set()
         while queue:
             tensor = queue.popleft()
@@ -148,17 +176,22 @@ class _Region:
                     refused.add(op)
                     continue
                 self.turned[op] = found
-                for other, perm in ((op.outputs[0], found.output), *zip(op.inputs, found.inputs)):
-                    if self._joins(other, perm) and other not in self.order:
-                        self.order[other] = perm
+                for other, order in ((op.outputs[0], found.output), *zip(op.inputs, found.inputs)):
+                    if self._joins(other, order) and other not in self.order:
+                        self.order[other] = order
                         queue.append(other)
 
     def _joins(self, tensor: Tensor | None, perm: Perm | None) -> bool:
         return (tensor is not None and perm is not None and not tensor.constant
                 and len(perm) == len(tensor.shape) and perm != identity(len(perm)))
 
-    def cheaper(self) -> set[Op | Tensor]:
-        """Return the ops and graph inputs to turn, or nothing if that would not pay."""
+    def cheaper(self, careful: bool) -> set[Op | Tensor]:
+        """Return the ops and graph inputs to turn, or nothing if that would not pay.
+
+        Args:
+            careful: assume that a transpose within the region goes on reading what it reads, which
+                is never too cheap; else it counts on both sides, each as if the other stayed.
+        """
         cut = _Cut()
         for op, turned in self.turned.items():
             for tensor, perm in zip(op.inputs, turned.inputs):
@@ -171,16 +204,18 @@ class _Region:
             if not agrees:
                 cut.edge(op, "others", UNCUT)
         for tensor, perm in self.order.items():
-            self._add(cut, tensor, perm)
+            self._add(cut, tensor, perm, careful)
         saved, keys = cut.solve()
         return {key for key in keys if isinstance(key, (Op, Tensor))} if saved > 0 else set()
 
-    def _add(self, cut: _Cut, tensor: Tensor, perm: Perm) -> None:
+    def _add(self, cut: _Cut, tensor: Tensor, perm: Perm, careful: bool) -> None:
         """Add what one tensor costs, depending on who reads and writes it in which order."""
         alike, fixed, transposed = [], False, []
         for op in self.rewriter.users(tensor):
             turned = self.turned.get(op)
-            if op.code == "transpose":
+            if op.code == "transpose" and careful and op.outputs[0] in self.order:
+                fixed = True
+            elif op.code == "transpose":
                 transposed.append(op)
             elif turned is not None and turned.inputs[op.inputs.index(tensor)] == perm:
                 alike.append(op)
@@ -213,8 +248,6 @@ class _Region:
 
     def turn(self, chosen: set[Op | Tensor]) -> None:
         """Rewrite the graph with the chosen ops and graph inputs in their other order."""
-        self._made: dict[Tensor, tuple[Tensor, Perm]] = {}
-        self._stored: dict[tuple[Tensor, Perm], Tensor] = {}
         ops = list(self.rewriter.graph.ops)
         for boundary in reversed(self.rewriter.graph.inputs):
             if boundary.tensor in chosen:
