@@ -190,9 +190,11 @@ def test_every_unsupported_op_is_listed_at_once():
              make_node("Det", ["x"], ["d1"], name="first_det"),
              make_node("Det", ["x"], ["d2"], name="second_det"),
              make_node("Odd", ["h"], ["odd"], name="odd", domain="my.domain"),
-             make_node("Resize", ["x4", "", "scales"], ["y"], name="cubic", mode="cubic")]
+             make_node("Resize", ["x4", "roi", "scales"], ["y"], name="crop", mode="cubic",
+                       coordinate_transformation_mode="tf_crop_and_resize")]
     model = model_of(nodes, {"x": floats(3, 3), "x4": floats(1, 1, 4, 4)},
-                     {"k": ints(2), "scales": np.array([1, 1, 2, 2], np.float32)})
+                     {"k": ints(2), "roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
+                      "scales": np.array([1, 1, 2, 2], np.float32)})
     model.opset_import.append(helper.make_opsetid("my.domain", 1))
     with pytest.raises(UnsupportedError) as caught:
         import_proto(model)
@@ -201,7 +203,7 @@ def test_every_unsupported_op_is_listed_at_once():
     assert "TopK (1 node, first 'top')" in text
     assert "NonZero (1 node, first 'nz')" in text
     assert "my.domain.Odd (1 node, first 'odd')" in text
-    assert "Resize (1 node, first 'cubic'): mode is 'cubic', needed nearest or linear" in text
+    assert "Resize (1 node, first 'crop'): mode is 'cubic' with tf_crop_and_resize" in text
     assert "Relu" not in text
     assert "onnxsim" in text and "cut the graph" in text
 
@@ -394,7 +396,7 @@ def test_real_model(name, shared_data):
 
 
 @pytest.mark.parametrize("name, ops", [
-    ("dtln_model_1", ["LSTM (2 nodes"]), ("gtcrn_simple", ["GRU (14 nodes", "ScatterND (18 nodes"]),
+    ("dtln_model_1", ["LSTM (2 nodes"]), ("gtcrn_simple", ["GRU (14 nodes"]),
     ("squeezenet_v1.0_dc_qdq_int8", ["QuantizeLinear (40 nodes", "DequantizeLinear"])])
 def test_real_model_with_ops_that_are_not_supported(name, ops, shared_data):
     with pytest.raises(UnsupportedError) as caught:

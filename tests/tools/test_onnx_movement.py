@@ -234,3 +234,18 @@ def test_resize_policy_and_axes(policy):
     node = make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", axes=[2, 3],
                             keep_aspect_ratio_policy=policy)
     check(node, {"x": floats(1, 2, 4, 3)}, {"sizes": ints(6, 6)}, opset=18)
+
+
+@pytest.mark.parametrize("coordinates", [*COORDINATES, "half_pixel_symmetric"])
+@pytest.mark.parametrize("options", [{}, {"cubic_coeff_a": -0.5}, {"exclude_outside": 1}])
+def test_resize_cubic(coordinates, options):
+    node = make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="cubic",
+                     coordinate_transformation_mode=coordinates, **options)
+    for sizes in ((2, 3, 10, 13), (2, 3, 3, 4), (2, 3, 5, 9), (2, 3, 1, 6)):
+        graph = check(node, {"x": floats(2, 3, 5, 6)}, {"sizes": ints(*sizes)}, opset=19)
+        assert "resize" not in codes(graph)
+
+
+def test_resize_cubic_by_scales():
+    node = make_node("Resize", ["x", "", "scales"], ["y"], mode="cubic")
+    check(node, {"x": floats(1, 2, 5, 6)}, {"scales": np.array([1, 1, 1.5, 0.7], np.float32)})

@@ -18,8 +18,8 @@ def _fraction(value: float) -> Fraction:
             return fraction
 
 
-def _coordinate(i: int, mode: str, size: int, out_size: int, scale: Fraction,
-                roi: tuple[Fraction, Fraction]) -> Fraction:
+def coordinate(i: int, mode: str, size: int, out_size: int, scale: Fraction,
+               roi: tuple[Fraction, Fraction]) -> Fraction:
     """Return the source coordinate of output index i, as ONNX Resize defines it."""
     half, length = Fraction(1, 2), size * scale
     if mode == "align_corners":
@@ -34,7 +34,7 @@ def _coordinate(i: int, mode: str, size: int, out_size: int, scale: Fraction,
             return (start + end) * (size - 1) * half
         return start * (size - 1) + i * (end - start) * (size - 1) / (length - 1)
     if mode == "pytorch_half_pixel" and length == 1:
-        return -half
+        return Fraction(0)
     if mode == "half_pixel_symmetric":
         adjustment = out_size / length
         return Fraction(size, 2) * (1 - adjustment) + (i + half) / scale - half
@@ -58,7 +58,7 @@ def _resize(op: Op, x: np.ndarray) -> np.ndarray:
                                        (2, o["width"], o["scale_w"], o["roi"][1::2])):
         size = x.shape[axis]
         exact = _fraction(scale), tuple(map(_fraction, roi))
-        at = [_coordinate(i, o["coordinate_mode"], size, out_size, *exact)
+        at = [coordinate(i, o["coordinate_mode"], size, out_size, *exact)
               for i in range(out_size)]
         along = [1, 1, 1, 1]
         along[axis] = out_size

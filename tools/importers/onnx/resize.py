@@ -4,9 +4,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from edgerun import dtypes
 from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, need, normal_axis
+from edgerun.tools.reference.resize import coordinate
+
 
 def _upsample(ctx: Context, node: Node) -> Tensor:
     scales = node.attr("scales")
@@ -62,6 +67,9 @@ def _resize(ctx: Context, node: Node) -> Tensor:
         for position, axis in enumerate(axes):
             roi[axis], roi[rank + axis] = given[position], given[position + len(axes)]
         options |= {"roi": roi, "extrapolation_value": node.attr("extrapolation_value", 0.0)}
+    if mode == "cubic":
+        need(coordinates != "tf_crop_and_resize", "mode is 'cubic' with tf_crop_and_resize")
+        return _cubic(ctx, sizes, scales, coordinates)
     return _emit(ctx, mode if mode in ("nearest", "linear") else None, sizes, scales, **options)
 
 
@@ -116,6 +124,45 @@ def _emit(ctx: Context, kind: str | None, sizes: Sequence[int], scales: Sequence
         return ctx.channels_first(y)
     y = ctx.reshape(y, [*(sizes[a] for a in moving), *(x.shape[a] for a in rest)])
     return ctx.transpose(y, [order.index(a) for a in range(rank)])
+
+
+def _cubic(ctx: Context, sizes: Sequence[int], scales: Sequence[float], mode: str) -> Tensor:
+    """Resize along each axis that changes by a matrix that holds the four taps of each output."""
+    x, node, rank = ctx.tensor(0), ctx.node, len(sizes)
+    need(x.dtype in dtypes.FLOAT, f"it computes with {x.dtype}, needed float")
+    axes = list(range(rank)) if rank < 3 else [0, *range(2, rank), 1]  # channels last
+    y = ctx.transpose(x, axes)
+    for at, axis in enumerate(axes):
+        before, size, after = y.shape[:at], y.shape[at], y.shape[at + 1:]
+        if sizes[axis] == size and scales[axis] == 1:
+            continue
+        weights = cubic_weights(size, sizes[axis], scales[axis], mode,
+                                node.attr("cubic_coeff_a", -0.75), node.attr("exclude_outside", 0))
+        rows = ctx.reshape(y, (math.prod(before), size, math.prod(after)))
+        rows = ctx.add("matmul", [ctx.constant(weights, like=x), rows])
+        y = ctx.reshape(rows, (*before, sizes[axis], *after))
+    return ctx.transpose(y, [axes.index(axis) for axis in range(rank)])
+
+
+def cubic_weights(size: int, out_size: int, scale: float, mode: str, a: float,
+                  exclude_outside: bool) -> np.ndarray:
+    """Return [out_size, size]: what each input adds to each output of a cubic resize.
+
+    The taps are Keys' kernel, "Cubic convolution interpolation for digital image processing"
+    (1981), with the parameter a.
+    """
+    weights = np.zeros((out_size, size))
+    for i in range(out_size):
+        at = float(coordinate(i, mode, size, out_size, scale, (0.0, 1.0)))
+        taps = np.arange(math.floor(at) - 1, math.floor(at) + 3)
+        d = np.abs(taps - at)
+        values = np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1,
+                          ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
+        if exclude_outside:
+            values = np.where((taps >= 0) & (taps < size), values, 0)
+            values /= values.sum()
+        np.add.at(weights[i], np.clip(taps, 0, size - 1), values)
+    return weights
 
 
 TABLE = {"Resize": _resize, "Upsample": _upsample}
