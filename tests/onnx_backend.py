@@ -62,7 +62,8 @@ class Prepared(BackendRep):
         """
         finite = {}
         for name, array in zip(self.names, inputs):
-            finite[name] = np.nan_to_num(array) if array.dtype.kind == "f" else array
+            floats = array.dtype.kind == "f"
+            finite[name] = np.where(np.isfinite(array), array, 0) if floats else array
             if array.dtype == np.int64 and array.size and np.abs(array).max() > 2**31 - 1:
                 raise UnsupportedError("the test feeds integers of more than 32 bits, which a "
                                        "session refuses")
