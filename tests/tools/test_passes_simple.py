@@ -214,6 +214,14 @@ def test_reduction_whose_axes_come_back():
     check(graph, identities.apply, expected=["reduce mean"])
 
 
+def test_reshapes_of_different_shapes_stay():
+    graph, x = start(6, 4)
+    a, b = (graph.add("reshape", [t], shape=(24,)) for t in (
+        unary(graph, "exp", x), graph.input("z", (4, 6), "fp32")))
+    graph.output("y", binary(graph, "add", a, b))
+    check(graph, reshapes.apply, expected=["unary exp", "reshape", "reshape", "binary add"])
+
+
 def test_gather_of_a_range():
     graph, x = start(2, 8, 3)
     for name, indices in (("a", [2, 3, 4]), ("b", [6, 4, 2]), ("c", -1), ("d", [5]),

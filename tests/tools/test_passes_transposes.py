@@ -131,7 +131,7 @@ def test_operand_that_has_no_other_order_gets_one_transpose():
 
 
 def test_one_tensor_in_two_orders():
-    """A cut that took the transpose in the middle for two went from one order to the other forever."""
+    """A cut that counted the transpose in the middle twice changed between two orders forever."""
     graph, x = start(2, 2, 3, 2)
     sub = binary(graph, "sub", x, 0.5)
     graph.output("pad", graph.add("pad", [x], mode="constant", before=(0, 0, 0, 1),

@@ -85,7 +85,7 @@ def _turn_one(graph: Graph, tried: set[tuple[Tensor, Perm]]) -> bool:
 
 
 class _Saved:
-    """A graph as it was. The cut only estimates the cost: what did not get cheaper is taken back."""
+    """A graph as it was: the cut only estimates costs, what did not get cheaper is taken back."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
