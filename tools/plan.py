@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edgerun.ops import OPS
@@ -9,6 +10,8 @@ from edgerun.tools.graph import Graph, Op, Tensor
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector a kernel loads
 SEARCH_ROUNDS = 2000
+SWEEP_WIDTHS = (1, 4, 16, 64, 256)
+SWEEP_LAYOUTS = 150_000  # largest width times blocks: about two seconds
 
 
 @dataclass(eq=False)
@@ -63,8 +66,46 @@ def place(order: list[Block]) -> int:
     return top
 
 
+def sweep(blocks: list[Block], capacity: int, width: int) -> bool:
+    """Place the blocks into `capacity` bytes in the order of time, if that succeeds.
+
+    What is live is all that later blocks depend on. So this keeps the `width` best layouts of live
+    blocks (a beam search), and tries each block at both ends of every gap.
+
+    Returns:
+        Whether all blocks have a place; if not, none is changed.
+    """
+    order = sorted(blocks, key=lambda b: (b.first, -b.last, -b.size))
+    beam: list[tuple[tuple, tuple | None]] = [((), None)]  # (offset, end, last)..., path back
+    for block in order:
+        found: dict[tuple, tuple] = {}
+        for layout, path in beam:
+            live = [place for place in layout if place[2] >= block.first]
+            for start, end in _gaps(live, capacity):
+                for at in {start, end - block.size} if end - start >= block.size else ():
+                    grown = tuple(sorted([*live, (at, at + block.size, block.last)]))
+                    found.setdefault(grown, (at, path))
+        beam = sorted(found.items(), key=lambda item: sum(
+            (end - start) ** 2 for start, end in _gaps(item[0], capacity)), reverse=True)[:width]
+    if not beam:
+        return False
+    path = beam[0][1]
+    for block in reversed(order):
+        block.offset, path = path
+    return True
+
+
+def _gaps(live: Iterable[tuple[int, int, int]], capacity: int) -> list[tuple[int, int]]:
+    """Return (start, end) of the free places between sorted live blocks."""
+    gaps, at = [], 0
+    for start, end, _ in live:
+        gaps.append((at, start))
+        at = end
+    return [*gaps, (at, capacity)]
+
+
 def solve(blocks: list[Block], bound: int) -> int:
-    """Place the blocks well: several greedy orders, then a seeded search over orders.
+    """Place the blocks well: several greedy orders, then sweeps and a seeded search over orders.
 
     Returns:
         The arena size in bytes; each block's offset is set.
@@ -82,10 +123,29 @@ def solve(blocks: list[Block], bound: int) -> int:
         if best is None or top < best:
             best_order, best = order, top
         if best == bound:
-            break
+            return place(best_order)
+    widths = [w for w in SWEEP_WIDTHS if w * len(blocks) <= SWEEP_LAYOUTS]
+    if any(sweep(blocks, bound, width) for width in widths):
+        return bound
+    best_order, best = _search(blocks, best_order, best, bound)
+    low, high = bound, best
+    while widths and high - low > bound // 64 + ALIGNMENT:
+        middle = (low + high) // 2 // ALIGNMENT * ALIGNMENT
+        if sweep(blocks, middle, widths[-1]):
+            high = middle
+        else:
+            low = middle
+    if high == best:
+        return place(best_order)
+    sweep(blocks, high, widths[-1])
+    return max(b.offset + b.size for b in blocks)
+
+
+def _search(blocks: list[Block], best_order: list[Block], best: int, bound: int
+            ) -> tuple[list[Block], int]:
+    """Return the best order found, and its arena size, among small changes of an order."""
     rng = random.Random(0)
-    rounds = 0 if best == bound or len(blocks) < 3 else min(
-        SEARCH_ROUNDS, 4_000_000 // len(blocks) ** 2 + 50)
+    rounds = 0 if len(blocks) < 3 else min(SEARCH_ROUNDS, 4_000_000 // len(blocks) ** 2 + 50)
     for _ in range(rounds):
         order = list(best_order)
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -95,7 +155,7 @@ def solve(blocks: list[Block], bound: int) -> int:
             best_order, best = order, top
         if best == bound:
             break
-    return place(best_order)
+    return best_order, best
 
 
 def blocks_of(graph: Graph, aliases: dict[Tensor, Tensor],

@@ -126,3 +126,27 @@ def test_aliases_share_their_root():
     plan = planner.plan(graph, aliases)
     assert aliases == {z: y} and z not in plan.offsets
     assert plan.arena_bytes == 2 * planner.aligned(256)
+
+
+@settings(max_examples=100, deadline=None)
+@given(lifetimes, st.integers(1, 16))
+def test_a_sweep_stays_within_its_capacity(items, width):
+    blocks = [Block(size * ALIGNMENT, first, first + length) for size, first, length in items]
+    bound, _ = planner.lower_bound(blocks)
+    assert not planner.sweep(blocks, bound - ALIGNMENT, width)
+    assert all(b.offset == -1 for b in blocks)
+    capacity = sum(b.size for b in blocks)
+    if planner.sweep(blocks, capacity, width):
+        assert checked_arena(blocks) <= capacity
+
+
+def test_residual_blocks_reach_the_bound():
+    """Each output must lie at the end where the next block's two wide tensors leave room."""
+    unit = ALIGNMENT
+    blocks = [Block(unit, -1, 2)]
+    for step in range(0, 90, 3):
+        blocks += [Block(2 * unit, step, step + 1), Block(2 * unit, step + 1, step + 2),
+                   Block(unit, step + 2, step + 5)]
+    bound, _ = planner.lower_bound(blocks)
+    assert bound == 5 * unit
+    assert planner.solve(blocks, bound) == bound == checked_arena(blocks)
