@@ -28,7 +28,10 @@ SCALARS = {
     "ulong": (packer.uint64, np.dtype("<u8")),
     "float": (packer.float32, np.dtype("<f4")),
 }
-MAX_TABLES = 500_000  # tables one file may hold; stops offsets that all lead to the same place
+# Offsets may all lead to the same place, so that a small file stands for a large one: this bounds
+# how many tables are read, and how many bytes of text and vectors for each byte of data.
+MAX_TABLES = 500_000
+MAX_REUSE = 8
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Reader:
         self.where = where
         self.schema = rules or schema()
         self.tables_left = MAX_TABLES
+        self.bytes_left = MAX_REUSE * len(data)
 
     def root(self, table: str, identifier: bytes | None = None) -> dict[str, Any]:
         """Return the root table.
@@ -221,6 +225,10 @@ class Reader:
         if count * item > len(self.data) - at - 4:
             raise self._error(what, f"has {count} elements of {item} bytes, more than the "
                               f"{len(self.data) - at - 4} bytes that follow")
+        self.bytes_left -= count * item
+        if self.bytes_left < 0:
+            raise self._error(what, f"shares its bytes too often: more than {MAX_REUSE} times the "
+                              f"{len(self.data)} bytes would be read")
         return count
 
     def _string(self, at: int, what: str) -> str:

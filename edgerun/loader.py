@@ -56,7 +56,7 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
     if root["version"] != VERSION:
         raise ModelError(f"{where}: format version {root['version']}, this edgerun reads {VERSION}: "
                          "pack the model again, or install the matching edgerun")
-    graph_data = root["graph"]
+    graph_data = np.asarray(root["graph"], np.uint8)
     if zlib.crc32(graph_data) != root["graph_crc32"]:
         raise ModelError(f"{where}: the checksum of the graph does not match: the file is damaged, "
                          "copy or pack it again")

@@ -5,7 +5,10 @@ no two tensors that live at the same time may share a byte.
 """
 from __future__ import annotations
 
+import heapq
 import zlib
+from bisect import bisect
+from collections import Counter
 
 import numpy as np
 
@@ -17,8 +20,11 @@ from edgerun.ops import OPS
 
 MAX_TENSORS = 65_536
 MAX_OPS = 65_536
+MAX_INPUTS = 262_144  # of all ops together: some ops become one launch per input
 MAX_BYTES = 2**32 - 1  # kernels take byte offsets as 32-bit unsigned integers
-MAX_ELEMENTS = 2**31 - 1  # kernels index elements with 32-bit signed integers
+# Kernels index elements with 32-bit signed integers, and may add one step of a work-item (at most
+# 65,536) to an index before they compare it with the end.
+MAX_ELEMENTS = 2**31 - 2**16
 MAX_NAME = 4096
 
 
@@ -64,7 +70,10 @@ def _require(condition: bool, where: object, message: str) -> None:
 
 def _check_counts(model: Model) -> None:
     for what, count, limit in (("tensors", len(model.tensors), MAX_TENSORS),
-                               ("ops", len(model.ops), MAX_OPS)):
+                               ("ops", len(model.ops), MAX_OPS),
+                               ("op inputs", sum(len(op.inputs) for op in model.ops), MAX_INPUTS),
+                               ("inputs", len(model.inputs), MAX_TENSORS),
+                               ("outputs", len(model.outputs), MAX_TENSORS)):
         _require(count <= limit, "the graph", f"has {count} {what}, at most {limit} are allowed")
     _require(len(model.outputs) > 0, "the graph", "has no output")
     seen = [segment.dtype for segment in model.segments]
@@ -153,13 +162,16 @@ def _check_quantization(tensor: Tensor, where: str) -> None:
              f"has {len(scale)} scales and {len(zero_point)} zero points, needed {count}")
     _require(bool(np.all(np.isfinite(scale)) and np.all(scale > 0)), where,
              "has a scale that is not a positive finite number")
+    _require(tensor.dtype not in (*dtypes.FLOAT, "bool"), where,
+             f"is {tensor.dtype} and quantized, needed an integer dtype")
 
 
 def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> None:
-    names = [info.name for info in infos]
+    names = Counter(info.name for info in infos)
     for info in infos:
         where = f"{role} {info.name[:200]!r}"
-        _require(names.count(info.name) == 1, where, "is declared twice")
+        _require(names[info.name] == 1, where, "is declared twice")
+        _require(len(info.name) <= MAX_NAME, where, f"has a name of {len(info.name)} characters")
         _require(0 <= info.tensor < len(model.tensors), where,
                  f"is tensor {info.tensor}, the file has {len(model.tensors)}")
         tensor = model.tensors[info.tensor]
@@ -186,8 +198,9 @@ def _check_order(model: Model) -> None:
                          f"reads {tensor.name!r} before anything has written it")
         for tensor in op.outputs:
             _require(not tensor.constant, _label(op), f"writes the constant {tensor.name!r}")
-            _require(tensor.alias_of == -1 and tensor.index not in roots, _label(op),
-                     f"writes {tensor.name!r} a second time")
+            _require(tensor.alias_of == -1, _label(op), f"writes the alias {tensor.name!r}, needed "
+                     "the tensor whose bytes these are")
+            _require(tensor.index not in roots, _label(op), f"writes {tensor.name!r} a second time")
             roots.add(tensor.index)
     for info in model.outputs:
         tensor = model.tensors[info.tensor]
@@ -196,22 +209,30 @@ def _check_order(model: Model) -> None:
 
 
 def _label(op: Op) -> str:
-    return f"op {op.index} ({op.code} {op.name[:200]!r})"
+    return f"op {op.index} ({op.code[:200]} {op.name[:200]!r})"
 
 
 def _check_op(model: Model, op: Op) -> None:
     definition = OPS.get(op.code)
     _require(definition is not None, _label(op),
              "is not an op that this edgerun knows: written by a newer edgerun?")
+    _require(len(op.name) <= MAX_NAME, _label(op), f"has a name of {len(op.name)} characters")
     low, high = definition.inputs
     _require(low <= len(op.inputs) <= high and all(t is not None for t in op.inputs[:low]),
              _label(op), f"has {len(op.inputs)} inputs, needed {low} to {high}, the first {low} "
              "of them present")
+    for index, tensor in enumerate(op.inputs):
+        needed = "oc16" if index in definition.blocked else "rows"
+        if tensor is not None and tensor.layout != needed:
+            raise ModelError(f"{_label(op)}: input {index}, {tensor.name!r}, has the layout "
+                             f"{tensor.layout}, needed {needed}")
     _require(op.options_table == definition.options, _label(op),
              f"has {op.options_table}, needed {definition.options}")
     for key, value in op.options.items():
         numbers = value if isinstance(value, tuple) else (value,)
         _require(len(numbers) <= MAX_RANK, _label(op), f"{key} has {len(numbers)} values")
+        _require(not isinstance(value, str) or len(value) <= MAX_NAME, _label(op),
+                 f"{key} has more than {MAX_NAME} characters")
         _require(all(not isinstance(n, (int, float)) or n == n for n in numbers), _label(op),
                  f"{key} is not a number")
     try:
@@ -264,13 +285,18 @@ def _check_overlaps(model: Model) -> None:
     blocks += [(op.index, op.index, op.scratch_offset, op.scratch_bytes, f"scratch of {op}")
                for op in model.ops if op.scratch_bytes]
     blocks.sort(key=lambda block: block[0])
-    live: list[tuple] = []
+    # Blocks that exist at the same time, by offset; as none overlap, only neighbours can meet.
+    live: list[tuple[int, tuple]] = []
+    ends: list[tuple[int, int]] = []  # heap of (last op, offset)
     for block in blocks:
-        first, _, offset, size, name = block
-        live = [other for other in live if other[1] >= first]
-        for other in live:
+        first, last, offset, size, name = block
+        while ends and ends[0][0] < first:
+            live.pop(bisect(live, (heapq.heappop(ends)[1],)))
+        at = bisect(live, (offset,))
+        for _, other in live[max(at - 1, 0):at + 1]:
             if offset < other[2] + other[3] and other[2] < offset + size:
                 raise ModelError(f"the plan: {name!r} at bytes {offset} to {offset + size} overlaps "
                                  f"{other[4]!r} at {other[2]} to {other[2] + other[3]} while both "
                                  f"are needed at op {first}")
-        live.append(block)
+        live.insert(at, (offset, block))
+        heapq.heappush(ends, (last, offset))

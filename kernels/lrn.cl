@@ -18,7 +18,7 @@ __kernel void lrn(TENSOR(x), TENSOR(y), const int rows, const int channels, cons
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
             F sum = (F)(0.0f);
-            if (c >= before && c + VEC + after <= channels) {
+            if (c >= before && c + VEC <= channels - after) {
                 for (int k = c - before; k <= c + after; k++) {
                     const F value = LOADV(xp + k);
                     sum = fma(value, value, sum);
@@ -27,7 +27,7 @@ __kernel void lrn(TENSOR(x), TENSOR(y), const int rows, const int channels, cons
                 float part[VEC];
                 for (int lane = 0; lane < VEC; lane++) {
                     part[lane] = 0.0f;
-                    const int end = min(c + lane + after, channels - 1);
+                    const int end = c + lane + min(after, channels - 1 - c - lane);
                     for (int k = max(c + lane - before, 0); k <= end; k++) {
                         const float value = LOAD(k, xp);
                         part[lane] = fma(value, value, part[lane]);

@@ -27,10 +27,10 @@
 int source(const int i, const int n, const int mode) {
     if (i >= 0 && i < n) return i;
     switch (mode) {
-        case 1: return i < 0 ? -i : 2 * (n - 1) - i;
+        case 1: return i < 0 ? -i : n - 1 - (i - (n - 1));
         case 2: return i < 0 ? 0 : n - 1;
         case 3: return i < 0 ? n - 1 - (-1 - i) % n : i % n;
-        case 4: return i < 0 ? -1 - i : 2 * n - 1 - i;
+        case 4: return i < 0 ? -1 - i : n - 1 - (i - n);
         default: return -1;
     }
 }

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
+import flatbuffers
 import numpy as np
 import pytest
 
@@ -151,7 +153,38 @@ def test_offsets_that_multiply(good, monkeypatch):
     refused(good, "is one of more than 10 tables")
 
 
+def test_no_graph():
+    builder = flatbuffers.Builder(64)
+    builder.Finish(blob.encode_table(builder, "Model", {"version": 1}), b"EDGR")
+    refused(bytes(builder.Output()), "the file has 0 bytes, needed at least 8")
+
+
+def test_shared_bytes_that_multiply(good):
+    """A long name that many tensors share is one in the file, and would be many in memory."""
+    refused(mutate.changed(good, lambda root, graph: graph["tensors"].extend(
+        dict(name="n" * 100_000, shape=[1]) for _ in range(100))), "shares its bytes too often")
+
+
+def test_many_live_tensors(good):
+    """Checks take time in proportion to the file, not to its square."""
+    def change(root, graph):
+        root["vectors"], first = [], len(graph["tensors"])
+        graph["plan"]["arena_bytes"] = 1 << 21
+        for i in range(20_000):
+            graph["tensors"].append(dict(name=f"t{i}", shape=[1], offset=(1 << 20) + 16 * i))
+            graph["inputs"].append(dict(name=f"t{i}", tensor=first + i, shape=[1]))
+        graph["plan"]["alignment"] = 16
+    data = mutate.changed(good, change)
+    start = time.process_time()
+    read(data)
+    assert time.process_time() - start < 10
+
+
 CHANGES = {
+    "too many boundary tensors": (lambda r, g: g["inputs"].extend([g["inputs"][0]] * 65_536),
+                                  "has 65539 inputs, at most 65536"),
+    "too many inputs of ops": (lambda r, g: g["ops"].extend(
+        [dict(g["ops"][0], code="concat", inputs=[0] * 70_000)] * 4), "op inputs, at most 262144"),
     "no plan": (lambda r, g: g.update(plan=None), "memory plan is missing"),
     "no outputs": (lambda r, g: g.update(outputs=[]), "has no output"),
     "unknown op": (lambda r, g: g["ops"][0].update(code="frobnicate"), "op 0 .*not an op that this"),

@@ -105,6 +105,7 @@ class OpDef:
         macs: op -> multiply-accumulates, for ops dominated by them.
         scratch: op -> bytes of scratch it needs in the arena.
         mixed: a float output may be stored as fp32 or fp16 whatever the inputs are.
+        blocked: indices of the inputs that a file holds in layout oc16; the others are in rows.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -113,6 +114,7 @@ class OpDef:
     macs: Callable[[OpLike], int] = _output_elements
     scratch: Callable[[OpLike], int] = _no_scratch
     mixed: bool = False
+    blocked: tuple[int, ...] = ()
 
 
 def float_types(x: TensorLike, y: TensorLike) -> dict[str, int]:

@@ -89,6 +89,7 @@ BINARY = {
 }
 BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and", "or",
                   "xor")
+BINARY_OF_BOOL = (*BINARY_TO_BOOL, "min", "max", "mul")  # kinds whose result is 0 or 1
 INTEGER = ("int32", "int16", "int8", "uint8", "bool")
 
 
@@ -155,7 +156,8 @@ def _binary_expression(op: OpLike) -> str:
     kind, dtype = op.options["kind"], op.inputs[0].dtype
     require(kind in BINARY, op, f"has the unknown kind {kind!r}, known are {', '.join(BINARY)}")
     expression = BINARY[kind][dtype not in FLOAT]
-    require(expression is not None, op, f"has no kind {kind!r} for {dtype}")
+    require(expression is not None and (dtype != "bool" or kind in BINARY_OF_BOOL), op,
+            f"has no kind {kind!r} for {dtype}")
     return expression
 
 
