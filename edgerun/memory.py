@@ -82,21 +82,28 @@ class Buffers:
         if info.kind == "cpu" or (info.unified_memory and "intel" in info.platform.lower()):
             self.rung[category] = IN_PLACE
             return self.create(category, flags | cl.mem_flags.USE_HOST_PTR, size, segment.data)
+        self.rung[category] = SHARED if info.unified_memory else COPIED
         if info.unified_memory:
-            self.rung[category] = SHARED
-            buffer = self.create(category, flags | cl.mem_flags.ALLOC_HOST_PTR, size)
-            mapped, _ = cl.enqueue_map_buffer(
-                self.device.queue, buffer, cl.map_flags.WRITE_INVALIDATE_REGION, 0, (size,), np.uint8)
-            np.copyto(mapped, segment.data)
-            mapped.base.release(self.device.queue)
-        else:
-            self.rung[category] = COPIED
-            buffer = self.create(category, flags, size)
-            for at in range(0, size, CHUNK):
-                cl.enqueue_copy(self.device.queue, buffer, segment.data[at:at + CHUNK],
-                                dst_offset=at, is_blocking=True)
-        self.device.queue.finish()
+            flags |= cl.mem_flags.ALLOC_HOST_PTR
+        buffer = self.create(category, flags, size)
+        try:
+            self._fill(buffer, segment.data)
+        except (cl.Error, MemoryError) as error:
+            raise DeviceError(f"{info.name}: cannot take the {category} ({size} bytes): "
+                              f"{error}") from None
         return buffer
+
+    def _fill(self, buffer, data: np.ndarray) -> None:
+        cl, queue, size = self.device.cl, self.device.queue, len(data)
+        if self.device.info.unified_memory:
+            mapped, _ = cl.enqueue_map_buffer(
+                queue, buffer, cl.map_flags.WRITE_INVALIDATE_REGION, 0, (size,), np.uint8)
+            np.copyto(mapped, data)
+            mapped.base.release(queue)
+        else:
+            for at in range(0, size, CHUNK):
+                cl.enqueue_copy(queue, buffer, data[at:at + CHUNK], dst_offset=at, is_blocking=True)
+        queue.finish()
 
     def release(self) -> None:
         """Give every buffer back to the driver now, not when Python collects it."""

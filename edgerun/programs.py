@@ -24,13 +24,19 @@ _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
 
 
 def cache_folder() -> Path | None:
-    """Return where binaries are kept: EDGERUN_CACHE_DIR, else ~/.cache/edgerun; None if it is "0"."""
+    """Return where binaries are kept: EDGERUN_CACHE_DIR, else ~/.cache/edgerun.
+
+    None if EDGERUN_CACHE_DIR is "0", or if the user has no home folder.
+    """
     chosen = os.environ.get("EDGERUN_CACHE_DIR")
     if chosen == "0":
         return None
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerun"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerun"
+    except RuntimeError:  # a user id without an entry in the password file, as in containers
+        return None
 
 
 def source(family: str, defines: dict) -> str:

@@ -130,8 +130,7 @@ class Session:
             queue: another queue of the same device; None for the session's own.
             events: collects one event per launch if given.
         """
-        if self._closed:
-            raise DeviceError(f"{self.model.path}: the session is closed")
+        self._require_open()
         launch = self.device.cl.enqueue_nd_range_kernel
         queue = queue or self.device.queue
         try:
@@ -149,19 +148,27 @@ class Session:
 
     def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
         buffer, offset = self._place(tensor)
-        array, _ = self.device.cl.enqueue_map_buffer(
-            self.device.queue, buffer, flags, offset, tensor.shape,
-            dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
+        try:
+            array, _ = self.device.cl.enqueue_map_buffer(
+                self.device.queue, buffer, flags, offset, tensor.shape,
+                dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
+        except (self.device.cl.Error, MemoryError) as error:
+            raise DeviceError(f"{self.model.path}: {self.device.info.name} gives no access to "
+                              f"{tensor.name!r}: {error}") from None
         return array
+
+    def _require_open(self) -> None:
+        # a buffer that was given back must not reach OpenCL: PoCL ends the process
+        if self._closed:
+            raise DeviceError(f"{self.model.path}: the session is closed")
 
     def write(self, arrays: list[np.ndarray]) -> None:
         """Copy arrays, in the order of `inputs` and checked by check(), into the arena.
 
         Raises:
-            DeviceError: the session is closed.
+            DeviceError: OpenCL refused the transfer, or the session is closed.
         """
-        if self._closed:
-            raise DeviceError(f"{self.model.path}: the session is closed")
+        self._require_open()
         for info, array in zip(self.inputs, arrays):
             tensor = self.model.tensors[info.tensor]
             mapped = self._map(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION)
@@ -171,7 +178,12 @@ class Session:
             mapped.base.release(self.device.queue)
 
     def read(self) -> dict[str, np.ndarray]:
-        """Wait for the launches, and copy the outputs out of the arena."""
+        """Wait for the launches, and copy the outputs out of the arena.
+
+        Raises:
+            DeviceError: a launch or the transfer failed, or the session is closed.
+        """
+        self._require_open()
         outputs = {}
         for info in self.outputs:
             tensor = self.model.tensors[info.tensor]
@@ -196,7 +208,10 @@ class Session:
         """Give the buffers back. The session cannot run afterwards."""
         if not self._closed:
             self._closed = True
-            self.device.queue.finish()
+            try:
+                self.device.queue.finish()
+            except self.device.cl.Error:
+                pass  # a launch whose results nobody reads any more; buffers go back all the same
             self.steps = []
             self.buffers.release()
 
@@ -208,7 +223,11 @@ class Session:
 
 
 def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {info.name!r}: cannot be made an array ({error}), needed "
+                         f"{info.shape} {info.dtype}") from None
     if array.dtype != info.dtype:
         raise InputError(f"input {info.name!r}: the array is {array.dtype}, needed {info.dtype}")
     if array.shape != info.shape:
@@ -217,7 +236,10 @@ def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"input {info.name!r}: {bad} of {array.size} values are not finite numbers")
-    if array.dtype == np.int64 and array.size and max(array.max(), -array.min()) > 2**31 - 1:
-        raise InputError(f"input {info.name!r}: a value does not fit into 32 bits, which the device "
-                         "uses for int64")
+    kept = dtypes.numpy_dtype(dtypes.device_dtype(dtypes.name_of(info.dtype)))
+    if kept != info.dtype and array.size:
+        limits = np.finfo(kept) if kept.kind == "f" else np.iinfo(kept)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise InputError(f"input {info.name!r}: a value does not fit into 32 bits, which the "
+                             f"device uses for {info.dtype}")
     return array

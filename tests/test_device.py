@@ -41,7 +41,7 @@ def test_environment_chooses(device, monkeypatch):
     assert select()[2] == device.info
 
 
-@pytest.mark.parametrize("wanted", ["voodoo 2", 999, "999"])
+@pytest.mark.parametrize("wanted", ["voodoo 2", 999, "999", -1, "-", "", " ", "\u00b2"])
 def test_unknown_device(device, wanted):
     with pytest.raises(DeviceError, match=f"no OpenCL device is meant by '{wanted}', there are: 0: "):
         Device(wanted)
@@ -107,6 +107,18 @@ def test_cache_that_cannot_be_written(device, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("EDGERUN_CACHE_DIR", str(blocked / "cache"))
+    programs = fresh(device)
+    programs.get(FAMILY, DEFINES)
+    programs.store()
+    assert programs.built == 1
+
+
+def test_cache_of_a_user_without_a_home(device, monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+    for name in ("EDGERUN_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", unknown)
     programs = fresh(device)
     programs.get(FAMILY, DEFINES)
     programs.store()

@@ -2,17 +2,22 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgerun
-from edgerun import DeviceError, InputError, loader
+from edgerun import DeviceError, InputError, dtypes, loader
 from edgerun.model import Model
 from edgerun.ops import OPS, Launch, OpDef
 from edgerun.session import Session
 from edgerun.tools import blob, plan as planner
 from edgerun.tools.graph import Graph
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def small() -> Graph:
@@ -102,6 +107,8 @@ BAD_INPUTS = {
     "not a number": (lambda x: {"x": np.where(x > 0, np.nan, x)}, "of 30 values are not finite"),
     "infinite": (lambda x: {"x": np.where(x > 0, np.float32(np.inf), x)}, "not finite"),
     "not an array": (lambda x: {"x": "text"}, "needed float32"),
+    "ragged": (lambda x: {"x": [[1.0], [1.0, 2.0]]}, "cannot be made an array"),
+    "byte order": (lambda x: {"x": x.astype(">f4")}, "is >f4, needed float32"),
 }
 
 
@@ -114,12 +121,41 @@ def test_bad_input(device, x, what):
         np.testing.assert_array_equal(session.run({"x": x})["y"], expected(x))
 
 
-def test_int64_beyond_32_bits(device):
+@pytest.mark.parametrize("dtype, beyond, within", [
+    ("int64", [2**31, -2**31 - 1, 2**40, -2**63], [2**31 - 1, -2**31]),
+    ("fp64", [1e39, -1e300], [3.4e38, -3.4e38])])
+def test_beyond_32_bits(device, dtype, beyond, within):
     graph = Graph("i")
-    graph.output("j", graph.add("unary", [graph.input("i", (2,), "int64")], kind="abs"), "int64")
+    i = graph.input("i", (2,), dtype)
+    graph.output("j", graph.add("reshape", [i], shape=(2,)), dtype)
     with Session(model_of(graph), device) as session:
-        with pytest.raises(InputError, match="does not fit into 32 bits"):
-            session.run({"i": np.int64([1, 2**40])})
+        kind = session.inputs[0].dtype
+        for value in beyond:
+            with pytest.raises(InputError, match="does not fit into 32 bits"):
+                session.run({"i": np.array([1, value], kind)})
+        np.testing.assert_allclose(session.run({"i": np.array(within, kind)})["j"], within)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int32", "int16", "int8", "uint8", "bool"])
+def test_boundary_of_every_dtype(device, shape, dtype):
+    """The extremes of each type come back, of arrays in any order, as outputs of any number."""
+    graph = Graph("b")
+    x = graph.input("x", shape, dtype)
+    y = graph.add("reshape", [x], shape=(1, *shape))
+    for name, tensor in (("x", x), ("y", y), ("z", y)):
+        graph.output(name, tensor)
+    kind = dtypes.numpy_dtype(dtype)
+    limits = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}.get(kind.kind)
+    ends = [limits(kind).min, limits(kind).max, 1] if limits else [False, True, True]
+    source = np.resize(np.array(ends, kind), shape)
+    with Session(model_of(graph), device) as session:
+        for given in (source, np.array(source, order="F"), source[..., ::-1] if shape else source):
+            given.flags.writeable = False
+            outputs = session.run({"x": given})
+            for name, expect in (("x", given), ("y", given[None]), ("z", given[None])):
+                assert outputs[name].dtype == kind
+                np.testing.assert_array_equal(outputs[name], expect)
 
 
 def test_run_creates_nothing(device, x, monkeypatch):
@@ -174,8 +210,55 @@ def test_closed_session(device, x):
     session = Session(model_of(small()), device)
     session.close()
     session.close()
-    with pytest.raises(DeviceError, match="the session is closed"):
-        session.run({"x": x})
+    for use in (lambda: session.run({"x": x}), session.read, session.enqueue,
+                lambda: session.write([x]), lambda: session.profile({"x": x})):
+        with pytest.raises(DeviceError, match="the session is closed"):
+            use()
+
+
+@pytest.mark.parametrize("failing", ["enqueue_map_buffer", "enqueue_nd_range_kernel"])
+def test_device_that_fails_while_running(device, x, monkeypatch, failing):
+    """What OpenCL reports is a DeviceError that says where; the session can still be closed."""
+    import pyopencl as cl
+
+    def refuse(*_, **__):
+        raise cl.RuntimeError("it", cl.status_code.OUT_OF_RESOURCES)
+    with Session(model_of(small()), device) as session:
+        monkeypatch.setattr(cl, failing, refuse)
+        with pytest.raises(DeviceError, match="'x'|unary"):
+            session.run({"x": x})
+
+
+MANY = """
+import gc, linecache, sys
+import numpy as np
+import edgerun
+
+def anonymous():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Anonymous:"))
+
+def cycles(count):
+    for _ in range(count):
+        with edgerun.load(*sys.argv[1:3]) as session:
+            session.run({"x": np.zeros((2, 3, 5), np.float32)})
+    gc.collect()
+    return anonymous()
+
+before = cycles(60)
+print(cycles(200) - before, sum(sys.argv[1] in line for line in open("/proc/self/maps")),
+      sum("pyopencl invoker" in name for name in linecache.cache))
+"""
+
+
+def test_sessions_leave_nothing_behind(device, tmp_path):
+    """200 sessions: the process grows by less than a page each, and maps the file no more."""
+    path = tmp_path / "small.edge"
+    path.write_bytes(encoded(small()).tobytes())
+    out = subprocess.run([sys.executable, "-c", MANY, path, device.info.platform],
+                         capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    grown, mapped, kept = map(int, out.split())
+    assert grown < 200 * 4096 and mapped == 0 and kept == 0
 
 
 def test_two_sessions_of_one_file(device, x, tmp_path):
