@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from edgerun import cli
+from edgerun import cli, text
 from edgerun.errors import EdgerunError
 
 # Commands of the host side: name -> (module, function, summary). The runtime never imports them
@@ -48,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # what is still in the buffer must not be written at exit, where it would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:  # stdout, as on a full disk; files are named by their readers
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
 
 
 def _fail(message: str) -> int:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    print(f"edgerun: {line}", file=sys.stderr)
+    print(f"edgerun: {text.clean(line)}", file=sys.stderr)
     return 1
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,20 @@ def _flipped(path):
     path.write_bytes(data)
 
 
+def _encrypted(path):
+    np.savez(path, x=X)
+    data = bytearray(path.read_bytes())
+    for at in (6, data.index(b"PK\1\2") + 8):  # the flags of the member, in both places
+        data[at] |= 1
+    path.write_bytes(data)
+
+
+def _unfinished_header(path):
+    header = b"{'descr': '<f4', ('".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\1\0" + np.uint16([len(header)]).tobytes() + header)
+
+
 @pytest.mark.parametrize("write, message", [
     (lambda path: path.write_text("hello"), "is not an .npz file of plain arrays"),
     (lambda path: path.write_bytes(b""), "is not an .npz file of plain arrays"),
@@ -226,6 +241,8 @@ def _flipped(path):
     (lambda path: np.savez(path, x=np.array([{}], object)), "is not an .npz file of plain arrays"),
     (_truncated, "is not an .npz file of plain arrays"),
     (_flipped, "is not an .npz file of plain arrays"),
+    (_encrypted, "is not an .npz file of plain arrays"),
+    (_unfinished_header, "is not an .npz file of plain arrays"),
     (lambda path: path.mkdir(), "cannot be read: Is a directory"),
     (lambda path: None, "cannot be read: No such file or directory")])
 def test_run_refuses_files_that_are_no_npz(capsys, tiny, tmp_path, write, message):
@@ -557,6 +574,8 @@ def test_out_of_memory(capsys, monkeypatch, tiny):
 def test_messages_are_one_line(capsys):
     assert __main__._fail("a\n  b\n\nc") == 1
     assert capsys.readouterr().err == "edgerun: a b c\n"
+    assert __main__._fail("names come from files: \x1b[31m") == 1
+    assert capsys.readouterr().err == "edgerun: names come from files: \\x1b[31m\n"
 
 
 def test_nobody_reads_stdout(tiny):
@@ -567,3 +586,12 @@ def test_nobody_reads_stdout(tiny):
                             stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_no_room_for_stdout(tiny):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "edgerun", "info", tiny], cwd=ROOT,
+                                stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (
+        1, "edgerun: standard output: No space left on device\n")
