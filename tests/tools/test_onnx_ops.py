@@ -8,7 +8,8 @@ from onnx.helper import make_node
 
 from edgerun.tools import reference
 from edgerun.tools.importers.onnx import import_proto
-from tests.tools.onnx_models import RNG, check, codes, floats, ints, model_of
+from tests.tools.onnx_models import (
+    RNG, check, check_folded, codes, floats, ints, model_of)
 
 # Convolutions and pooling
 
@@ -287,6 +288,23 @@ def test_batch_normalization(opset, shape):
     node = make_node("BatchNormalization", ["x", *constants], ["y"], epsilon=1e-3)
     graph = check(node, {"x": floats(*shape)}, constants, opset)
     assert [op.options.get("kind") for op in graph.ops if op.code != "transpose"] == ["mul", "add"]
+
+
+@pytest.mark.parametrize("opset", [9, 13, 15])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_normalization_of_constants(opset, training):
+    """Weights are standardized by a batch normalization in training mode."""
+    constants = {"w": floats(2, 3, 4), "scale": floats(3), "bias": floats(3), "mean": floats(3),
+                 "var": np.abs(floats(3)) + 0.5}
+    dead = ["m", "v"] if opset >= 14 else ["m", "v", "saved_m", "saved_v"]
+    node = make_node("BatchNormalization", list(constants), ["y", *(dead if training else ())],
+                     **({"training_mode": int(training)} if opset >= 14 else {}))
+    check_folded(node, constants, opset)
+
+
+def test_an_output_that_nothing_reads_need_not_be_supported():
+    node = make_node("MaxPool", ["x"], ["y", "dead_indices"], kernel_shape=[2, 2])
+    check(node, {"x": floats(1, 2, 6, 6)})
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 4, 5)])

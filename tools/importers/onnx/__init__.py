@@ -63,7 +63,7 @@ def import_proto(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
     for info, shape, dtype in zip(inputs, found, types):
         scope[info.name] = Value(tensor=graph.input(info.name, shape, dtype))
     walker = Walker(graph, model)
-    walker.run(model.graph.node, scope)
+    walker.run(model.graph.node, scope, [info.name for info in model.graph.output])
     if walker.problems:
         listed = "; ".join(str(problem) for problem in sorted(
             walker.problems.values(), key=lambda p: (p.reason != "", -p.count, p.op_type)))

@@ -58,7 +58,7 @@ class Node:
         name: of the node, or of its first output if it has none.
         opset: version of its domain.
         inputs: values, None where an optional one is left out.
-        outputs: names, "" where an optional one is left out.
+        outputs: names, "" where an optional one is left out or nothing reads it.
     """
 
     def __init__(self, proto: onnx.NodeProto, opset: int, inputs: list[Value | None]):
@@ -94,7 +94,7 @@ class Node:
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def used(self, index: int) -> bool:
-        """Whether the optional output has a name."""
+        """Whether something reads the output."""
         return index < len(self.outputs) and bool(self.outputs[index])
 
     def value(self, index: int) -> Value:

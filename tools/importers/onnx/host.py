@@ -14,7 +14,8 @@ RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
           "RandomUniformLike")
 # Old forms with another meaning that the reference evaluator computes as the new form: op type ->
 # first opset it has right. They run on the device like any other node.
-REFERENCE_SINCE = {"Hardmax": 13, "LogSoftmax": 13, "Softmax": 13, "Resize": 11}
+REFERENCE_SINCE = {"BatchNormalization": 14, "Hardmax": 13, "LogSoftmax": 13, "Softmax": 13,
+                   "Resize": 11}
 # Old forms that the reference evaluator lacks, though a later one means the same.
 REFERENCE_AS = {"DequantizeLinear": 19}
 

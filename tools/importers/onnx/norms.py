@@ -13,18 +13,36 @@ from edgerun.tools.importers.onnx.elementwise import binary, unary
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def _batch_normalization(ctx: Context, node: Node) -> Tensor:
-    """y = scale * (x - mean) / sqrt(variance + epsilon) + bias, all constants per channel."""
-    need(not node.attr("training_mode", 0), "it is in training mode")
+def _batch_normalization(ctx: Context, node: Node) -> Tensor | np.ndarray:
+    """y = scale * (x - mean) / sqrt(variance + epsilon) + bias, all constants per channel.
+
+    In training mode mean and variance are those of x, which is done for constants only: weights
+    are standardized that way.
+    """
     need(node.attr("spatial", 1) == 1, "spatial is 0")
-    x = ctx.tensor(0)
+    training = bool(node.attr("training_mode", 0))
+    if node.opset < 14:  # told by the outputs before there was the attribute
+        training = any(node.proto.output[1:])
     scale, bias, mean, variance = (node.known(i, name).astype(np.float64) for i, name in enumerate(
         ("scale", "bias", "mean", "variance"), start=1))
+    rank = len(node.shape(0))
+    if training:
+        need(node.value(0).known, "it is in training mode")
+        values = node.value(0).array.astype(np.float64)
+        axes = (0, *range(2, rank))
+        mean, variance = values.mean(axes), values.var(axes)
     factor = scale / np.sqrt(variance + node.attr("epsilon", 1e-5))
-    image = ctx.channels_last(x) if len(x.shape) > 2 else x
+    offset = bias - mean * factor
+    if node.value(0).known:
+        per_channel = (-1,) + (1,) * (rank - 2)
+        values = node.value(0).array
+        return (values * factor.reshape(per_channel) + offset.reshape(per_channel)).astype(
+            values.dtype)
+    x = ctx.tensor(0)
+    image = ctx.channels_last(x) if rank > 2 else x
     y = binary(ctx, "mul", image, ctx.constant(factor, like=x))
-    y = binary(ctx, "add", y, ctx.constant(bias - mean * factor, like=x))
-    return ctx.channels_first(y) if len(x.shape) > 2 else y
+    y = binary(ctx, "add", y, ctx.constant(offset, like=x))
+    return ctx.channels_first(y) if rank > 2 else y
 
 
 def _instance_normalization(ctx: Context, node: Node) -> Tensor:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,19 @@ class Walker:
         self.problems: dict[tuple[str, str], Problem] = {}
         self._shapes: dict[str, tuple[tuple[int, ...], str]] | None = None
 
-    def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+    def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope, results: Iterable[str]) -> None:
         """Import nodes; their outputs are added to the scope.
+
+        Args:
+            nodes: in order.
+            scope: values by name.
+            results: names of outputs that are read by others than these nodes.
 
         Raises:
             ModelError: a node contradicts itself, or reads a value that no node before it makes.
         """
+        nodes = list(nodes)
+        read = {*results, *_names_read(nodes)}
         for proto in nodes:
             inputs = [self._lookup(proto, name, scope) if name else None for name in proto.input]
             domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -60,6 +67,7 @@ class Walker:
                 raise ModelError(f"{proto.op_type} {proto.name!r}: the model names no version of "
                                  f"its domain {domain!r}")
             node = Node(proto, self.opsets[domain], inputs)
+            node.outputs = [name if name in read else "" for name in node.outputs]
             for name, value in zip(node.outputs, self._import(node, scope)):
                 if name:
                     scope[name] = value
@@ -139,7 +147,7 @@ class Walker:
             raise ModelError(f"{node}: has no {'then' if taken else 'else'}_branch")
         inner: Scope = ChainMap({}, scope)
         add_initializers(branch, inner)
-        self.run(branch.node, inner)
+        self.run(branch.node, inner, [output.name for output in branch.output])
         return [self._lookup(node.proto, output.name, inner) for output in branch.output]
 
     def _expand(self, node: Node) -> list[Value]:
@@ -157,7 +165,7 @@ class Walker:
             **self.opsets, node.domain: node.opset,
             **{entry.domain: entry.version for entry in body.opset_import}}
         try:
-            self.run(functions.prepared(body, node, scope), scope)
+            self.run(functions.prepared(body, node, scope), scope, body.output)
         finally:
             self.opsets = outer
         return [scope.get(name, Value(lost=True)) for name in body.output][:len(node.outputs)]
@@ -172,6 +180,16 @@ class Walker:
             values.append(Value(tensor=Tensor(f"guess of {name}", shape, dtype)) if dtype
                           else Value(lost=True))
         return values
+
+
+def _names_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Yield the names that nodes read, those inside of their branches too."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _names_read(graph.node)
+                yield from (output.name for output in graph.output)
 
 
 def add_initializers(graph: onnx.GraphProto, scope: Scope) -> None:
