@@ -10,6 +10,7 @@ from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 
 # Inputs that stay fp32 whatever the precision: they start or scale an fp32 accumulator.
 FP32_INPUTS = {"conv2d": {2}, "depthwise_conv2d": {2}, "conv_transpose2d": {2}, "dense": {2}}
+MOST_HALF = float(np.finfo(np.float16).max)  # 65504
 EXACT_INPUT_COST = 0.01  # of all weights: what the constants beside an fp32 input may add in bytes
 
 
@@ -75,8 +76,11 @@ def _part_roles(graph: Graph, kept: set[int]) -> None:
 def _store_as(tensor: Tensor, dtype: str) -> None:
     tensor.dtype = dtype
     if tensor.constant:
-        with np.errstate(over="ignore"):
-            tensor.data = tensor.data.astype(dtypes.numpy_dtype(dtype))
+        values = tensor.data
+        if dtype == "fp16":
+            # Attention masks multiply by -1e9 or the like. As an infinity, 0 times it would be NaN.
+            values = np.where(np.isinf(values), values, np.clip(values, -MOST_HALF, MOST_HALF))
+        tensor.data = values.astype(dtypes.numpy_dtype(dtype))
 
 
 def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray],

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from edgerun.tools import plan as planner
+from edgerun.tools import reference
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert, widen
 
@@ -106,3 +107,15 @@ def test_source_of_two_precisions_is_noted():
     assert widen(graph) == "fp32"
     assert "1 of 2 float tensors of the source model are fp16" in graph.notes[0]
     assert graph.ops[0].options["dtype"] == "fp32"
+
+
+def test_constants_beyond_fp16_stay_finite():
+    """An attention mask multiplies by -1e9: with an infinity, what is not masked were NaN."""
+    graph = Graph("mask")
+    x = graph.input("x", (1, 3), "fp32")
+    low = graph.constant(np.array([-1e9, 1e9, -np.inf], np.float32), "low")
+    graph.output("y", graph.add("binary", [x, low], "y", kind="mul"))
+    convert(graph, "fp16", {}, exact_inputs=False)
+    assert graph.ops[0].inputs[1].data.tolist() == [-65504, 65504, -np.inf]
+    y = reference.execute(graph, {"x": np.zeros((1, 3), np.float32)})["y"]
+    assert y[0, :2].tolist() == [0, 0]
