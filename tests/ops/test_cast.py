@@ -19,7 +19,7 @@ def sample(dtype, n=5003):
 @pytest.mark.parametrize("to", cast.DTYPES)
 @pytest.mark.parametrize("dtype", cast.DTYPES)
 def test_every_pair(device, dtype, to, monkeypatch):
-    monkeypatch.setattr("tests.harness.convert", lambda graph, precision: None)  # keeps fp16
+    monkeypatch.setattr("tests.harness.convert", lambda *_, **__: None)  # keeps fp16
     check_op(device, "cast", [sample(dtype)], 0, dtype=to)
 
 
