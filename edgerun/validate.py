@@ -132,8 +132,8 @@ def _check_tensor(model: Model, tensor: Tensor) -> None:
         size, home = model.plan.arena_bytes, f"arena of {model.plan.arena_bytes} bytes"
     slack = SLACK if tensor.layout == "oc16" else 0  # loaded with the last vector of weights
     _require(tensor.offset <= size and tensor.bytes + slack <= size - tensor.offset, where,
-             f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes}, and {slack} behind it, "
-             f"of a {home}")
+             f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes}, and {slack} behind "
+             f"it, of a {home}")
     _check_alias(model, tensor, where)
     _check_quantization(tensor, where)
 
@@ -240,16 +240,20 @@ def _check_op(model: Model, op: Op) -> None:
     except EdgerunError as error:
         raise ModelError(str(error)) from None
     found = [(tensor.shape, tensor.dtype) for tensor in op.outputs]
+    _require(len(inferred) == len(found), _label(op),
+             f"has {len(found)} outputs, needed {len(inferred)}")
     if definition.mixed:
         inferred = [(shape, tensor.dtype if {dtype, tensor.dtype} <= {*dtypes.FLOAT} else dtype)
                     for (shape, dtype), tensor in zip(inferred, op.outputs)]
-    _require(list(inferred) == found, _label(op), f"has outputs {found}, its inputs give {inferred}")
+    _require(list(inferred) == found, _label(op),
+             f"has outputs {found}, its inputs give {inferred}")
     _require(op.scratch_bytes <= model.plan.arena_bytes
              and op.scratch_offset <= model.plan.arena_bytes - op.scratch_bytes, _label(op),
-             f"has scratch at {op.scratch_offset} of {op.scratch_bytes} bytes, outside the arena of "
-             f"{model.plan.arena_bytes} bytes")
+             f"has scratch at {op.scratch_offset} of {op.scratch_bytes} bytes, outside the arena "
+             f"of {model.plan.arena_bytes} bytes")
     _require(op.scratch_offset % model.plan.alignment == 0, _label(op),
-             f"has scratch at byte {op.scratch_offset}, needed a multiple of {model.plan.alignment}")
+             f"has scratch at byte {op.scratch_offset}, needed a multiple of "
+             f"{model.plan.alignment}")
     _require(op.scratch_bytes >= definition.scratch(op), _label(op),
              f"has {op.scratch_bytes} bytes of scratch, needed {definition.scratch(op)}")
 
@@ -295,8 +299,8 @@ def _check_overlaps(model: Model) -> None:
         at = bisect(live, (offset,))
         for _, other in live[max(at - 1, 0):at + 1]:
             if offset < other[2] + other[3] and other[2] < offset + size:
-                raise ModelError(f"the plan: {name!r} at bytes {offset} to {offset + size} overlaps "
-                                 f"{other[4]!r} at {other[2]} to {other[2] + other[3]} while both "
-                                 f"are needed at op {first}")
+                raise ModelError(f"the plan: {name!r} at bytes {offset} to {offset + size} "
+                                 f"overlaps {other[4]!r} at {other[2]} to {other[2] + other[3]} "
+                                 f"while both are needed at op {first}")
         live.insert(at, (offset, block))
         heapq.heappush(ends, (last, offset))

@@ -213,6 +213,10 @@ TENSORS = {
         offset=tensor(g, "x0")["offset"]), "overlaps"),
     "two outputs": ("unary", lambda r, g: g["ops"][0].update(
         outputs=list(g["ops"][0]["outputs"]) * 2), "a second time|its inputs give"),
+    "no output": ("unary", lambda r, g: (g["ops"][0].update(outputs=[]),
+                                         g["outputs"][0].update(tensor=0)), "has 0 outputs"),
+    "no output of an op with one type": ("softmax", lambda r, g: (
+        g["ops"][0].update(outputs=[]), g["outputs"][0].update(tensor=0)), "has 0 outputs"),
     "scratch too small": ("instance_norm", lambda r, g: g["ops"][0].update(scratch_bytes=63),
                           "63 bytes of scratch, needed 64"),
     "scratch over the output": ("instance_norm", lambda r, g: g["ops"][0].update(
