@@ -28,7 +28,7 @@ class DeviceInfo:
 
 
 def opencl(wanted: str | None = None):
-    """Import pyopencl late, so that the choice of a driver comes first and its absence is a message.
+    """Import pyopencl late: the choice of a driver comes first and its absence is a message.
 
     Args:
         wanted: as for select(); only drivers.choose() reads it.
@@ -41,7 +41,8 @@ def opencl(wanted: str | None = None):
     try:
         import pyopencl
     except ImportError as error:
-        raise DeviceError(f"pyopencl cannot be imported ({error}): reinstall edgerun with pip") from None
+        raise DeviceError(f"pyopencl cannot be imported ({error}): reinstall edgerun with "
+                          "pip") from None
     return pyopencl
 
 
@@ -68,9 +69,9 @@ def _enumerate(wanted: str | None):
 
 def _describe(cl, index: int, platform, device) -> DeviceInfo:
     return DeviceInfo(
-        index, device.name.strip(), platform.name.strip(), device.version.strip(), _kind(cl, device),
-        device.max_compute_units, device.global_mem_size, bool(device.host_unified_memory),
-        "cl_khr_fp16" in device.extensions.split())
+        index, device.name.strip(), platform.name.strip(), device.version.strip(),
+        _kind(cl, device), device.max_compute_units, device.global_mem_size,
+        bool(device.host_unified_memory), "cl_khr_fp16" in device.extensions.split())
 
 
 def devices() -> list[DeviceInfo]:
@@ -117,7 +118,7 @@ def select(wanted: str | int | None = None):
 
 
 def _lanes(device, kind: str) -> int:
-    """fp32 lanes of a vector: what a CPU reports as native; 4 on GPUs, which have no wider loads."""
+    """fp32 lanes of a vector: what a CPU reports as native; 4 on GPUs, which load no wider."""
     if kind != "cpu":
         return 4
     return max(4, min(16, device.native_vector_width_float))
@@ -177,7 +178,7 @@ class Device:
         try:
             kernel = self.cl.Kernel(program, name)
         except self.cl.Error as error:
-            raise DeviceError(f"{self.info.name}: cannot make kernel {name} of kernels/{family}.cl: "
-                              f"{error}") from None
+            raise DeviceError(f"{self.info.name}: cannot make kernel {name} of "
+                              f"kernels/{family}.cl: {error}") from None
         _drop_generated_source(name)
         return kernel

@@ -15,8 +15,8 @@ VENDORS = Path("/etc/OpenCL/vendors")
 RENDER_NODES = Path("/dev/dri")
 MESA = ("mesa", "rusticl")  # often installed, without a device unless there is a render node
 INSTALL_HINT = ("install one: 'apt install pocl-opencl-icd' (any CPU, root), "
-                "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the driver of "
-                "your GPU's vendor")
+                "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the "
+                "driver of your GPU's vendor")
 
 
 @dataclass(frozen=True)

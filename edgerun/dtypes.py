@@ -38,7 +38,8 @@ def name_of(dtype) -> str:
     try:
         return _NAMES[np.dtype(dtype)]
     except KeyError:
-        raise ModelError(f"element type {np.dtype(dtype)} is not one of {', '.join(NUMPY)}") from None
+        raise ModelError(f"element type {np.dtype(dtype)} is not one of "
+                         f"{', '.join(NUMPY)}") from None
 
 
 def device_dtype(name: str) -> str:

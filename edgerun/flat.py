@@ -143,8 +143,8 @@ class Reader:
         if len(self.data) < 8:
             raise self._error("the file", f"has {len(self.data)} bytes, needed at least 8")
         if identifier is not None and self.data[4:8].tobytes() != identifier:
-            raise self._error("the file", f"has the identifier {self.data[4:8].tobytes()!r}, needed "
-                              f"{identifier!r}: it is not an edgerun model")
+            raise self._error("the file", f"has the identifier {self.data[4:8].tobytes()!r}, "
+                              f"needed {identifier!r}: it is not an edgerun model")
         return self._table(self._offset(0, table), table)
 
     def _error(self, what: str, why: str) -> ModelError:

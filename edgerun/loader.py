@@ -54,8 +54,8 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
     reader = flat.Reader(data, where)
     root = reader.root("Model", flat.schema().identifier)
     if root["version"] != VERSION:
-        raise ModelError(f"{where}: format version {root['version']}, this edgerun reads {VERSION}: "
-                         "pack the model again, or install the matching edgerun")
+        raise ModelError(f"{where}: format version {root['version']}, this edgerun reads "
+                         f"{VERSION}: pack the model again, or install the matching edgerun")
     graph_data = np.asarray(root["graph"], np.uint8)
     if zlib.crc32(graph_data) != root["graph_crc32"]:
         raise ModelError(f"{where}: the checksum of the graph does not match: the file is damaged, "

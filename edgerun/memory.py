@@ -15,7 +15,8 @@ from edgerun.model import Model, Segment
 # used). The packer pads every segment with these bytes.
 SLACK = 64
 CHUNK = 1 << 20  # bytes written at a time to a device with its own memory
-IN_PLACE, SHARED, COPIED = "in place (mapped file)", "shared memory, one copy", "device memory, one copy"
+IN_PLACE, SHARED, COPIED = ("in place (mapped file)", "shared memory, one copy",
+                            "device memory, one copy")
 
 
 class Buffers:

@@ -24,7 +24,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file; `offset` is in bytes within its segment, or the arena if segment < 0."""
+    """A tensor of the file; `offset`: bytes within its segment, or the arena if segment < 0."""
     name: str
     shape: tuple[int, ...]
     dtype: str

@@ -1,8 +1,9 @@
 """Build OpenCL programs, and keep their binaries on disk.
 
-A cache entry is a magic word, the SHA-256 of its key, the SHA-256 of the binary, the binary. Anything
-that does not match is ignored and rebuilt; a broken cache never breaks a run. Binaries are code that
-the driver trusts, so the folder is private to the user and nothing is ever read from a model file.
+A cache entry is a magic word, the SHA-256 of its key, the SHA-256 of the binary, the binary.
+Anything that does not match is ignored and rebuilt; a broken cache never breaks a run. Binaries are
+code that the driver trusts, so the folder is private to the user and nothing is ever read from a
+model file.
 """
 from __future__ import annotations
 

@@ -139,8 +139,8 @@ class Session:
                 if events is not None:
                     events.append(event)
         except self.device.cl.Error as error:
-            raise DeviceError(f"{step.op}: {self.device.info.name} refuses kernel {step.label} of size "
-                              f"{step.global_size}: {error}") from None
+            raise DeviceError(f"{step.op}: {self.device.info.name} refuses kernel {step.label} of "
+                              f"size {step.global_size}: {error}") from None
         self._ran = True
 
     def _place(self, tensor: Tensor) -> tuple[object, int]:
@@ -235,7 +235,8 @@ def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
                          f"{info.shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
-        raise InputError(f"input {info.name!r}: {bad} of {array.size} values are not finite numbers")
+        raise InputError(f"input {info.name!r}: {bad} of {array.size} values are not finite "
+                         "numbers")
     kept = dtypes.numpy_dtype(dtypes.device_dtype(dtypes.name_of(info.dtype)))
     if kept != info.dtype and array.size:
         limits = np.finfo(kept) if kept.kind == "f" else np.iinfo(kept)

@@ -12,7 +12,8 @@
 //   LOAD(i, p), LOAD2(i, p) .. LOAD16(i, p)    element i, or vector i, of p (S *) as E
 // O_fp32, O_fp16: the stored type of the output where it is another one; only in files that say so.
 //   O            stored type of the output, S without one of these
-//   STORE(v, i, p), STORE2 .. STORE16          the reverse into p (O *); fp16 rounds to nearest even
+//   STORE(v, i, p), STORE2 .. STORE16          the reverse into p (O *); fp16 rounds to
+//                                              nearest even
 // Vector accesses need only element alignment. Vector i starts at element i * width, as in vload.
 
 #define GLUE_(a, b) a##b

@@ -150,7 +150,7 @@ def _rounded(array: np.ndarray, precision: str) -> np.ndarray:
 
 
 def compare(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
-    """Fail unless the arrays agree: same shape, same non-finite values, differences in tolerance."""
+    """Fail unless the arrays agree: shape, non-finite values, differences in tolerance."""
     assert found.shape == expected.shape, f"{what}: {found.shape} instead of {expected.shape}"
     if tolerance == 0 or expected.dtype.kind in "bui":
         wrong = np.argwhere(found != expected)

@@ -26,7 +26,8 @@ def samples(shared_data) -> list[tuple[np.ndarray, int]]:
         image = np.asarray(Image.open(folder / row["file"]).convert("RGB"), np.float32)
         top, left = (image.shape[0] - 227) // 2, (image.shape[1] - 227) // 2
         crop = image[top:top + 227, left:left + 227, ::-1] - MEAN_BGR
-        found.append((np.ascontiguousarray(crop.transpose(2, 0, 1))[None], int(row["class_index_0_999"])))
+        found.append((np.ascontiguousarray(crop.transpose(2, 0, 1))[None],
+                      int(row["class_index_0_999"])))
     return found
 
 

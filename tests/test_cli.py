@@ -588,7 +588,8 @@ def test_nobody_reads_stdout(tiny):
     assert (result.returncode, result.stderr) == (141, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"),
+                    reason="there is no device that is always full")
 def test_no_room_for_stdout(tiny):
     with open("/dev/full", "w") as full:
         result = subprocess.run([sys.executable, "-m", "edgerun", "info", tiny], cwd=ROOT,

@@ -43,7 +43,8 @@ def test_environment_chooses(device, monkeypatch):
 
 @pytest.mark.parametrize("wanted", ["voodoo 2", 999, "999", -1, "-", "", " ", "\u00b2"])
 def test_unknown_device(device, wanted):
-    with pytest.raises(DeviceError, match=f"no OpenCL device is meant by '{wanted}', there are: 0: "):
+    with pytest.raises(DeviceError,
+                       match=f"no OpenCL device is meant by '{wanted}', there are: 0: "):
         Device(wanted)
 
 
@@ -55,8 +56,9 @@ def test_no_driver(tmp_path):
             "except edgerun.DeviceError as error: print(error)\n")
     environment = dict(os.environ, OCL_ICD_VENDORS=str(tmp_path))
     environment.pop("EDGERUN_DEVICE", None)
-    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
-                         check=True, cwd=os.path.dirname(os.path.dirname(__file__))).stdout
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                         text=True, check=True,
+                         cwd=os.path.dirname(os.path.dirname(__file__))).stdout
     assert out.startswith("no OpenCL driver found: install one: 'apt install pocl-opencl-icd'"), out
 
 

@@ -37,7 +37,8 @@ def of_file(path):
 path, device, copied = sys.argv[1], sys.argv[2], sys.argv[3] == "copied"
 if copied:
     def segment(self, s):
-        return self.create("weights", self.device.cl.mem_flags.COPY_HOST_PTR, len(s.data), s.data.copy())
+        return self.create("weights", self.device.cl.mem_flags.COPY_HOST_PTR, len(s.data),
+                           s.data.copy())
     memory.Buffers._segment = segment
 
 def cycle():
@@ -60,8 +61,8 @@ def packed(shared_data, tmp_path_factory) -> dict[str, Path]:
     """SqueezeNet packed in fp32 and fp16."""
     folder = tmp_path_factory.mktemp("squeezenet")
     for precision in ("fp32", "fp16"):
-        pack(shared_data / "models" / "onnx" / "squeezenet_v1.0_dc.onnx", folder / f"{precision}.edge",
-             precision=precision)
+        pack(shared_data / "models" / "onnx" / "squeezenet_v1.0_dc.onnx",
+             folder / f"{precision}.edge", precision=precision)
     return {precision: folder / f"{precision}.edge" for precision in ("fp32", "fp16")}
 
 
@@ -103,7 +104,7 @@ def test_arena_is_at_its_bound(packed):
 
 
 def test_arena_of_squeezenet_is_pinned(packed):
-    """The plan is deterministic: a change of these bytes is a change of the planner or of a pass."""
+    """The plan is deterministic: these bytes change only with the planner or with a pass."""
     plan = loader.read(packed["fp32"]).plan
     assert plan.arena_bytes == PINNED_ARENA_BYTES
 

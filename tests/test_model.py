@@ -1,4 +1,4 @@
-"""Malformed model files, named after what is wrong with them: each is a ModelError, nothing else."""
+"""Malformed model files, named after what is wrong: each is a ModelError, nothing else."""
 from __future__ import annotations
 
 import random
@@ -23,7 +23,8 @@ def good() -> bytes:
     x = graph.input("x", (2, 3, 5), "fp32")
     z = graph.input("z", (2, 3, 5), "fp32")
     y = graph.add("unary", [x], "first", kind="relu")
-    y = graph.add("binary", [y, graph.constant(np.arange(5, dtype=np.float32), "c")], "second", kind="mul")
+    c = graph.constant(np.arange(5, dtype=np.float32), "c")
+    y = graph.add("binary", [y, c], "second", kind="mul")
     y = graph.add("binary", [y, z], "third", kind="add", activation="clip", alpha=0, beta=6)
     i = graph.input("i", (4,), "int64")
     n = graph.add("binary", [i, graph.constant(np.int32([1, 2, 3, 4]), "k")], "fourth", kind="add")
@@ -63,7 +64,7 @@ def test_good_file_reads(good):
 
 
 def test_repacked_file_reads(good):
-    """The mutation helper itself changes nothing: whatever is refused below is refused for its change."""
+    """The mutation helper changes nothing: what is refused below is refused for its change."""
     again = read(mutate.repack(*mutate.unpack(good)))
     assert again.tensors == read(good).tensors and again.plan == read(good).plan
 
@@ -133,7 +134,7 @@ def test_test_vector_with_a_flipped_bit(good):
 
 
 def test_oversized_vector_count(good):
-    """A count that claims more elements than the file has bytes is refused before it is followed."""
+    """A count that claims more elements than the file has bytes is refused, not followed."""
     root, graph = mutate.unpack(good)
     data = bytearray(mutate.encode_graph(graph))
     shape = np.int32([3, 2, 3, 5]).tobytes()  # length and elements of x's shape
@@ -187,7 +188,8 @@ CHANGES = {
         [dict(g["ops"][0], code="concat", inputs=[0] * 70_000)] * 4), "op inputs, at most 262144"),
     "no plan": (lambda r, g: g.update(plan=None), "memory plan is missing"),
     "no outputs": (lambda r, g: g.update(outputs=[]), "has no output"),
-    "unknown op": (lambda r, g: g["ops"][0].update(code="frobnicate"), "op 0 .*not an op that this"),
+    "unknown op": (lambda r, g: g["ops"][0].update(code="frobnicate"),
+                   "op 0 .*not an op that this"),
     "unknown kind": (lambda r, g: g["ops"][0]["options"][1].update(kind="nope"), "no kind 'nope'"),
     "options of another op": (lambda r, g: g["ops"][0].update(options=("AxisOptions", {})),
                               "has AxisOptions, needed UnaryOptions"),
@@ -196,21 +198,26 @@ CHANGES = {
     "negative tensor index": (lambda r, g: g["ops"][0].update(inputs=[-2]), "is tensor -2"),
     "input left out": (lambda r, g: g["ops"][0].update(inputs=[-1]), "needed 1 to 1"),
     "too many inputs": (lambda r, g: g["ops"][0].update(inputs=[0, 0]), "has 2 inputs"),
-    "NaN option": (lambda r, g: g["ops"][2]["options"][1].update(beta=float("nan")), "is not a number"),
+    "NaN option": (lambda r, g: g["ops"][2]["options"][1].update(beta=float("nan")),
+                   "is not a number"),
     "zero dimension": (lambda r, g: tensor(g, "x").update(shape=[2, 0, 5]), "must be at least 1"),
-    "negative dimension": (lambda r, g: tensor(g, "x").update(shape=[2, -3, 5]), "must be at least 1"),
+    "negative dimension": (lambda r, g: tensor(g, "x").update(shape=[2, -3, 5]),
+                           "must be at least 1"),
     "too many dimensions": (lambda r, g: tensor(g, "x").update(shape=[1] * 9), "9 dimensions"),
     "shape product overflows": (lambda r, g: tensor(g, "x").update(shape=[2**31 - 1] * 3),
                                 "elements, at most"),
-    "wrong output shape": (lambda r, g: tensor(g, "first").update(shape=[2, 3, 4]), "its inputs give"),
+    "wrong output shape": (lambda r, g: tensor(g, "first").update(shape=[2, 3, 4]),
+                           "its inputs give"),
     "dtype of the boundary only": (lambda r, g: tensor(g, "x").update(dtype="int64"),
                                    "cannot live on a device"),
     "mixed dtypes": (lambda r, g: tensor(g, "x").update(dtype="int32"), "'first'|input 'x'"),
     "layout of an activation": (lambda r, g: tensor(g, "x").update(layout="oc16"), "layout oc16"),
-    "offset past the arena": (lambda r, g: tensor(g, "x").update(offset=1 << 40), "of a arena|of a"),
+    "offset past the arena": (lambda r, g: tensor(g, "x").update(offset=1 << 40),
+                              "of a arena|of a"),
     "offset not aligned": (lambda r, g: tensor(g, "z").update(offset=4), "needed a multiple of 64"),
     "offset wraps": (lambda r, g: tensor(g, "x").update(offset=2**64 - 64), "takes bytes"),
-    "constant past its segment": (lambda r, g: tensor(g, "c").update(offset=1 << 20), "takes bytes"),
+    "constant past its segment": (lambda r, g: tensor(g, "c").update(offset=1 << 20),
+                                  "takes bytes"),
     "no room to load whole vectors behind weights": (
         lambda r, g: (tensor(g, "c").update(layout="oc16"),
                       r["segments"][tensor(g, "c")["segment"]].update(data=np.zeros(64, np.uint8))),
@@ -218,21 +225,25 @@ CHANGES = {
     "segment past the end": (lambda r, g: tensor(g, "c").update(segment=7), "is in segment 7"),
     "negative segment": (lambda r, g: tensor(g, "x").update(segment=-5), "is in segment -5"),
     "constant in a segment of another dtype": (
-        lambda r, g: tensor(g, "c").update(segment=tensor(g, "k")["segment"]), "in a segment of int32"),
+        lambda r, g: tensor(g, "c").update(segment=tensor(g, "k")["segment"]),
+        "in a segment of int32"),
     "two segments of one dtype": (lambda r, g: r["segments"].append(r["segments"][0]),
                                   "at most one per dtype"),
     "empty segment": (lambda r, g: r["segments"][0].update(data=np.zeros(0, np.uint8)), "is empty"),
-    "overlapping live tensors": (lambda r, g: tensor(g, "z").update(offset=tensor(g, "x")["offset"]),
-                                 "overlaps .* while both are needed"),
+    "overlapping live tensors": (
+        lambda r, g: tensor(g, "z").update(offset=tensor(g, "x")["offset"]),
+        "overlaps .* while both are needed"),
     "overlap of input and output of one op": (
         lambda r, g: tensor(g, "second").update(offset=tensor(g, "first")["offset"]), "overlaps"),
-    "alias past the end": (lambda r, g: tensor(g, "first").update(alias_of=77), "alias of tensor 77"),
+    "alias past the end": (lambda r, g: tensor(g, "first").update(alias_of=77),
+                           "alias of tensor 77"),
     "alias of a constant": (lambda r, g: tensor(g, "first").update(
         alias_of=g["tensors"].index(tensor(g, "c"))), "alias"),
-    "alias of another size": (lambda r, g: tensor(g, "fourth").update(alias_of=0), "not of the same"),
+    "alias of another size": (lambda r, g: tensor(g, "fourth").update(alias_of=0),
+                              "not of the same"),
     "alias of itself": (lambda r, g: tensor(g, "x").update(alias_of=0), "itself an alias"),
-    "arena smaller than its tensors": (lambda r, g: g["plan"].update(arena_bytes=64,
-                                                                      lower_bound_bytes=0), "takes bytes"),
+    "arena smaller than its tensors": (
+        lambda r, g: g["plan"].update(arena_bytes=64, lower_bound_bytes=0), "takes bytes"),
     "arena of 2**60 bytes": (lambda r, g: g["plan"].update(arena_bytes=2**60), "needs an arena of"),
     "lower bound above the arena": (lambda r, g: g["plan"].update(lower_bound_bytes=2**40),
                                     "above its arena"),
@@ -252,7 +263,8 @@ CHANGES = {
                                   r"has the shape \(2, 5, 3\)"),
     "boundary perm is no permutation": (lambda r, g: g["inputs"][0].update(perm=[0, 0, 1]),
                                         "needed a permutation"),
-    "boundary of another dtype": (lambda r, g: g["inputs"][0].update(dtype="int64"), "is int64, its"),
+    "boundary of another dtype": (lambda r, g: g["inputs"][0].update(dtype="int64"),
+                                  "is int64, its"),
     "scale of zero": (lambda r, g: tensor(g, "x").update(
         quantization={"scale": [0.0], "zero_point": [0], "axis": -1}), "positive finite"),
     "scale not finite": (lambda r, g: tensor(g, "x").update(
@@ -266,7 +278,8 @@ CHANGES = {
     "scratch over a live tensor": (lambda r, g: g["ops"][0].update(
         scratch_offset=tensor(g, "x")["offset"], scratch_bytes=64), "overlaps"),
     "name of a megabyte": (lambda r, g: tensor(g, "x").update(name="x" * 2**20), "characters"),
-    "test vector too short": (lambda r, g: r["vectors"][0]["inputs"].pop(), "has 2 arrays, needed 3"),
+    "test vector too short": (lambda r, g: r["vectors"][0]["inputs"].pop(),
+                              "has 2 arrays, needed 3"),
 }
 
 
@@ -290,7 +303,8 @@ def test_random_damage(good):
             for _ in range(rng.randrange(1, 20)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
         elif kind == 2:
-            data[at:at + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"])
+            data[at:at + 4] = rng.choice(
+                [b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"])
         elif kind == 3:
             del data[at:at + rng.randrange(1, 64)]
         else:
@@ -301,7 +315,7 @@ def test_random_damage(good):
 
 
 def test_random_damage_behind_right_checksums(good):
-    """The same inside the graph with its checksum made right again, so that validation is reached."""
+    """The same inside the graph with its checksum made right, so that validation is reached."""
     root, graph = mutate.unpack(good)
     whole = mutate.encode_graph(graph)
     rng = random.Random(7)
@@ -315,7 +329,8 @@ def test_random_damage_behind_right_checksums(good):
             else:
                 at -= at % 4
                 data[at:at + 4] = rng.choice(
-                    [b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", np.int32([rng.randrange(64)]).tobytes()])
+                    [b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f",
+                     np.int32([rng.randrange(64)]).tobytes()])
         outcomes[attempt(mutate.repack(root, bytes(data)))] += 1
     assert outcomes["refused"] > 1500
 

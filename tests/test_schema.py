@@ -54,8 +54,8 @@ def test_we_read_what_flatc_writes(file, flatc, tmp_path):
     """A file that flatc builds from JSON holds the same tables for our reader."""
     ours = flat.Reader(loader.map_file(file), "net").root("Model")
     graph = flat.Reader(ours["graph"], "net").root("Graph")
-    text = (folder("schema") / "edgerun.fbs").read_text().replace("root_type Model", "root_type Graph")
-    (tmp_path / "graph.fbs").write_text(text)
+    text = (folder("schema") / "edgerun.fbs").read_text()
+    (tmp_path / "graph.fbs").write_text(text.replace("root_type Model", "root_type Graph"))
     (tmp_path / "graph.bin").write_bytes(ours["graph"].tobytes())
     command = [flatc, "-o", tmp_path, tmp_path / "graph.fbs", "--"]
     subprocess.run([flatc, "--json", "--strict-json", "--raw-binary", *command[1:],
@@ -88,7 +88,8 @@ def test_writing_into_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("os.fsync", full)
     from edgerun import EdgerunError
-    with pytest.raises(EdgerunError, match="model.edge: cannot be written .No space left on device"):
+    with pytest.raises(EdgerunError,
+                       match="model.edge: cannot be written .No space left on device"):
         blob.write(target, b"new")
     assert target.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["model.edge"]
 

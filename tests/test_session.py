@@ -24,7 +24,8 @@ def small() -> Graph:
     graph = Graph("small")
     x = graph.input("x", (2, 3, 5), "fp32")
     y = graph.add("unary", [x], "r", kind="relu")
-    y = graph.add("binary", [y, graph.constant(np.arange(5, dtype=np.float32), "c")], "m", kind="mul")
+    c = graph.constant(np.arange(5, dtype=np.float32), "c")
+    y = graph.add("binary", [y, c], "m", kind="mul")
     graph.output("y", y)
     return graph
 
@@ -48,7 +49,8 @@ def x() -> np.ndarray:
 
 def test_run(device, x):
     with Session(model_of(small()), device) as session:
-        assert [(i.name, i.shape, i.dtype) for i in session.inputs] == [("x", (2, 3, 5), np.float32)]
+        assert [(i.name, i.shape, i.dtype) for i in session.inputs] == [
+            ("x", (2, 3, 5), np.float32)]
         np.testing.assert_array_equal(session.run({"x": x})["y"], expected(x))
         np.testing.assert_array_equal(session.run({"x": -x})["y"], expected(-x))
 
@@ -174,7 +176,7 @@ def test_run_creates_nothing(device, x, monkeypatch):
 
 
 def test_every_failing_allocation(device, monkeypatch):
-    """Whichever buffer creation fails, the session raises DeviceError, names it, and leaks nothing."""
+    """Whichever buffer creation fails, a session raises DeviceError, names it and leaks nothing."""
     import pyopencl as cl
     real, released = cl.Buffer, []
     for failing in range(2):
@@ -183,7 +185,8 @@ def test_every_failing_allocation(device, monkeypatch):
         class Buffer:
             def __init__(self, *args, **kwargs):
                 if len(made) == failing:
-                    raise cl.MemoryError("clCreateBuffer", cl.status_code.MEM_OBJECT_ALLOCATION_FAILURE)
+                    raise cl.MemoryError("clCreateBuffer",
+                                         cl.status_code.MEM_OBJECT_ALLOCATION_FAILURE)
                 self.real = real(*args, **kwargs)
                 made.append(self)
 
@@ -200,9 +203,11 @@ def test_every_failing_allocation(device, monkeypatch):
 def test_kernel_that_does_not_build(device, monkeypatch):
     """A compiler error is one sentence with the file, the defines and the head of the log."""
     def broken(op, facts):
-        return [Launch("elementwise", "unary", {"T_fp32": 1, "EXPRESSION": "nonsense(x)"}, (1,), ())]
+        defines = {"T_fp32": 1, "EXPRESSION": "nonsense(x)"}
+        return [Launch("elementwise", "unary", defines, (1,), ())]
     monkeypatch.setitem(OPS, "unary", OpDef(OPS["unary"].infer, broken, (1, 1), "UnaryOptions"))
-    with pytest.raises(DeviceError, match="kernels/elementwise.cl .*nonsense.* cannot build it: .*error"):
+    with pytest.raises(DeviceError,
+                       match="kernels/elementwise.cl .*nonsense.* cannot build it: .*error"):
         Session(model_of(small()), device)
 
 

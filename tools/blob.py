@@ -154,13 +154,15 @@ def _encode_vector(builder, inputs, outputs, tolerance: float) -> dict[str, Any]
 
     def stored(arrays):
         return [{"data": aligned_bytes(
-            builder, np.frombuffer(np.ascontiguousarray(a).tobytes(), np.uint8), 64)} for a in arrays]
+            builder, np.frombuffer(np.ascontiguousarray(a).tobytes(), np.uint8), 64)}
+            for a in arrays]
 
     return {"inputs": stored(inputs), "outputs": stored(outputs), "tolerance": tolerance,
             "crc32": crc}
 
 
-def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order, places) -> bytes:
+def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order,
+                  places) -> bytes:
     def tensor_values(tensor: Tensor) -> dict[str, Any]:
         values = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype,
                   "layout": tensor.layout}
@@ -215,5 +217,5 @@ def write(path: str | os.PathLike, data: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise EdgerunError(f"{target}: cannot be written ({error.strerror}): {len(data)} bytes were "
-                           "needed; nothing was changed") from None
+        raise EdgerunError(f"{target}: cannot be written ({error.strerror}): {len(data)} bytes "
+                           "were needed; nothing was changed") from None

@@ -1,4 +1,7 @@
-"""Generate docs/ops.md from the op table, the schema and the docstrings: `python -m edgerun.tools.docs`."""
+"""Generate docs/ops.md from the op table, the schema and the docstrings.
+
+Run it as `python -m edgerun.tools.docs`.
+"""
 from __future__ import annotations
 
 import inspect
@@ -20,12 +23,13 @@ the formula, shapes and dtypes, options with their defaults.
 Tensors are row-major, innermost axis last; images are NHWC. Convolution weights are
 [OC, KH, KW, IC / groups], stored in blocks of 16 output channels (layout `oc16`, see
 `schema/edgerun.fbs`). fp16 is a storage type: values are widened when loaded, arithmetic and
-accumulation are fp32, results are rounded to nearest even when stored. Biases are fp32. A reshape costs
-nothing: its output is an alias. Every `activation` is a `kind` of `unary`, applied before the result is
-stored.
+accumulation are fp32, results are rounded to nearest even when stored. Biases are fp32. A reshape
+costs nothing: its output is an alias. Every `activation` is a `kind` of `unary`, applied before the
+result is stored.
 
 Splits are slices; depth-to-space, space-to-depth, space-to-batch and their kin are a reshape, a
-transpose and a reshape; one-dimensional convolution and pooling are two-dimensional with a height of 1.
+transpose and a reshape; one-dimensional convolution and pooling are two-dimensional with a height
+of 1.
 """
 
 
@@ -64,7 +68,8 @@ def _options(table: str, comments: dict[tuple[str, str], str]) -> list[str]:
 
 
 def _kinds(title: str, table: dict[str, str]) -> list[str]:
-    cells = [f"`{kind}` {expression.replace('|', chr(92) + '|')}" for kind, expression in table.items()]
+    cells = [f"`{kind}` {expression.replace('|', chr(92) + '|')}"
+             for kind, expression in table.items()]
     return ["", f"{title}:", "", *[f"- {cell}" for cell in cells]]
 
 
@@ -77,7 +82,8 @@ def entry(code: str) -> list[str]:
     if definition.options:
         lines += _options(definition.options, _option_comments())
     if code == "unary":
-        lines += _kinds("Kinds", UNARY) + _kinds("For int32", UNARY_INT) + _kinds("For bool", UNARY_BOOL)
+        lines += _kinds("Kinds", UNARY) + _kinds("For int32", UNARY_INT)
+        lines += _kinds("For bool", UNARY_BOOL)
     if code == "binary":
         lines += _kinds("Kinds (fp32, fp16)", {k: f for k, (f, _) in BINARY.items() if f})
         lines += _kinds("Kinds (integers)", {k: i for k, (_, i) in BINARY.items() if i})

@@ -25,7 +25,8 @@ class Tensor:
         shape: row-major, innermost last; NHWC where it is an image.
         dtype: name as in edgerun.dtypes.
         data: the values of a constant, in `shape`; None otherwise.
-        layout: "rows", or "oc16" once the layout pass has cut weights into blocks (`data` is flat then).
+        layout: "rows", or "oc16" once the layout pass has cut weights into blocks (`data` is flat
+            then).
     """
     name: str
     shape: tuple[int, ...]
@@ -102,7 +103,7 @@ class Graph:
         dtype = dtypes.device_dtype(dtype or dtypes.name_of(data.dtype))
         if data.dtype.kind in "iu" and dtype == "int32" and data.size:
             if data.max() > 2**31 - 1 or data.min() < -2**31:
-                # ONNX exporters write INT64_MAX for "to the end"; such values never reach the device
+                # ONNX exporters write INT64_MAX for "to the end"; such values never reach a device
                 raise ModelError(f"constant {name!r}: a value does not fit into int32")
         return Tensor(self.unique(name), data.shape, dtype,
                       np.ascontiguousarray(data, dtypes.numpy_dtype(dtype)).reshape(data.shape))

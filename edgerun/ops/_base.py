@@ -192,7 +192,8 @@ def broadcast_strides(shape: Shape, to: Shape) -> list[int]:
     return [0 if n == 1 and m != 1 else s for n, m, s in zip(padded, to, strides(padded))]
 
 
-def collapse(shape: Sequence[int], *stride_lists: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+def collapse(shape: Sequence[int],
+             *stride_lists: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """Merge neighbouring axes that every operand walks contiguously, and drop axes of one element.
 
     Args:

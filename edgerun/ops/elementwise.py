@@ -87,8 +87,8 @@ BINARY = {
     "or": (None, "((a | b) != 0)"),
     "xor": (None, "((a ^ b) != 0)"),
 }
-BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and", "or",
-                  "xor")
+BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and",
+                  "or", "xor")
 BINARY_OF_BOOL = (*BINARY_TO_BOOL, "min", "max", "mul")  # kinds whose result is 0 or 1
 INTEGER = ("int32", "int16", "int8", "uint8", "bool")
 

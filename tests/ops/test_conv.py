@@ -67,7 +67,7 @@ def test_groups(device, groups, in_c, out_c, precision):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_rows_of_taps_inside_the_image(device, groups, precision):
-    """Wide rows, where the taps of a whole tile are one run of channels, unless there are groups."""
+    """Wide rows: the taps of a whole tile are one run of channels, unless there are groups."""
     check(device, (1, 4, 50, 6), (24, 3, 3, 6 // groups), precision, groups=groups,
           **pads(1, 1, 1, 1))
 

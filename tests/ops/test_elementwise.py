@@ -33,11 +33,13 @@ def test_unary_int32(device, kind):
 
 
 def test_unary_bool(device):
-    check_op(device, "unary", [np.random.default_rng(2).integers(0, 2, 67).astype(bool)], 0, kind="not")
+    x = np.random.default_rng(2).integers(0, 2, 67).astype(bool)
+    check_op(device, "unary", [x], 0, kind="not")
 
 
 def test_every_kind_has_a_reference():
-    assert {*elementwise.UNARY, *elementwise.UNARY_INT, *elementwise.UNARY_BOOL} == {*reference.UNARY}
+    unary = {*elementwise.UNARY, *elementwise.UNARY_INT, *elementwise.UNARY_BOOL}
+    assert unary == {*reference.UNARY}
     assert {*elementwise.BINARY} == {*reference.BINARY}
 
 
@@ -71,8 +73,8 @@ def test_broadcast(device, shapes, precision):
 
 @pytest.mark.parametrize("activation", ["relu", "clip", "leaky_relu", "hard_swish", "sigmoid"])
 def test_fused_activation(device, activation):
-    check_op(device, "binary", [numbers((5, 21), seed=8), numbers((5, 21), seed=9)], 2e-6, kind="mul",
-             activation=activation, alpha=0.25, beta=3.0)
+    check_op(device, "binary", [numbers((5, 21), seed=8), numbers((5, 21), seed=9)], 2e-6,
+             kind="mul", activation=activation, alpha=0.25, beta=3.0)
 
 
 def test_shapes_that_do_not_broadcast():

@@ -10,16 +10,21 @@ from edgerun.tools.plan import ALIGNMENT, Block
 
 
 def checked_arena(blocks: list[Block]) -> int:
-    """Simulate the ops one by one on a byte map; returns the bytes touched. Shares no code with plan."""
+    """Simulate the ops one by one on a byte map; returns the bytes touched.
+
+    Shares no code with plan.
+    """
     top = max((b.offset + b.size for b in blocks), default=0)
     owner = np.full(top // ALIGNMENT, -1)
-    steps = range(min((b.first for b in blocks), default=0), max((b.last for b in blocks), default=0) + 1)
+    steps = range(min((b.first for b in blocks), default=0),
+                  max((b.last for b in blocks), default=0) + 1)
     for step in steps:
         for number, block in enumerate(blocks):
             cells = slice(block.offset // ALIGNMENT, (block.offset + block.size) // ALIGNMENT)
             assert block.offset >= 0 and block.offset % ALIGNMENT == 0
             if block.first == step:
-                assert (owner[cells] == -1).all(), f"block {number} lands on a live one at op {step}"
+                assert (owner[cells] == -1).all(), \
+                    f"block {number} lands on a live one at op {step}"
                 owner[cells] = number
         for number, block in enumerate(blocks):
             if block.last == step:
@@ -35,8 +40,8 @@ def peak(blocks: list[Block]) -> int:
                 for step in range(-1, 60)), default=0)
 
 
-lifetimes = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 12)), min_size=1,
-                     max_size=40)
+lifetimes = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 12)),
+                     min_size=1, max_size=40)
 
 
 @settings(max_examples=150, deadline=None)

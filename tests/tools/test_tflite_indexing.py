@@ -1,4 +1,4 @@
-"""The TFLite importer's ops that are built of several: indexing, sums along an axis, MediaPipe's."""
+"""The TFLite importer's ops built of several: indexing, sums along an axis, MediaPipe's."""
 from __future__ import annotations
 
 import struct
@@ -29,7 +29,8 @@ def test_gather_of_batches(shape, picked, axis, batch, tmp_path):
 
 def test_gather_of_batches_that_differ(tmp_path):
     m = TFLiteBuilder()
-    m.op("GATHER", [m.input((4, 7)), m.input((3, 2), "int32")], "GatherOptions", Axis=1, BatchDims=1)
+    m.op("GATHER", [m.input((4, 7)), m.input((3, 2), "int32")], "GatherOptions", Axis=1,
+         BatchDims=1)
     with pytest.raises(ModelError, match=r"batch_dims 1 and axis 1 of \(4, 7\) by the indices"):
         load(m.finish([m.op("RELU", [2])]), tmp_path)
 

@@ -1,7 +1,7 @@
 """The slow, obvious version of every op in NumPy: the specification and the oracle of the kernels.
 
-REFERENCE maps an op code to a function (op, *arrays) -> array or list of arrays, computed in fp32 (or
-the integer type), in the graph's own layouts: NHWC images, [OC, KH, KW, IC] weights.
+REFERENCE maps an op code to a function (op, *arrays) -> array or list of arrays, computed in fp32
+(or the integer type), in the graph's own layouts: NHWC images, [OC, KH, KW, IC] weights.
 """
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def evaluate(op: Op, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
         op: of a graph before the layout pass.
         arrays: its inputs, None where an optional one is left out.
     """
-    widened = [a.astype(np.float32) if a is not None and a.dtype == np.float16 else a for a in arrays]
+    widened = [a.astype(np.float32) if a is not None and a.dtype == np.float16 else a
+               for a in arrays]
     with np.errstate(all="ignore"):
         result = REFERENCE[op.code](op, *widened)
         results = result if isinstance(result, list) else [result]

@@ -23,7 +23,8 @@ RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **indexing.RULES
                          **movement.RULES}
 
 
-# Ops that converters put between an integer table and its DEQUANTIZE -> number of the table's input.
+# Ops that converters put between an integer table and its DEQUANTIZE -> number of
+# the table's input.
 MOVERS = {"GATHER": 0, "EMBEDDING_LOOKUP": 1, "RESHAPE": 0}
 
 

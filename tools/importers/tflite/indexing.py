@@ -47,7 +47,7 @@ def gather(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def gather_nd(ctx: Context, op: SourceOp) -> Tensor:
-    """x [d_0 .. d_k-1, rest], indices [.., k]: the rest at the position that each index row names."""
+    """x [d_0 .. d_k-1, rest], indices [.., k]: the rest at the position each index row names."""
     x, indices = ctx.input(op, 0), ctx.input(op, 1)
     depth = indices.shape[-1] if indices.shape else 0
     if not 0 < depth <= len(x.shape):
