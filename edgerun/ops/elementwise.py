@@ -62,20 +62,23 @@ UNARY_INT = {"abs": "(x < 0 ? -x : x)", "neg": "(-x)", "square": "(x * x)",
 UNARY_BOOL = {"not": "(x == 0)"}
 UNARY_TO_BOOL = ("is_nan", "is_inf", "not")
 
+# Integer division by zero is undefined in OpenCL C; here it gives 0, as in NumPy.
+_DIVISOR, _DEFINED = "(b + ((b == 0) & 1))", "((b != 0) & 1)"
 # kind -> (float expression, int expression or None) of a and b.
 BINARY = {
     "add": ("(a + b)", "(a + b)"),
     "sub": ("(a - b)", "(a - b)"),
     "mul": ("(a * b)", "(a * b)"),
-    "div": ("(a / b)", "(a / b)"),
+    "div": ("(a / b)", f"(a / {_DIVISOR} * {_DEFINED})"),
     "min": ("fmin(a, b)", "min(a, b)"),
     "max": ("fmax(a, b)", "max(a, b)"),
     "pow": ("pow(a, b)", None),
     "squared_difference": ("((a - b) * (a - b))", "((a - b) * (a - b))"),
-    "floor_div": ("floor(a / b)", "(a / b - (((a % b) != 0) & ((a ^ b) < 0) & 1))"),
+    "floor_div": ("floor(a / b)", f"((a / {_DIVISOR} - (((a % {_DIVISOR}) != 0) & ((a ^ b) < 0) & 1)) "
+                                  f"* {_DEFINED})"),
     "floor_mod": ("(fmod(a, b) * sign(b) < 0.0f ? fmod(a, b) + b : fmod(a, b))",
-                  "((a % b) + (((a % b) != 0) & ((a ^ b) < 0) & 1) * b)"),
-    "fmod": ("fmod(a, b)", "(a % b)"),
+                  f"((a % {_DIVISOR}) + (((a % {_DIVISOR}) != 0) & ((a ^ b) < 0) & 1) * b)"),
+    "fmod": ("fmod(a, b)", f"(a % {_DIVISOR})"),
     "prelu": ("(a < 0.0f ? a * b : a)", None),
     "equal": ("(a == b)", "(a == b)"),
     "not_equal": ("(a != b)", "(a != b)"),
@@ -177,7 +180,8 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     """y = activation(f(a, b)), f given by `kind`, with NumPy broadcasting.
 
     a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
-    a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor.
+    a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor; by
+    zero they give 0. bool has the comparisons, and, or, xor, min, max and mul.
     """
     (a, b), y = op.inputs, op.outputs[0]
     act = activation(op)

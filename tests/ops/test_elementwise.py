@@ -103,3 +103,11 @@ def test_output_of_another_precision(device, precisions):
     check_mixed(device, "unary", [numbers((5, 21))], precisions, kind="exp")
     check_mixed(device, "binary", [numbers((5, 21)), Const(numbers((21,), seed=3))], precisions,
                 kind="mul")
+
+
+@pytest.mark.parametrize("kind", ["div", "floor_div", "floor_mod", "fmod"])
+def test_integer_division_by_zero(device, kind):
+    """Undefined in OpenCL C, so it is defined here: 0, as in NumPy."""
+    a = np.arange(-20, 20, dtype=np.int32)
+    found = check_op(device, "binary", [a, np.zeros(40, np.int32)], 0, kind=kind)
+    assert not found["y0"].any()

@@ -69,7 +69,8 @@ UNARY = {
 def _trunc_div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind == "f":
         return a / b
-    return np.trunc(a.astype(np.float64) / b.astype(np.float64)).astype(a.dtype)
+    quotient = np.trunc(a.astype(np.float64) / np.where(b == 0, 1, b).astype(np.float64))
+    return np.where(b == 0, 0, quotient).astype(a.dtype)
 
 
 # kind -> function of a, b
