@@ -250,20 +250,23 @@ def cycles(count):
     gc.collect()
     return anonymous()
 
-before = cycles(60)
-print(cycles(200) - before, sum(sys.argv[1] in line for line in open("/proc/self/maps")),
+sizes = [cycles(n) for n in (60, 100, 100, 100)]
+print(min(b - a for a, b in zip(sizes, sizes[1:])), sum(sys.argv[1] in line for line in open("/proc/self/maps")),
       sum("pyopencl invoker" in name for name in linecache.cache))
 """
 
 
 def test_sessions_leave_nothing_behind(device, tmp_path):
-    """200 sessions: the process grows by less than a page each, and maps the file no more."""
+    """Sessions leave less than a page each, and the file is mapped no more.
+
+    The heap also grows and shrinks for reasons of its own; a leak shows in every hundred sessions.
+    """
     path = tmp_path / "small.edge"
     path.write_bytes(encoded(small()).tobytes())
     out = subprocess.run([sys.executable, "-c", MANY, path, device.info.platform],
                          capture_output=True, text=True, check=True, cwd=ROOT).stdout
     grown, mapped, kept = map(int, out.split())
-    assert grown < 200 * 4096 and mapped == 0 and kept == 0
+    assert grown < 100 * 4096 and mapped == 0 and kept == 0
 
 
 def test_two_sessions_of_one_file(device, x, tmp_path):
