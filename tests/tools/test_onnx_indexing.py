@@ -1,4 +1,4 @@
-"""ONNX OneHot, GatherND and ScatterND against ONNX Runtime, and what they become."""
+"""ONNX ops with indices, and CumSum, against ONNX Runtime, and what they become."""
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +8,7 @@ from onnx.helper import make_node
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.importers.onnx import import_proto
-from tests.tools.onnx_models import check, codes, floats, ints, model_of
+from tests.tools.onnx_models import RNG, check, check_folded, codes, floats, ints, model_of
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1, 2])
@@ -85,6 +85,10 @@ def test_scatter_nd_into_a_constant():
     ("GatherND", {"i": [[0, 0, 0]]}, "tuples of 3 numbers"),
     ("ScatterND", {"i": [[3]], "u": np.zeros((1, 4))}, "an index lies outside"),
     ("ScatterND", {"i": [[1]], "u": np.zeros((1, 5))}, "do not fit"),
+    ("GatherElements", {"i": [[3, 0]]}, "an index is not in"),
+    ("GatherElements", {"i": [[0] * 5]}, "do not fit"),
+    ("ScatterElements", {"i": [[-4, 0]], "u": np.zeros((1, 2))}, "an index is not in"),
+    ("ScatterElements", {"i": [[1, 0]], "u": np.zeros((1, 3))}, "do not fit"),
 ])
 def test_models_that_contradict_themselves(op, constants, message):
     arrays = {name: np.array(a, np.float32 if name == "u" else np.int64)
@@ -105,6 +109,59 @@ def test_indices_at_run_time_are_refused(op, message):
     model = model_of(make_node(op, list(inputs), ["y"]), inputs)
     with pytest.raises(UnsupportedError, match=message):
         import_proto(model)
+
+
+ELEMENTS = {  # name -> (shape, shape of the indices, axis)
+    "last_axis": ((2, 7), (2, 3), -1),
+    "fewer_rows": ((3, 9), (1, 5), 1),
+    "long_axis": ((1, 512), (1, 12), 1),  # what BERT reads its token types with
+    "first_axis": ((40, 3), (6, 2), 0),
+    "middle_axis": ((2, 4, 3), (2, 6, 2), 1),
+    "one_axis": ((9,), (4,), 0),
+}
+
+
+@pytest.mark.parametrize("known", ["nothing", "indices", "all"])
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_gather_elements(name, known):
+    shape, picked, axis = ELEMENTS[name]
+    arrays = {"x": floats(*shape), "i": RNG.integers(-shape[axis], shape[axis], picked)}
+    node = make_node("GatherElements", ["x", "i"], ["y"], axis=axis)
+    if known == "all":
+        check_folded(node, arrays, 13)
+    else:
+        constants = {"i": arrays.pop("i")} if known == "indices" else {}
+        check(node, arrays, constants)
+
+
+@pytest.mark.parametrize("axis,indices", [
+    (0, [[0, -1, 1], [2, 0, 3]]), (1, [[2, -3], [0, 1], [1, 2]]), (-1, [[0, 2], [1, 0]])])
+def test_scatter_elements(axis, indices):
+    indices = np.array(indices, np.int64)
+    check(make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=axis),
+          {"x": floats(4, 3), "u": floats(*indices.shape)}, {"i": indices})
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 33])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_cum_sum(options, size, dtype):
+    x = RNG.integers(-9, 9, (2, size, 3)).astype(dtype)
+    for axis in (1, -2):
+        check(make_node("CumSum", ["x", "axis"], ["y"], **options), {"x": x},
+              {"axis": np.array(axis, np.int32)}, opset=14,
+              dtypes={"y": TensorProto.FLOAT if dtype == np.float32 else TensorProto.INT64})
+
+
+@pytest.mark.parametrize("op_type,attributes", [
+    ("LRN", {"size": 3, "alpha": 0.5}),
+    ("MaxPool", {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"})])
+def test_constants_of_ops_that_the_reference_evaluator_has_wrong(op_type, attributes):
+    arrays = {"x": floats(2, 5, 4, 5), "zero": np.zeros(1, np.float32)}
+    nodes = [make_node(op_type, ["x"], ["pooled"], **attributes),
+             make_node("Add", ["pooled", "zero"], ["y"])]
+    check(nodes, {"zero": arrays.pop("zero")}, arrays)
 
 
 def test_a_scatter_that_adds_is_refused():

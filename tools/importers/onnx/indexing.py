@@ -1,4 +1,4 @@
-"""ONNX ops that read or write elements at given indices: OneHot, GatherND, ScatterND."""
+"""ONNX ops that read or write elements at given indices, and CumSum."""
 from __future__ import annotations
 
 import math
@@ -63,6 +63,71 @@ def _gather_nd(ctx: Context, node: Node) -> Tensor:
     return ctx.add("gather", [rows, ctx.constant(_places(indices, x.shape))], axis=0)
 
 
+def _element_places(shape: Sequence[int], indices: Sequence[int], axis: int) -> np.ndarray:
+    """Return the places in a flattened shape of elements whose index along the axis is 0.
+
+    Args:
+        shape: of what is indexed.
+        indices: shape of the indices.
+        axis: along which they count.
+
+    Raises:
+        ModelError: the shapes do not fit.
+    """
+    if len(shape) != len(indices) or any(
+            i > n for at, (i, n) in enumerate(zip(indices, shape)) if at != axis):
+        raise ModelError(f"indices of the shape {tuple(indices)} do not fit {tuple(shape)}")
+    grid = [np.arange(1 if at == axis else n) for at, n in enumerate(indices)]
+    places = np.ravel_multi_index(np.ix_(*grid), tuple(shape))
+    return np.broadcast_to(places, tuple(indices)).astype(np.int32)
+
+
+def _gather_elements(ctx: Context, node: Node) -> Tensor | np.ndarray:
+    """y[i, j, k] = x[i, index[i, j, k], k] for axis 1."""
+    shape = node.shape(0)
+    axis = normal_axis(node.attr("axis", 0), len(shape))
+    places = _element_places(shape, node.shape(1), axis)
+    need(0 not in places.shape, "its output has no elements")
+    stride = math.prod(shape[axis + 1:])
+    if node.value(1).known:
+        places = places + stride * _wrapped(node.value(1).array, shape[axis])
+        if node.value(0).known:
+            return node.value(0).array.reshape(-1)[places]
+        at = ctx.constant(places.astype(np.int32))
+    else:  # an index from the end is negative
+        at = binary(ctx, "floor_mod", cast(ctx, ctx.tensor(1), "int32"),
+                    ctx.constant(np.int32(shape[axis])))
+        if stride > 1:
+            at = binary(ctx, "mul", at, ctx.constant(np.int32(stride)))
+        if places.any():
+            at = binary(ctx, "add", at, ctx.constant(places))
+    return ctx.add("gather", [ctx.reshape(ctx.tensor(0), (math.prod(shape),)), at], axis=0)
+
+
+def _wrapped(indices: np.ndarray, size: int) -> np.ndarray:
+    """Return indices counted from the front.
+
+    Raises:
+        ModelError: one lies outside.
+    """
+    if not ((indices >= -size) & (indices < size)).all():
+        raise ModelError(f"an index is not in -{size} to {size - 1}")
+    return np.where(indices < 0, indices + size, indices)
+
+
+def _scatter_elements(ctx: Context, node: Node) -> Tensor:
+    """y = x, but y[i, index[i, j, k], k] = updates[i, j, k] for axis 1."""
+    x, updates = ctx.tensor(0), ctx.tensor(2)
+    need(node.attr("reduction", "none") == "none", f"reduction is {node.attr('reduction')!r}")
+    indices = node.known(1, "index input")
+    axis = normal_axis(node.attr("axis", 0), len(x.shape))
+    places = _element_places(x.shape, indices.shape, axis)
+    if updates.shape != indices.shape:
+        raise ModelError(f"updates of the shape {updates.shape} do not fit {indices.shape}")
+    places = places + math.prod(x.shape[axis + 1:]) * _wrapped(indices, x.shape[axis])
+    return _replaced(ctx, x, updates, places, len(x.shape))
+
+
 def _scatter_nd(ctx: Context, node: Node) -> Tensor:
     """y = x, but the rows that the indices name come from the updates."""
     x, updates = ctx.tensor(0), ctx.tensor(2)
@@ -78,7 +143,12 @@ def _scatter_nd(ctx: Context, node: Node) -> Tensor:
     if box is not None:
         starts, sizes = box
         return _put(ctx, x, ctx.reshape(updates, (*sizes, *rest)), starts)
-    count = math.prod(x.shape[:depth])
+    return _replaced(ctx, x, updates, places, depth)
+
+
+def _replaced(ctx: Context, x: Tensor, updates: Tensor, places: np.ndarray, depth: int) -> Tensor:
+    """Return x with rows replaced, at places of its flattened first `depth` axes."""
+    count, rest = math.prod(x.shape[:depth]), x.shape[depth:]
     both = ctx.add("concat", [ctx.reshape(x, (count, *rest)),
                               ctx.reshape(updates, (places.size, *rest))], axis=0)
     source = np.arange(count, dtype=np.int32)
@@ -117,4 +187,30 @@ def _put(ctx: Context, x: Tensor, updates: Tensor, starts: Sequence[int]) -> Ten
     return updates
 
 
-TABLE = {"OneHot": _one_hot, "GatherND": _gather_nd, "ScatterND": _scatter_nd}
+def _cum_sum(ctx: Context, node: Node) -> Tensor:
+    """y[i] = x[0] + ... + x[i], by adding x shifted by 1, 2, 4, ..."""
+    x = ctx.tensor(0)
+    axis = normal_axis(int(node.known(1, "axis").reshape(-1)[0]), len(x.shape))
+    reverse = bool(node.attr("reverse", 0))
+    if node.attr("exclusive", 0):
+        if x.shape[axis] == 1:
+            return ctx.constant(np.zeros(x.shape), like=x)
+        x = _shifted(ctx, x, axis, 1, reverse)
+    shift = 1
+    while shift < x.shape[axis]:
+        x = binary(ctx, "add", x, _shifted(ctx, x, axis, shift, reverse))
+        shift *= 2
+    return x
+
+
+def _shifted(ctx: Context, x: Tensor, axis: int, shift: int, back: bool) -> Tensor:
+    """Return x moved along the axis, zeros behind it."""
+    kept = cut(ctx, x, axis, shift if back else 0, x.shape[axis] - shift)
+    amount = [shift if at == axis else 0 for at in range(len(x.shape))]
+    none = [0] * len(x.shape)
+    return ctx.add("pad", [kept], mode="constant", before=none if back else amount,
+                   after=amount if back else none)
+
+
+TABLE = {"OneHot": _one_hot, "GatherND": _gather_nd, "GatherElements": _gather_elements,
+         "ScatterND": _scatter_nd, "ScatterElements": _scatter_elements, "CumSum": _cum_sum}
