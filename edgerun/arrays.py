@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerun.errors import EdgerunError, InputError
+from edgerun.errors import InputError
+from edgerun.files import replacing
 from edgerun.model import TensorInfo
 
 
@@ -63,21 +63,11 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
     Raises:
         EdgerunError: the folder is missing or not writable, or the disk is full.
     """
-    target, temporary = Path(path), None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        # numpy.savez takes the names as keyword arguments, so a tensor called "file" would break it
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise EdgerunError(f"{path}: cannot be written ({error.strerror or error}); nothing was "
-                           "changed") from None
+    # numpy.savez takes the names as keyword arguments, so a tensor called "file" would break it
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def random_inputs(infos: Sequence[TensorInfo], seed: int = 0) -> dict[str, np.ndarray]:

@@ -193,3 +193,19 @@ void store_fresh(const F v, const int seen, __global O *p) {
         for (int k = seen; k < VEC; k++) STORE(lane[k], k, p);
     }
 }
+
+// Elements that are moved, never interpreted: U has SIZE bytes (1, 2 or 4), UV is VEC of them,
+// moved by ULOAD(i, p) and USTORE(v, i, p) like vload and vstore.
+#ifndef SIZE
+#define SIZE 4
+#endif
+#if SIZE == 1
+#define U uchar
+#elif SIZE == 2
+#define U ushort
+#else
+#define U uint
+#endif
+#define UV GLUE(U, VEC)
+#define ULOAD GLUE(vload, VEC)
+#define USTORE GLUE(vstore, VEC)

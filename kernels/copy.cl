@@ -11,20 +11,7 @@
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
 
-#ifndef SIZE
-#define SIZE 4
-#endif
-#if SIZE == 1
-#define U uchar
-#elif SIZE == 2
-#define U ushort
-#else
-#define U uint
-#endif
-#define V GLUE(U, VEC)
 #define V4 GLUE(U, 4)
-#define VLOAD GLUE(vload, VEC)
-#define VSTORE GLUE(vstore, VEC)
 
 // Where the axes 0 .. 5 lead with the row-major index `row` over them.
 int2 outer(int row, const int8 dims, const int8 sx, const int8 sy) {
@@ -51,9 +38,9 @@ __kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const i
     for (int j = 0; j < m; j++, xp += sx.s6, yp += sy.s6) {
         int i = 0;
         if (sy.s7 == 1 && sx.s7 == 1)
-            for (; i + VEC <= n; i += VEC) VSTORE(VLOAD(0, xp + i), 0, yp + i);
+            for (; i + VEC <= n; i += VEC) USTORE(ULOAD(0, xp + i), 0, yp + i);
         else if (sy.s7 == 1 && sx.s7 == 0)
-            for (; i + VEC <= n; i += VEC) VSTORE((V)(*xp), 0, yp + i);
+            for (; i + VEC <= n; i += VEC) USTORE((UV)(*xp), 0, yp + i);
         for (; i < n; i++) yp[i * sy.s7] = xp[i * sx.s7];
     }
 }

@@ -10,19 +10,6 @@
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
 
-#ifndef SIZE
-#define SIZE 4
-#endif
-#if SIZE == 1
-#define U uchar
-#elif SIZE == 2
-#define U ushort
-#else
-#define U uint
-#endif
-#define VLOAD GLUE(vload, VEC)
-#define VSTORE GLUE(vstore, VEC)
-
 __kernel void gather(TENSOR(x), TENSOR(indices), TENSOR(y), const int n, const int inner,
                      const int count, const int run, const int picks) {
     const int i0 = get_global_id(0) * run, length = min(run, inner - i0);
@@ -36,7 +23,7 @@ __kernel void gather(TENSOR(x), TENSOR(indices), TENSOR(y), const int n, const i
         __global const U *from = xp + clamp(k < 0 ? k + n : k, 0, n - 1) * inner;
         __global U *to = yp + m * inner;
         int i = 0;
-        for (; i + VEC <= length; i += VEC) VSTORE(VLOAD(0, from + i), 0, to + i);
+        for (; i + VEC <= length; i += VEC) USTORE(ULOAD(0, from + i), 0, to + i);
         for (; i < length; i++) to[i] = from[i];
     }
 }

@@ -9,20 +9,6 @@
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
 
-#ifndef SIZE
-#define SIZE 4
-#endif
-#if SIZE == 1
-#define U uchar
-#elif SIZE == 2
-#define U ushort
-#else
-#define U uint
-#endif
-#define V GLUE(U, VEC)
-#define VLOAD GLUE(vload, VEC)
-#define VSTORE GLUE(vstore, VEC)
-
 // Index into an axis of n elements for the index i relative to its start; -1: the constant.
 int source(const int i, const int n, const int mode) {
     if (i >= 0 && i < n) return i;
@@ -64,11 +50,11 @@ __kernel void pad(TENSOR(x), TENSOR(y), const int8 dims, const int8 sizes, const
                 const int at = source(i - shift, size, mode);
                 yp[i] = at < 0 ? (U)fill : from[at];
             }
-            for (; i + VEC <= middle; i += VEC) VSTORE(VLOAD(0, from + (i - shift)), 0, yp + i);
+            for (; i + VEC <= middle; i += VEC) USTORE(ULOAD(0, from + (i - shift)), 0, yp + i);
             for (; i < middle; i++) yp[i] = from[i - shift];
             for (; mode != 0 && i < i1; i++) yp[i] = from[source(i - shift, size, mode)];
         }
-        for (; i + VEC <= i1; i += VEC) VSTORE((V)((U)fill), 0, yp + i);
+        for (; i + VEC <= i1; i += VEC) USTORE((UV)((U)fill), 0, yp + i);
         for (; i < i1; i++) yp[i] = (U)fill;
     }
 }

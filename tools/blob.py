@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import flatbuffers
 import numpy as np
 
 from edgerun import __version__, dtypes, flat
-from edgerun.errors import EdgerunError
+from edgerun.files import replacing
 from edgerun.memory import SLACK
 from edgerun.model import PAGE, VERSION
 from edgerun.ops import OPS
@@ -204,18 +202,5 @@ def write(path: str | os.PathLike, data: bytes) -> None:
     Raises:
         EdgerunError: the folder is missing or not writable, or the disk is full.
     """
-    target = Path(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise EdgerunError(f"{target}: cannot be written ({error.strerror}): {len(data)} bytes "
-                           "were needed; nothing was changed") from None
+    with replacing(path) as file:
+        file.write(data)
