@@ -251,7 +251,8 @@ def cycles(count):
     return anonymous()
 
 sizes = [cycles(n) for n in (60, 100, 100, 100)]
-print(min(b - a for a, b in zip(sizes, sizes[1:])), sum(sys.argv[1] in line for line in open("/proc/self/maps")),
+print(min(b - a for a, b in zip(sizes, sizes[1:])),
+      sum(sys.argv[1] in line for line in open("/proc/self/maps")),
       sum("pyopencl invoker" in name for name in linecache.cache))
 """
 

@@ -74,8 +74,9 @@ BINARY = {
     "max": ("fmax(a, b)", "max(a, b)"),
     "pow": ("pow(a, b)", None),
     "squared_difference": ("((a - b) * (a - b))", "((a - b) * (a - b))"),
-    "floor_div": ("floor(a / b)", f"((a / {_DIVISOR} - (((a % {_DIVISOR}) != 0) & ((a ^ b) < 0) & 1)) "
-                                  f"* {_DEFINED})"),
+    "floor_div": ("floor(a / b)",
+                  f"((a / {_DIVISOR} - (((a % {_DIVISOR}) != 0) & ((a ^ b) < 0) & 1))"
+                  f" * {_DEFINED})"),
     "floor_mod": ("(fmod(a, b) * sign(b) < 0.0f ? fmod(a, b) + b : fmod(a, b))",
                   f"((a % {_DIVISOR}) + (((a % {_DIVISOR}) != 0) & ((a ^ b) < 0) & 1) * b)"),
     "fmod": ("fmod(a, b)", f"(a % {_DIVISOR})"),
