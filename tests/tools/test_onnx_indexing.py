@@ -42,9 +42,12 @@ def test_gather_nd(name):
           {"i": np.array(indices, np.int64)})
 
 
-def test_gather_nd_of_rows_known_at_run_time():
-    check(make_node("GatherND", ["x", "i"], ["y"]),
-          {"x": floats(5, 3), "i": np.array([[[4]], [[0]]], np.int64)})
+@pytest.mark.parametrize("name", GATHER_ND)
+def test_gather_nd_at_run_time(name):
+    shape, indices, batch = GATHER_ND[name]
+    attributes = {"batch_dims": batch} if batch else {}
+    check(make_node("GatherND", ["x", "i"], ["y"], **attributes),
+          {"x": floats(*shape), "i": np.array(indices, np.int64)})
 
 
 def _grid(*axes) -> np.ndarray:
@@ -98,16 +101,11 @@ def test_models_that_contradict_themselves(op, constants, message):
         import_proto(model)
 
 
-@pytest.mark.parametrize("op,message", [
-    ("GatherND", "its index input is computed at run time"),
-    ("ScatterND", "its index input is computed at run time"),
-])
-def test_indices_at_run_time_are_refused(op, message):
-    inputs = {"x": floats(3, 4), "i": np.array([[0, 1]], np.int64)}
-    if op == "ScatterND":
-        inputs["u"] = floats(1)
+@pytest.mark.parametrize("op,picked", [("ScatterND", ()), ("ScatterElements", (1, 2))])
+def test_scattering_to_places_known_at_run_time_is_refused(op, picked):
+    inputs = {"x": floats(3, 4), "i": np.array([[0, 1]], np.int64), "u": floats(*picked or (1,))}
     model = model_of(make_node(op, list(inputs), ["y"]), inputs)
-    with pytest.raises(UnsupportedError, match=message):
+    with pytest.raises(UnsupportedError, match="its index input is computed at run time"):
         import_proto(model)
 
 

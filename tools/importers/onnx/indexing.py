@@ -50,17 +50,35 @@ def _places(indices: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def _gather_nd(ctx: Context, node: Node) -> Tensor:
     x, batch = ctx.tensor(0), node.attr("batch_dims", 0)
     shape = node.shape(1)
-    if not node.value(1).known and batch == 0 and shape[-1:] == (1,):
-        return ctx.add("gather", [x, ctx.reshape(ctx.tensor(1), shape[:-1])], axis=0)
-    indices = node.known(1, "index input")
-    if not 0 <= batch < min(len(x.shape), indices.ndim) or indices.shape[:batch] != x.shape[:batch]:
+    if not 0 <= batch < min(len(x.shape), len(shape)) or shape[:batch] != x.shape[:batch]:
         raise ModelError(f"{batch} batch axes do not fit the shapes {x.shape} and {shape}")
+    depth = batch + shape[-1]
+    if not batch < depth <= len(x.shape):
+        raise ModelError(f"index tuples of {shape[-1]} numbers do not fit the shape {x.shape}")
     need(0 not in shape, "its output has no elements")
     batches = np.meshgrid(*(np.arange(n) for n in shape[:-1]), indexing="ij")[:batch]
-    indices = np.concatenate([*(b[..., None] for b in batches), indices], axis=-1)
-    depth = indices.shape[-1]
+    if node.value(1).known:
+        indices = np.concatenate([*(b[..., None] for b in batches), node.value(1).array], axis=-1)
+        at = ctx.constant(_places(indices, x.shape))
+    else:
+        at = _places_at_run_time(ctx, ctx.tensor(1), x.shape[batch:depth])
+        if batch:
+            first = np.ravel_multi_index(tuple(batches), x.shape[:batch])
+            first = first * math.prod(x.shape[batch:depth])
+            at = binary(ctx, "add", at, ctx.constant(first.astype(np.int32)))
     rows = ctx.reshape(x, (math.prod(x.shape[:depth]), *x.shape[depth:]))
-    return ctx.add("gather", [rows, ctx.constant(_places(indices, x.shape))], axis=0)
+    return ctx.add("gather", [rows, at], axis=0)
+
+
+def _places_at_run_time(ctx: Context, indices: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return what _places() does for index tuples that are computed at run time."""
+    strides = [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+    at = binary(ctx, "floor_mod", cast(ctx, indices, "int32"),  # negative: from the end
+                ctx.constant(np.array(shape, np.int32)))
+    if len(shape) == 1:
+        return ctx.reshape(at, indices.shape[:-1])
+    at = binary(ctx, "mul", at, ctx.constant(np.array(strides, np.int32)))
+    return ctx.add("reduce", [at], kind="sum", axes=[len(indices.shape) - 1], keep_dims=False)
 
 
 def _element_places(shape: Sequence[int], indices: Sequence[int], axis: int) -> np.ndarray:
