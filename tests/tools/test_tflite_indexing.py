@@ -102,6 +102,17 @@ def test_cumsum(shape, axis, exclusive, reverse, dtype, tmp_path):
           [random(shape) if dtype == "float32" else indices(shape, 50)], tmp_path)
 
 
+def test_broadcast_args(tmp_path):
+    """As converters write a broadcast to a shape that depends on the batch."""
+    m = TFLiteBuilder()
+    a, b = m.input((4, 1)), m.input((1, 5))
+    shapes = [m.op("SHAPE", [x], "ShapeOptions", out="int32", OutType=2) for x in (a, b)]
+    shape = m.op("BROADCAST_ARGS", shapes, out="int32")
+    y = m.op("BROADCAST_TO", [a, shape], version=2)
+    graph = check(m, y, [random((4, 1)), random((1, 5))], tmp_path)
+    assert codes(graph) == ["expand"]
+
+
 def test_add_n(tmp_path):
     m = TFLiteBuilder()
     xs = [random((2, 3), seed) for seed in range(4)]

@@ -291,6 +291,12 @@ def rank(ctx: Context, op: SourceOp) -> Tensor:
     return ctx.graph.constant(np.array(len(ctx.input(op, 0).shape), np.int32), op.name)
 
 
+def broadcast_args(ctx: Context, op: SourceOp) -> Tensor:
+    """The shape that two shapes broadcast to, known at pack time."""
+    shapes = [tuple(ctx.ints(op, number, "a shape")) for number in range(2)]
+    return ctx.graph.constant(np.array(np.broadcast_shapes(*shapes), ctx.output_type(op)), op.name)
+
+
 def zeros_like(ctx: Context, op: SourceOp) -> Tensor:
     """Zeros in the shape of x."""
     x = ctx.input(op, 0)
@@ -347,6 +353,7 @@ RULES: dict[str, Rule] = {
     "BATCH_TO_SPACE_ND": Rule(batch_to_space_nd, (3, 3)),
     "SHAPE": Rule(shape, (1, 1), shape_only=True),
     "RANK": Rule(rank, (1, 1), shape_only=True),
+    "BROADCAST_ARGS": Rule(broadcast_args, (2, 2)),
     "ZEROS_LIKE": Rule(zeros_like, (1, 1), shape_only=True),
     "RANGE": Rule(range_, (3, 3)),
     "FILL": Rule(fill, (2, 2)),
