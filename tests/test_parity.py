@@ -26,6 +26,7 @@ MODELS = {
 }
 # These work too, and are not promised.
 MODELS["tflite"] += ["dtln_model_1", "dtln_model_2", "torchaudio_conformer"]
+MODELS["onnx"] += ["dtln_model_2"]
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of the output's range
 SAMPLES = 4
 ARENA = 1.05  # largest arena, in lower bounds
