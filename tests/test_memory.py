@@ -14,8 +14,8 @@ from edgerun.tools.pack import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 PINNED_ARENA_BYTES = 6_195_200
-MEASURE = """
-import json, sys
+MEASURE = '''
+import gc, json, sys, time
 import numpy as np
 import edgerun
 from edgerun import memory
@@ -23,6 +23,14 @@ from edgerun import memory
 def anonymous():
     with open("/proc/self/smaps_rollup") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Anonymous:"))
+
+def settled():
+    """The least over a second: drivers free what was released when their threads get to it."""
+    sizes = []
+    for _ in range(20):
+        time.sleep(0.05)
+        sizes.append(anonymous())
+    return min(sizes)
 
 def of_file(path):
     found, total = False, {"Rss": 0, "Anonymous": 0}
@@ -48,12 +56,13 @@ def cycle():
     return session
 
 cycle().close()  # driver, threads and programs are up, their memory is in the baseline
-before = anonymous()
+gc.collect()
+before = settled()
 session = cycle()
 after = anonymous()
 print(json.dumps({"growth": after - before, "file": of_file(path), "rung": session.buffers.rung,
                   "arena": session.model.plan.arena_bytes}))
-"""
+'''
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,10 @@ def measure(path: Path, device, how: str = "as is") -> dict:
     """Load and run in a process of its own; returns bytes that its anonymous memory grew by."""
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path), device.info.platform, how], cwd=ROOT, text=True,
-        capture_output=True, env=dict(os.environ))
+        capture_output=True,
+        # glibc: every large block its own mapping, so that freed ones leave the process at once and
+        # the second session cannot hide in what the first one left
+        env=dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536"))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -83,7 +95,8 @@ def test_weights_add_no_anonymous_memory(device, packed):
     found = measure(packed["fp32"], device)
     assert found["file"]["Anonymous"] == 0, found
     assert found["file"]["Rss"] >= 0.95 * weights, found
-    assert found["growth"] <= found["arena"] + 0.2 * weights, found
+    # kernel objects, the model's Python objects and the input array are there too: about 1.2 MB
+    assert found["growth"] <= found["arena"] + 0.4 * weights, found
     copied = measure(packed["fp32"], device, "copied")
     assert copied["growth"] >= found["growth"] + 0.7 * weights, \
         "the measurement does not see a copy of the weights: " + str((found, copied))
