@@ -1,4 +1,6 @@
 """The element types: their names, their NumPy types and their sizes, in one place."""
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgerun.errors import ModelError
@@ -17,6 +19,9 @@ NUMPY = {
 _NAMES = {dtype: name for name, dtype in NUMPY.items()}
 BOUNDARY_ONLY = ("int64", "fp64")
 FLOAT = ("fp32", "fp16")
+QUANTIZED = ("uint8", "int8", "int16")  # storage of quantized activations and weights
+BLOCKED = {"fp32": "oc16", "fp16": "oc16", "int16": "oc16x2", "int8": "oc16x4"}  # layout of weights
+WORD = {"oc16": 1, "oc16x2": 2, "oc16x4": 4}  # input channels side by side in a block
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -27,6 +32,14 @@ def numpy_dtype(name: str) -> np.dtype:
 def size(name: str) -> int:
     """Return the bytes of one element."""
     return NUMPY[name].itemsize
+
+
+def stored_bytes(shape: Sequence[int], dtype: str, layout: str) -> int:
+    """Return the bytes that a tensor takes in a layout; the innermost axis fills whole words."""
+    total, word = size(dtype), WORD.get(layout, 1)
+    for axis, n in enumerate(shape):
+        total *= -(-int(n) // word) * word if axis == len(shape) - 1 else int(n)
+    return total
 
 
 def name_of(dtype) -> str:

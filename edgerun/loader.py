@@ -12,7 +12,8 @@ import numpy as np
 from edgerun import dtypes, flat, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, Model, Op, Plan, Quantization, Segment, Tensor, TensorInfo, TestVector)
+    VERSION, Model, Op, Plan, Segment, Tensor, TensorInfo, TestVector)
+from edgerun.quantization import Quantization
 
 
 def map_file(path: str | os.PathLike) -> np.ndarray:
@@ -116,7 +117,8 @@ def _tensor(values: dict, index: int) -> Tensor:
     if quantization is not None:
         quantization = Quantization(
             np.asarray(quantization["scale"], np.float32),
-            np.asarray(quantization["zero_point"], np.int32), quantization["axis"])
+            np.asarray(quantization["zero_point"], np.int32), quantization["axis"],
+            quantization["rounding"])
     values["shape"] = tuple(int(n) for n in values["shape"])
     return Tensor(**values, quantization=quantization, index=index)
 

@@ -8,18 +8,11 @@ from typing import Any
 import numpy as np
 
 from edgerun import dtypes
+from edgerun.quantization import Quantization
 
 VERSION = 1
 PAGE = 4096  # bytes; weight segments start on a multiple of it
 MAX_RANK = 8
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """real = scale * (q - zero_point); one value, or one per index of `axis`."""
-    scale: np.ndarray
-    zero_point: np.ndarray
-    axis: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +35,8 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """Bytes the elements occupy."""
-        return self.elements * dtypes.size(self.dtype)
+        """Bytes the elements occupy, with what fills up the last word of input channels."""
+        return dtypes.stored_bytes(self.shape, self.dtype, self.layout)
 
     @property
     def constant(self) -> bool:

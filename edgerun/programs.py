@@ -21,6 +21,7 @@ from edgerun.errors import DeviceError
 
 MAGIC = b"EDGEBIN1"
 BASE_OPTIONS = ["-cl-std=CL1.2", "-cl-mad-enable"]
+_INCLUDE = re.compile(r'#include "(\w+\.cl)"')
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
 
 
@@ -43,15 +44,28 @@ def cache_folder() -> Path | None:
 def source(family: str, defines: dict) -> str:
     """Return the text of a program: defines, common.cl, kernels/<family>.cl, with real file names.
 
+    An #include of another kernel file is replaced by its text: drivers get no path to look in.
+
     Defines go into the text, not into the options, because drivers differ in how they read
     parentheses and spaces there.
     """
     lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
     assert all(_DEFINE.fullmatch(name) for name in defines), defines
     for name in ("common", family):
-        path = folder("kernels") / f"{name}.cl"
-        lines += [f'#line 1 "{path.name}"', path.read_text(encoding="utf-8")]
+        lines += _lines_of(f"{name}.cl")
     return "\n".join(lines)
+
+
+def _lines_of(name: str) -> list[str]:
+    lines = [f'#line 1 "{name}"']
+    text = (folder("kernels") / name).read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        included = _INCLUDE.fullmatch(line)
+        if included:
+            lines += [*_lines_of(included[1]), f'#line {number + 1} "{name}"']
+        else:
+            lines.append(line)
+    return lines
 
 
 class Programs:

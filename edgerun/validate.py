@@ -130,7 +130,7 @@ def _check_tensor(model: Model, tensor: Tensor) -> None:
         _require(tensor.segment == -1, where, f"is in segment {tensor.segment}, needed -1 or more")
         _require(tensor.layout == "rows", where, f"is in the arena with layout {tensor.layout}")
         size, home = model.plan.arena_bytes, f"arena of {model.plan.arena_bytes} bytes"
-    slack = SLACK if tensor.layout == "oc16" else 0  # loaded with the last vector of weights
+    slack = SLACK if tensor.layout != "rows" else 0  # loaded with the last vector of weights
     _require(tensor.offset <= size and tensor.bytes + slack <= size - tensor.offset, where,
              f"takes bytes {tensor.offset} to {tensor.offset + tensor.bytes}, and {slack} behind "
              f"it, of a {home}")
@@ -164,6 +164,9 @@ def _check_quantization(tensor: Tensor, where: str) -> None:
              "has a scale that is not a positive finite number")
     _require(tensor.dtype not in (*dtypes.FLOAT, "bool"), where,
              f"is {tensor.dtype} and quantized, needed an integer dtype")
+    limits = np.iinfo(dtypes.numpy_dtype(tensor.dtype))
+    _require(bool(np.all((zero_point >= limits.min) & (zero_point <= limits.max))), where,
+             f"has a zero point outside the {limits.min} to {limits.max} of {tensor.dtype}")
 
 
 def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> None:
@@ -222,7 +225,9 @@ def _check_op(model: Model, op: Op) -> None:
              _label(op), f"has {len(op.inputs)} inputs, needed {low} to {high}, the first {low} "
              "of them present")
     for index, tensor in enumerate(op.inputs):
-        needed = "oc16" if index in definition.blocked else "rows"
+        needed = "rows"
+        if index in definition.blocked and tensor is not None:
+            needed = dtypes.BLOCKED.get(tensor.dtype, "oc16")
         if tensor is not None and tensor.layout != needed:
             raise ModelError(f"{_label(op)}: input {index}, {tensor.name!r}, has the layout "
                              f"{tensor.layout}, needed {needed}")
@@ -243,7 +248,8 @@ def _check_op(model: Model, op: Op) -> None:
     _require(len(inferred) == len(found), _label(op),
              f"has {len(found)} outputs, needed {len(inferred)}")
     if definition.mixed:
-        inferred = [(shape, tensor.dtype if {dtype, tensor.dtype} <= {*dtypes.FLOAT} else dtype)
+        inferred = [(shape, tensor.dtype if {dtype, tensor.dtype} <= {*dtypes.FLOAT}
+                     or {dtype, tensor.dtype} <= {*dtypes.QUANTIZED} else dtype)
                     for (shape, dtype), tensor in zip(inferred, op.outputs)]
     _require(list(inferred) == found, _label(op),
              f"has outputs {found}, its inputs give {inferred}")

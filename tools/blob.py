@@ -159,11 +159,17 @@ def _encode_vector(builder, inputs, outputs, tolerance: float) -> dict[str, Any]
             "crc32": crc}
 
 
+def _quantization(tensor: Tensor) -> dict[str, Any] | None:
+    q = tensor.quantization
+    return q and {"scale": q.scale, "zero_point": q.zero_point, "axis": q.axis,
+                  "rounding": q.rounding}
+
+
 def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order,
                   places) -> bytes:
     def tensor_values(tensor: Tensor) -> dict[str, Any]:
         values = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype,
-                  "layout": tensor.layout}
+                  "layout": tensor.layout, "quantization": _quantization(tensor)}
         if tensor.constant:
             return values | {"segment": order.index(tensor.dtype), "offset": places[tensor]}
         root = aliases.get(tensor)

@@ -14,6 +14,7 @@ import numpy as np
 from edgerun import dtypes, flat
 from edgerun.errors import ModelError
 from edgerun.ops import OPS
+from edgerun.quantization import Quantization
 
 
 @dataclass(eq=False)
@@ -25,14 +26,17 @@ class Tensor:
         shape: row-major, innermost last; NHWC where it is an image.
         dtype: name as in edgerun.dtypes.
         data: the values of a constant, in `shape`; None otherwise.
-        layout: "rows", or "oc16" once the layout pass has cut weights into blocks (`data` is flat
-            then).
+        layout: "rows", or "oc16" and its like once the layout pass has cut weights into blocks
+            (`data` is flat then).
+        quantization: what real numbers the integers of the tensor mean; None if it is not
+            quantized.
     """
     name: str
     shape: tuple[int, ...]
     dtype: str
     data: np.ndarray | None = None
     layout: str = "rows"
+    quantization: Quantization | None = None
 
     @property
     def constant(self) -> bool:
@@ -41,8 +45,8 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the elements."""
-        return int(np.prod(self.shape, dtype=object)) * dtypes.size(self.dtype)
+        """Bytes of the elements, with what fills up the last word of input channels."""
+        return dtypes.stored_bytes(self.shape, self.dtype, self.layout)
 
 
 @dataclass(eq=False)
@@ -88,13 +92,15 @@ class Graph:
         self._names.add(candidate)
         return candidate
 
-    def constant(self, values: Any, name: str = "const", dtype: str | None = None) -> Tensor:
+    def constant(self, values: Any, name: str = "const", dtype: str | None = None,
+                 quantization: Quantization | None = None) -> Tensor:
         """Return a new constant.
 
         Args:
             values: array; int64 becomes int32 and fp64 fp32, as on the device.
             name: made unique.
             dtype: name; default that of `values`.
+            quantization: what the integers mean, if it is quantized.
 
         Raises:
             ModelError: an int64 value does not fit into int32.
@@ -106,7 +112,18 @@ class Graph:
                 # ONNX exporters write INT64_MAX for "to the end"; such values never reach a device
                 raise ModelError(f"constant {name!r}: a value does not fit into int32")
         return Tensor(self.unique(name), data.shape, dtype,
-                      np.ascontiguousarray(data, dtypes.numpy_dtype(dtype)).reshape(data.shape))
+                      np.ascontiguousarray(data, dtypes.numpy_dtype(dtype)).reshape(data.shape),
+                      quantization=quantization)
+
+    def quantize(self, x: Tensor, dtype: str, quantization: Quantization, name: str = "") -> Tensor:
+        """Append a quantize op; returns its output, of `dtype`."""
+        y = self.add("quantize", [x], name or f"{x.name}.q", dtype=dtype)
+        y.quantization = quantization
+        return y
+
+    def dequantize(self, x: Tensor, name: str = "") -> Tensor:
+        """Append a dequantize op; returns its fp32 output."""
+        return self.add("dequantize", [x], name or f"{x.name}.real", dtype="fp32")
 
     def input(self, name: str, shape: Sequence[int], dtype: str) -> Tensor:
         """Declare a graph input with its source shape and dtype; returns its tensor."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgerun.errors import ModelError
+from edgerun.quantization import Quantization
 
 Shape = tuple[int, ...]
 
@@ -21,6 +22,7 @@ class TensorLike(Protocol):
     shape: Shape
     dtype: str
     layout: str
+    quantization: Quantization | None
 
 
 class OpLike(Protocol):
@@ -104,8 +106,10 @@ class OpDef:
         options: table of schema/edgerun.fbs, or None.
         macs: op -> multiply-accumulates, for ops dominated by them.
         scratch: op -> bytes of scratch it needs in the arena.
-        mixed: a float output may be stored as fp32 or fp16 whatever the inputs are.
-        blocked: indices of the inputs that a file holds in layout oc16; the others are in rows.
+        mixed: a float output may be stored as fp32 or fp16 whatever the inputs are, a quantized one
+            as uint8 or int16.
+        blocked: indices of the inputs that a file holds in blocks: layout oc16, for int16 oc16x2,
+            for int8 oc16x4; the others are in rows.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -138,6 +142,13 @@ def require_dtype(tensor: TensorLike, allowed: Sequence[str], op: OpLike) -> Non
     """Require one of some dtypes."""
     require(tensor.dtype in allowed, op,
             f"{tensor.name} is {tensor.dtype}, needed {' or '.join(allowed)}")
+
+
+def require_quantized(tensor: TensorLike, op: OpLike) -> Quantization:
+    """Require that a tensor is quantized, with one scale; returns its quantization."""
+    require(tensor.quantization is not None and tensor.quantization.axis == -1, op,
+            f"{tensor.name} is {tensor.dtype}, needed one scale and one zero point for it")
+    return tensor.quantization
 
 
 def require_same_dtype(op: OpLike, *tensors: TensorLike | None) -> None:

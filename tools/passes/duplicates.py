@@ -12,7 +12,8 @@ def apply(graph: Graph) -> None:
     kept = []
     for op in graph.ops:
         op.inputs = [_one(tensor, merged, constants) for tensor in op.inputs]
-        key = (op.code, tuple(map(id, op.inputs)), tuple(sorted(op.options.items())))
+        key = (op.code, tuple(map(id, op.inputs)), tuple(sorted(op.options.items())),
+               tuple(t.quantization and t.quantization.key for t in op.outputs))
         first = computed.setdefault(key, op.outputs)
         if first is op.outputs:
             kept.append(op)
@@ -30,6 +31,7 @@ def _one(tensor: Tensor | None, merged: dict[Tensor, Tensor],
     if not tensor.constant:
         return merged.get(tensor, tensor)
     if tensor not in merged:
-        key = (tensor.shape, tensor.dtype, tensor.layout, tensor.data.tobytes())
+        key = (tensor.shape, tensor.dtype, tensor.layout, tensor.data.tobytes(),
+               tensor.quantization and tensor.quantization.key)
         merged[tensor] = constants.setdefault(key, tensor)
     return merged[tensor]

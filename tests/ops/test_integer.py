@@ -1,0 +1,82 @@
+"""Requantization without 64-bit types: a million random products on every driver, exactly."""
+from __future__ import annotations
+
+import numpy as np
+import pyopencl as cl
+import pytest
+
+from edgerun.quantization import fixed_point
+from edgerun.tools.reference.integer import requantize
+
+SAMPLES = 1_000_000
+PROBE = """
+#include "integer.cl"
+__kernel void probe(__global const int *acc, __global const int *m0, __global const int *t,
+                    __global int *one, __global int *many) {
+    const int i = get_global_id(0);
+    for (int k = 0; k < VEC; k++)
+        one[i * VEC + k] = requantize(acc[i * VEC + k], m0[i * VEC + k], t[i * VEC + k]);
+#if VEC == 1
+    many[i] = requantizev(acc[i], m0[i], t[i]);
+#else
+    GLUE(vstore, VEC)(requantizev(GLUE(vload, VEC)(i, acc), GLUE(vload, VEC)(i, m0),
+                                  GLUE(vload, VEC)(i, t)), i, many);
+#endif
+}
+"""
+
+
+def _cases(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accumulators of every magnitude, multipliers of every exponent, ties and extremes."""
+    acc = (rng.integers(-2**31, 2**31, SAMPLES) >> rng.integers(0, 31, SAMPLES)).astype(np.int32)
+    m0 = rng.integers(2**30, 2**31, SAMPLES).astype(np.int32)
+    t = rng.integers(1, 63, SAMPLES).astype(np.int32)
+    fits = np.abs(acc.astype(np.float64) * m0 * 2.0**-t) < 2**30  # else the result is not an int32
+    t = np.where(fits, t, 62).astype(np.int32)
+    tie = rng.random(SAMPLES) < 0.1  # acc * m0 is an odd multiple of half a step
+    m0[tie], t[tie] = 2**30, 31 + rng.integers(0, 20, int(tie.sum()))
+    acc[:4], m0[:4], t[:4] = (2**31 - 1, -2**31, 0, -1), 2**31 - 1, (31, 31, 33, 62)
+    return acc, m0, t
+
+
+@pytest.mark.parametrize("rounding", ["once", "twice"])
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_million(device, rounding, lanes, tmp_path, monkeypatch):
+    acc, m0, t = _cases(np.random.default_rng(lanes))
+    expected = requantize(acc.astype(np.int64), m0, t, rounding)
+    if rounding == "once":  # the definition, in whole numbers
+        exact = [(int(a) * int(m) + (1 << int(s) - 1)) >> int(s)
+                 for a, m, s in zip(acc[:20000], m0[:20000], t[:20000])]
+        assert np.array_equal(expected[:20000], exact)
+        real = acc.astype(np.float64) * m0 * np.exp2(-t.astype(np.float64))
+        assert np.abs(expected - real).max() <= 0.5 + 1e-6
+    from edgerun import programs
+    monkeypatch.setattr(programs, "folder", lambda name: tmp_path)
+    import edgerun._paths
+    for name in ("common.cl", "integer.cl"):
+        (tmp_path / name).write_text((edgerun._paths.folder("kernels") / name).read_text())
+    (tmp_path / "probe.cl").write_text(PROBE)
+    defines = {"VEC": lanes, "T_int32": 1} | ({"ROUND_TWICE": 1} if rounding == "twice" else {})
+    kernel = device.kernel("probe", "probe", defines)
+    flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+    buffers = [cl.Buffer(device.context, flags, hostbuf=a) for a in (acc, m0, t, acc, acc)]
+    kernel(device.queue, (SAMPLES // lanes,), None, *buffers)
+    for buffer in buffers[3:]:
+        found = np.empty(SAMPLES, np.int32)
+        cl.enqueue_copy(device.queue, found, buffer)
+        wrong = np.flatnonzero(found != expected)
+        assert not len(wrong), (len(wrong), acc[wrong[0]], m0[wrong[0]], t[wrong[0]],
+                                found[wrong[0]], expected[wrong[0]])
+
+
+def test_fixed_point():
+    real = np.exp2(np.random.default_rng(0).uniform(-32, 29, 10000))
+    m0, t = fixed_point(real)
+    assert m0.min() >= 2**30 and t.min() >= 1 and t.max() <= 62
+    assert np.abs(m0 * np.exp2(-t.astype(np.float64)) / real - 1).max() <= 2.0**-31
+    short, _ = fixed_point(real, "short")
+    assert not np.any(short & 0xFFFF)
+    assert fixed_point(2.0**-40)[0] == 0
+    for bad in (0.0, -1.0, np.nan, np.inf, 2.0**31):
+        with pytest.raises(ValueError):
+            fixed_point(bad)
