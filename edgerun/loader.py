@@ -98,8 +98,8 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
     plan = graph["plan"]
     if plan is None:
         raise ModelError(f"{where}: the memory plan is missing")
-    inputs = tuple(_boundary(b, where) for b in graph["inputs"])
-    outputs = tuple(_boundary(b, where) for b in graph["outputs"])
+    inputs = tuple(_boundary(b, tensors) for b in graph["inputs"])
+    outputs = tuple(_boundary(b, tensors) for b in graph["outputs"])
     return Model(
         where, graph["name"], graph["source"], root["producer"], graph["precision"],
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
@@ -123,10 +123,16 @@ def _tensor(values: dict, index: int) -> Tensor:
     return Tensor(**values, quantization=quantization, index=index)
 
 
-def _boundary(values: dict, where: str) -> TensorInfo:
-    return TensorInfo(values["name"], tuple(int(n) for n in values["shape"]),
-                      dtypes.numpy_dtype(values["dtype"]), values["tensor"],
-                      tuple(int(n) for n in values["perm"]))
+def _boundary(values: dict, tensors: tuple[Tensor, ...]) -> TensorInfo:
+    dtype, scale, zero_point = dtypes.numpy_dtype(values["dtype"]), None, None
+    if 0 <= values["tensor"] < len(tensors) and dtype.kind in "iu":
+        q, stored = tensors[values["tensor"]].quantization, tensors[values["tensor"]].dtype
+        if q is not None and q.axis == -1 and len(q.scale) and len(q.zero_point):
+            # int8 is stored as uint8 with the top bit flipped
+            flipped = 128 if dtype == np.int8 and stored == "uint8" else 0
+            scale, zero_point = q.step, q.zero - flipped
+    return TensorInfo(values["name"], tuple(int(n) for n in values["shape"]), dtype, scale,
+                      zero_point, values["tensor"], tuple(int(n) for n in values["perm"]))
 
 
 def _vector(values: dict, model: Model, where: str) -> TestVector:

@@ -46,10 +46,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output as the source model declares it."""
+    """An input or output as the source model declares it.
+
+    `scale` and `zero_point` say what the integers of a quantized one mean: real = scale * (q -
+    zero_point); None for others.
+    """
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    scale: float | None = None
+    zero_point: int | None = None
     tensor: int = field(repr=False, default=-1)
     perm: tuple[int, ...] = field(repr=False, default=())
 

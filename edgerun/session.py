@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgerun import dtypes, loader
+from edgerun import boundary, dtypes, loader
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
@@ -172,9 +172,7 @@ class Session:
         for info, array in zip(self.inputs, arrays):
             tensor = self.model.tensors[info.tensor]
             mapped = self._map(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION)
-            with np.errstate(over="ignore"):  # fp16 storage: a value too large becomes infinite
-                np.copyto(mapped, array.transpose(info.perm) if info.perm else array,
-                          casting="unsafe")
+            boundary.put(info, tensor, array, mapped)
             mapped.base.release(self.device.queue)
 
     def read(self) -> dict[str, np.ndarray]:
@@ -188,10 +186,8 @@ class Session:
         for info in self.outputs:
             tensor = self.model.tensors[info.tensor]
             mapped = self._map(tensor, self.device.cl.map_flags.READ)
-            array = np.empty(info.shape, info.dtype)
-            np.copyto(array.transpose(info.perm) if info.perm else array, mapped, casting="unsafe")
+            outputs[info.name] = boundary.take(info, tensor, mapped)
             mapped.base.release(self.device.queue)
-            outputs[info.name] = array
         return outputs
 
     def memory(self):

@@ -187,6 +187,10 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
                  f"has the shape {info.shape} in the order {perm}, its tensor {tensor.shape}")
         on_device = dtypes.device_dtype(dtypes.name_of(info.dtype))
         same_kind = on_device == tensor.dtype or {on_device, tensor.dtype} <= {*dtypes.FLOAT}
+        if tensor.dtype in dtypes.QUANTIZED and tensor.quantization is not None:
+            per_tensor = tensor.quantization.axis == -1
+            same_kind |= on_device in dtypes.FLOAT and per_tensor
+            same_kind |= on_device == "int8" and tensor.dtype == "uint8"
         _require(same_kind, where, f"is {dtypes.name_of(info.dtype)}, its tensor {tensor.dtype}")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.device import Device
+from edgerun.quantization import Quantization
 from edgerun.session import Session
 from edgerun.tools import blob, layout, passes, plan as planner, reference
 from edgerun.tools.graph import Graph, Tensor
@@ -15,20 +16,34 @@ CANARY = 0xA5
 
 
 class Const:
-    """Marks an input of check_op as a constant of the graph."""
+    """Marks an input of check_op as a constant of the graph, quantized or not."""
 
-    def __init__(self, array):
+    def __init__(self, array, quantization: Quantization | None = None):
         self.array = np.asarray(array)
+        self.quantization = quantization
+
+
+class Quantized:
+    """Integers as an input of check_integer, with what they mean."""
+
+    def __init__(self, array, scale: float = 1.0, zero_point: int = 0):
+        self.array = np.asarray(array)
+        self.quantization = Quantization.per_tensor(scale, zero_point)
 
 
 def _operand(graph: Graph, value, number: int) -> Tensor | None:
     if value is None:
         return None
     if isinstance(value, Const):
-        return graph.constant(value.array, f"c{number}")
+        return graph.constant(value.array, f"c{number}", quantization=value.quantization)
+    quantization = None
+    if isinstance(value, Quantized):
+        value, quantization = value.array, value.quantization
     value = np.asarray(value)
     from edgerun import dtypes
-    return graph.input(f"x{number}", value.shape, dtypes.name_of(value.dtype))
+    x = graph.input(f"x{number}", value.shape, dtypes.name_of(value.dtype))
+    x.quantization = quantization
+    return x
 
 
 def session_of(device: Device, graph: Graph, precision: str = "fp32") -> Session:
@@ -106,6 +121,42 @@ def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
     return found
 
 
+def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
+                  quantization: Quantization | None = None, tolerance: float = 0,
+                  precision: str = "fp32", **options) -> np.ndarray:
+    """Run one op on quantized tensors on the device, and require what the reference gives, exactly.
+
+    Args:
+        device: an opened device.
+        code: op code.
+        inputs: Quantized, Const, plain arrays, None for an optional input left out.
+        dtype, quantization: of the output, where it is quantized; `dtype` "" is what infer says.
+        tolerance: as in check_op, for outputs that are real numbers.
+        precision: storage of real numbers.
+        **options: of the op.
+
+    Returns:
+        The device's output.
+    """
+    def build() -> Graph:
+        graph = Graph("test")
+        operands = [_operand(graph, value, i) for i, value in enumerate(inputs)]
+        y = graph.add(code, operands, "y", **options)
+        y.dtype, y.quantization = dtype or y.dtype, quantization
+        graph.output("y", y)
+        return graph
+
+    feeds = {f"x{i}": value.array if isinstance(value, Quantized) else np.asarray(value)
+             for i, value in enumerate(inputs)
+             if value is not None and not isinstance(value, Const)}
+    expected = reference.execute(build(), feeds)["y"]
+    with session_of(device, build(), precision) as session:
+        found = run_guarded(session, feeds)["y"]
+    assert found.dtype == expected.dtype
+    compare(found, expected, tolerance, f"{code} {options}")
+    return found
+
+
 def check_mixed(device: Device, code: str, inputs: list, precisions: tuple[str, str],
                 **options) -> None:
     """Like check_op for an op whose inputs are stored in one float type and its output in another.
@@ -138,7 +189,7 @@ def check_mixed(device: Device, code: str, inputs: list, precisions: tuple[str, 
 def _as_stored(value, precision: str):
     """Return an input of an op rounded to its stored type, if it is fp32."""
     if isinstance(value, Const):
-        return Const(_as_stored(value.array, precision))
+        return Const(_as_stored(value.array, precision), value.quantization)
     if value is None or np.asarray(value).dtype != np.float32:
         return value
     return _rounded(value, precision)

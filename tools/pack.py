@@ -10,7 +10,7 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
-from edgerun.tools import blob, layout, passes, plan as planner
+from edgerun.tools import blob, layout, lower, passes, plan as planner
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert, widen
 
@@ -99,6 +99,10 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         before = len(graph.ops)
         run_pass(graph)
         steps.append((name, before, len(graph.ops)))
+    progress("lower")
+    before = len(graph.ops)
+    lower.apply(graph)
+    steps.append(("lower", before, len(graph.ops)))
     progress("precision")
     aliases = passes.alias.apply(graph)
     convert(graph, precision, aliases)

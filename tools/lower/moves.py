@@ -1,0 +1,48 @@
+"""Ops that move elements, and conversions that meet."""
+from __future__ import annotations
+
+from edgerun.tools.graph import Op
+from edgerun.tools.lower._lowering import Lowering
+
+
+def _move(lower: Lowering, op: Op) -> bool:
+    """dequantize -> move -> quantize of the same grid moves the integers."""
+    x, y = lower.integer(op.inputs[0]), lower.store(op)
+    if x is None or y is None or x.dtype != y.dtype or x.quantization.grid != y.quantization.grid:
+        return False
+    lower.replace(op, op.code, [x, *op.inputs[1:]], y, **op.options)
+    return True
+
+
+def _late(lower: Lowering, op: Op) -> bool:
+    """move -> dequantize instead of dequantize -> move: integers are smaller."""
+    x = lower.integer(op.inputs[0])
+    if x is None or lower.store(op) is not None:
+        return False
+    moved = lower.rewriter.add(op, op.code, [x, *op.inputs[1:]], op.name, **op.options)
+    moved.quantization = x.quantization
+    real = lower.rewriter.add(op, "dequantize", [moved], f"{op.name}.real", dtype="fp32")
+    lower.rewriter.replace(op.outputs[0], real)
+    return True
+
+
+def _meet(lower: Lowering, op: Op) -> bool:
+    """quantize(dequantize(x)) is x, or a requantize."""
+    x, y = lower.stored(op.inputs[0]), op.outputs[0]
+    if x is None or x.quantization.axis != -1 or x.dtype not in ("uint8", "int16"):
+        return False
+    if x.dtype == y.dtype and x.quantization.grid == y.quantization.grid and not x.constant:
+        lower.rewriter.replace(y, x)
+    else:
+        lower.replace(op, "requantize", [x], y, dtype=y.dtype)
+    return True
+
+
+MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
+
+
+def _moved(lower: Lowering, op: Op) -> bool:
+    return _move(lower, op) or _late(lower, op)
+
+
+RULES = {**dict.fromkeys(MOVES, _moved), "quantize": _meet}
