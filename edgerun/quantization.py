@@ -1,7 +1,8 @@
 """What quantized integers mean, and the fixed-point numbers that integer ops compute with."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +32,11 @@ class Quantization:
         """Return one scale and zero point for a whole tensor."""
         return Quantization(np.array([scale], np.float32), np.array([zero_point], np.int32), -1,
                             rounding)
+
+    def transposed(self, perm: Sequence[int]) -> Quantization:
+        """Return the quantization of a tensor whose axis k is axis perm[k] of this one's."""
+        axis = -1 if self.axis == -1 else list(perm).index(self.axis)
+        return replace(self, axis=axis)
 
     @property
     def step(self) -> float:

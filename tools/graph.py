@@ -16,6 +16,9 @@ from edgerun.errors import ModelError
 from edgerun.ops import OPS
 from edgerun.quantization import Quantization
 
+# Ops that only move elements of their first input: what they write means what they read.
+MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
+
 
 @dataclass(eq=False)
 class Tensor:
@@ -117,9 +120,7 @@ class Graph:
 
     def quantize(self, x: Tensor, dtype: str, quantization: Quantization, name: str = "") -> Tensor:
         """Append a quantize op; returns its output, of `dtype`."""
-        y = self.add("quantize", [x], name or f"{x.name}.q", dtype=dtype)
-        y.quantization = quantization
-        return y
+        return self.add("quantize", [x], name or f"{x.name}.q", quantization, dtype=dtype)
 
     def dequantize(self, x: Tensor, name: str = "") -> Tensor:
         """Append a dequantize op; returns its fp32 output."""
@@ -136,26 +137,31 @@ class Graph:
         self.outputs.append(Boundary(name, tensor, tensor.shape, dtype or tensor.dtype))
 
     def add(self, code: str, inputs: Iterable[Tensor | None], name: str = "",
-            **options: Any) -> Tensor:
+            quantization: Quantization | None = None, **options: Any) -> Tensor:
         """Append an op and return its (first) output, its shape inferred by the runtime's rule.
 
         Args:
             code: key of edgerun.ops.OPS.
             inputs: tensors; None for an optional input left out.
             name: of the source model's op; also names the output.
+            quantization: of the output; a move's is that of its first input if none is given.
             **options: fields of the op's options table that differ from the schema's default.
 
         Raises:
             ModelError: the inputs do not fit.
         """
-        return self.insert(len(self.ops), code, inputs, name, **options).outputs[0]
+        return self.insert(len(self.ops), code, inputs, name, quantization, **options).outputs[0]
 
     def insert(self, at: int, code: str, inputs: Iterable[Tensor | None], name: str = "",
-               **options: Any) -> Op:
+               quantization: Quantization | None = None, **options: Any) -> Op:
         """Like add(), at a position in the order; returns the op."""
         op = Op(code, name, list(inputs), [], full_options(code, options))
         op.outputs = [Tensor(self.unique(name or code), tuple(int(n) for n in shape), dtype)
                       for shape, dtype in OPS[code].infer(op)]
+        if quantization is None and code in MOVES:
+            quantization = _moved(op)
+        if quantization is not None:
+            op.outputs[0].quantization = quantization
         self.ops.insert(at, op)
         return op
 
@@ -202,6 +208,15 @@ class Graph:
         for op in self.ops:
             for tensor, (shape, dtype) in zip(op.outputs, OPS[op.code].infer(op)):
                 tensor.shape, tensor.dtype = tuple(int(n) for n in shape), dtype
+
+
+def _moved(op: Op) -> Quantization | None:
+    """Return what the integers mean that an op moves, None if they have one scale per index of an
+    axis whose indices it mixes."""
+    q = op.inputs[0].quantization
+    if q is None or q.axis == -1:
+        return q
+    return q.transposed(op.options["perm"]) if op.code == "transpose" else None
 
 
 def full_options(code: str, given: dict[str, Any]) -> dict[str, Any]:

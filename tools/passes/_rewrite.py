@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgerun.quantization import Quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 
 # Ops with the options activation, alpha, beta.
@@ -70,14 +71,15 @@ class Rewriter:
             tensor is not None and self.private(tensor)) else None
 
     def add(self, before: Op, code: str, inputs: Iterable[Tensor | None], name: str = "",
-            **options: Any) -> Tensor:
+            quantization: Quantization | None = None, **options: Any) -> Tensor:
         """Insert an op in front of another; returns its output."""
-        return self.insert(self.graph.ops.index(before), code, inputs, name, **options).outputs[0]
+        at = self.graph.ops.index(before)
+        return self.insert(at, code, inputs, name, quantization, **options).outputs[0]
 
     def insert(self, at: int, code: str, inputs: Iterable[Tensor | None], name: str = "",
-               **options: Any) -> Op:
-        """Insert an op at a position in the order."""
-        op = self.graph.insert(at, code, inputs, name, **options)
+               quantization: Quantization | None = None, **options: Any) -> Op:
+        """Insert an op at a position in the order; see Graph.insert()."""
+        op = self.graph.insert(at, code, inputs, name, quantization, **options)
         self._register(op)
         return op
 
