@@ -10,11 +10,27 @@
 //   S            stored type
 //   E            arithmetic type, float or int
 //   LOAD(i, p), LOAD2(i, p) .. LOAD16(i, p)    element i, or vector i, of p (S *) as E
-// O_fp32, O_fp16: the stored type of the output where it is another one; only in files that say so.
+// O_fp32, O_fp16, O_int32, O_int16, O_int8, O_uint8: the stored type of the output where it is
+// another one; only in files that say so.
 //   O            stored type of the output, S without one of these
-//   STORE(v, i, p), STORE2 .. STORE16          the reverse into p (O *); fp16 rounds to
-//                                              nearest even
+//   OE           its arithmetic type, float or int
+//   STORE(v, i, p), STORE2 .. STORE16          the reverse of OE into p (O *); fp16 rounds to
+//                                              nearest even, integers keep their low bits
 // Vector accesses need only element alignment. Vector i starts at element i * width, as in vload.
+//
+// REAL: the integers (T_uint8, T_int16) are quantized numbers, and arithmetic is on what they mean:
+// E and OE are float, LOAD gives scale * (q - zero_point), STORE rounds to the nearest step. In
+// files that know REAL, whatever loads or stores has GRIDS behind its last parameter, and
+// PASS_GRIDS behind the last argument of its calls; without REAL both are nothing.
+//   grids   of x: scale, zero point; of y: scale, 1 / scale, zero point, least and largest number
+
+#ifdef REAL
+#define GRIDS , const float8 grids
+#define PASS_GRIDS , grids
+#else
+#define GRIDS
+#define PASS_GRIDS
+#endif
 
 #define GLUE_(a, b) a##b
 #define GLUE(a, b) GLUE_(a, b)
@@ -78,12 +94,22 @@ typedef short S;
 typedef uchar S;
 #define CONVERT(n) GLUE(convert_uchar, n)
 #endif
+#ifdef REAL
+#define E float
+#define MEANING(q) (((q) - grids.s1) * grids.s0)
+#define LOAD(i, p) MEANING((float)(p)[i])
+#define LOAD2(i, p) MEANING(convert_float2(vload2((i), (p))))
+#define LOAD4(i, p) MEANING(convert_float4(vload4((i), (p))))
+#define LOAD8(i, p) MEANING(convert_float8(vload8((i), (p))))
+#define LOAD16(i, p) MEANING(convert_float16(vload16((i), (p))))
+#else
 #define E int
 #define LOAD(i, p) ((int)(p)[i])
 #define LOAD2(i, p) convert_int2(vload2((i), (p)))
 #define LOAD4(i, p) convert_int4(vload4((i), (p)))
 #define LOAD8(i, p) convert_int8(vload8((i), (p)))
 #define LOAD16(i, p) convert_int16(vload16((i), (p)))
+#endif
 #else
 #if defined(T_int32)
 #define E int
@@ -98,22 +124,68 @@ typedef E S;
 #define LOAD16(i, p) vload16((i), (p))
 #endif
 
-#if defined(O_fp16) || (defined(T_fp16) && !defined(O_fp32))
+#if defined(O_fp32) || defined(O_int32) || defined(O_int16) || defined(O_int8) || defined(O_uint8)
+#define OTHER
+#endif
+#if defined(O_fp16) || (defined(T_fp16) && !defined(OTHER))
 typedef half O;
+#define OE float
 #define STORE(v, i, p) vstore_half_rte((v), (i), (p))
 #define STORE2(v, i, p) vstore_half2_rte((v), (i), (p))
 #define STORE4(v, i, p) STORE_HALF(4)((v), (i), (p))
 #define STORE8(v, i, p) STORE_HALF(8)((v), (i), (p))
 #define STORE16(v, i, p) STORE_HALF(16)((v), (i), (p))
-#elif defined(CONVERT)
-typedef S O;
-#define STORE(v, i, p) ((p)[i] = (O)(v))
-#define STORE2(v, i, p) vstore2(CONVERT(2)(v), (i), (p))
-#define STORE4(v, i, p) vstore4(CONVERT(4)(v), (i), (p))
-#define STORE8(v, i, p) vstore8(CONVERT(8)(v), (i), (p))
-#define STORE16(v, i, p) vstore16(CONVERT(16)(v), (i), (p))
+#elif (defined(OTHER) && !defined(O_fp32) && !defined(O_int32)) \
+    || (defined(CONVERT) && !defined(OTHER))
+#if defined(O_int8)
+typedef char O;
+#define NARROW(n) GLUE(convert_char, n)
+#elif defined(O_int16)
+typedef short O;
+#define NARROW(n) GLUE(convert_short, n)
+#elif defined(O_uint8)
+typedef uchar O;
+#define NARROW(n) GLUE(convert_uchar, n)
 #else
-typedef E O;
+typedef S O;
+#define NARROW(n) CONVERT(n)
+#endif
+#ifdef REAL
+#define OE float
+// round(v / scale) + zero_point, the quotient correctly rounded; NaN becomes the zero point.
+#define DEFINE_STEPS(type, name) \
+    type name(const type v, const float8 grids) { \
+        const type x = fmin(fmax(v, grids.s5), grids.s6), q = x * grids.s3; \
+        const type steps = rint(fma(fma(-q, (type)(grids.s2), x), (type)(grids.s3), q)); \
+        return (v == v ? steps : (type)(0.0f)) + grids.s4; \
+    }
+DEFINE_STEPS(float, steps1)
+DEFINE_STEPS(float2, steps2)
+DEFINE_STEPS(float4, steps4)
+DEFINE_STEPS(float8, steps8)
+DEFINE_STEPS(float16, steps16)
+#define STORE(v, i, p) ((p)[i] = (O)steps1(v, grids))
+#define STORE2(v, i, p) vstore2(NARROW(2)(steps2(v, grids)), (i), (p))
+#define STORE4(v, i, p) vstore4(NARROW(4)(steps4(v, grids)), (i), (p))
+#define STORE8(v, i, p) vstore8(NARROW(8)(steps8(v, grids)), (i), (p))
+#define STORE16(v, i, p) vstore16(NARROW(16)(steps16(v, grids)), (i), (p))
+#else
+#define OE int
+#define STORE(v, i, p) ((p)[i] = (O)(v))
+#define STORE2(v, i, p) vstore2(NARROW(2)(v), (i), (p))
+#define STORE4(v, i, p) vstore4(NARROW(4)(v), (i), (p))
+#define STORE8(v, i, p) vstore8(NARROW(8)(v), (i), (p))
+#define STORE16(v, i, p) vstore16(NARROW(16)(v), (i), (p))
+#endif
+#else
+#if defined(O_int32)
+#define OE int
+#elif defined(O_fp32)
+#define OE float
+#else
+#define OE E
+#endif
+typedef OE O;
 #define STORE(v, i, p) ((p)[i] = (v))
 #define STORE2(v, i, p) vstore2((v), (i), (p))
 #define STORE4(v, i, p) vstore4((v), (i), (p))
@@ -121,17 +193,19 @@ typedef E O;
 #define STORE16(v, i, p) vstore16((v), (i), (p))
 #endif
 
-// VEC: lanes a work-item handles at once: 1, 2, 4, 8 or 16. F is that vector (E for 1),
-// LOADV(p) and STOREV(v, p) move one at the element pointer p.
+// VEC: lanes a work-item handles at once: 1, 2, 4, 8 or 16. F is that vector of E (E for 1), OF
+// of OE; LOADV(p) and STOREV(v, p) move an F from, and an OF to, the element pointer p.
 #ifndef VEC
 #define VEC 4
 #endif
 #if VEC == 1
 typedef E F;
+typedef OE OF;
 #define LOADV(p) LOAD(0, p)
 #define STOREV(v, p) STORE(v, 0, p)
 #else
 typedef GLUE(E, VEC) F;
+typedef GLUE(OE, VEC) OF;
 #define LOADV(p) GLUE(LOAD, VEC)(0, p)
 #define STOREV(v, p) GLUE(STORE, VEC)(v, 0, p)
 #endif
@@ -150,12 +224,18 @@ typedef GLUE(E, VEC) F;
 //   DEFINE_FOLD(name, type, join)   a function: vector of VEC lanes -> one element; `join` is an
 //                                   expression of a and b, over `type` and its vectors
 //   store_fresh(v, seen, p)   STOREV of the other lanes only
+// Fewer than VEC elements: load_some(n, p), an F whose lanes from n on are 0, and
+// store_some(v, n, p). LANED(name) is the type or function `name` for VEC lanes.
 #if VEC == 1
 typedef int I;
+#define LANED(name) name
+#define FILL(array) ((array)[0])
 #define LANES 0
 #define SPILL(v, array) ((array)[0] = (v))
 #else
 typedef GLUE(int, VEC) I;
+#define LANED(name) GLUE(name, VEC)
+#define FILL(array) GLUE(vload, VEC)(0, (array))
 #if VEC == 2
 #define LANES (int2)(0, 1)
 #elif VEC == 4
@@ -184,14 +264,29 @@ typedef GLUE(int, VEC) I;
     type name(const GLUE(type, VEC) GLUE(v, VEC)) { GLUE(FOLD_, VEC)(type, join) }
 #endif
 
-void store_fresh(const F v, const int seen, __global O *p) {
+#define store_fresh(v, seen, p) store_lanes((v), (seen), (p) PASS_GRIDS)
+void store_lanes(const OF v, const int seen, __global O *p GRIDS) {
     if (seen == 0) {
         STOREV(v, p);
     } else {
-        E lane[VEC];
+        OE lane[VEC];
         SPILL(v, lane);
         for (int k = seen; k < VEC; k++) STORE(lane[k], k, p);
     }
+}
+
+#define load_some(n, p) load_part((n), (p) PASS_GRIDS)
+F load_part(const int n, __global const S *p GRIDS) {
+    E lane[VEC];
+    for (int k = 0; k < VEC; k++) lane[k] = k < n ? LOAD(k, p) : (E)0;
+    return FILL(lane);
+}
+
+#define store_some(v, n, p) store_part((v), (n), (p) PASS_GRIDS)
+void store_part(const OF v, const int n, __global O *p GRIDS) {
+    OE lane[VEC];
+    SPILL(v, lane);
+    for (int k = 0; k < n; k++) STORE(lane[k], k, p);
 }
 
 // Elements that are moved, never interpreted: U has SIZE bytes (1, 2 or 4), UV is VEC of them,

@@ -5,6 +5,7 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.device import Device
+from edgerun.ops import OPS
 from edgerun.quantization import Quantization
 from edgerun.session import Session
 from edgerun.tools import blob, layout, passes, plan as planner, reference
@@ -123,7 +124,7 @@ def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
 
 def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
                   quantization: Quantization | None = None, tolerance: float = 0,
-                  precision: str = "fp32", **options) -> np.ndarray:
+                  precision: str = "fp32", steps: int = 0, **options) -> np.ndarray:
     """Run one op on quantized tensors on the device, and require what the reference gives, exactly.
 
     Args:
@@ -133,6 +134,7 @@ def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
         dtype, quantization: of the output, where it is quantized; `dtype` "" is what infer says.
         tolerance: as in check_op, for outputs that are real numbers.
         precision: storage of real numbers.
+        steps: largest difference of integers, for ops that compute with real numbers in between.
         **options: of the op.
 
     Returns:
@@ -141,7 +143,8 @@ def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
     def build() -> Graph:
         graph = Graph("test")
         operands = [_operand(graph, value, i) for i, value in enumerate(inputs)]
-        y = graph.add(code, operands, "y", **options)
+        chosen = {"dtype": dtype} if OPS[code].options == "CastOptions" else {}
+        y = graph.add(code, operands, "y", **chosen, **options)
         y.dtype, y.quantization = dtype or y.dtype, quantization
         graph.output("y", y)
         return graph
@@ -153,6 +156,10 @@ def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
     with session_of(device, build(), precision) as session:
         found = run_guarded(session, feeds)["y"]
     assert found.dtype == expected.dtype
+    if steps:
+        apart = np.abs(found.astype(np.int64) - expected)
+        assert apart.max() <= steps, f"{code} {options}: {apart.max()} steps apart"
+        return found
     compare(found, expected, tolerance, f"{code} {options}")
     return found
 

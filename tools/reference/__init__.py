@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgerun import dtypes
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.quantization import dequantize, quantize
+from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, conv_transpose, copy, elementwise, gather, lrn, matmul, norm, pad, pool, reduce,
-    resize, softmax)
+    cast, conv, conv_transpose, copy, elementwise, gather, lrn, matmul, norm, pad, pool, quantize,
+    reduce, resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -30,6 +31,7 @@ REFERENCE = {
     **gather.REFERENCE,
     **cast.REFERENCE,
     **norm.REFERENCE,
+    **quantize.REFERENCE,
 }
 
 
@@ -63,7 +65,7 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         array = np.asarray(inputs[boundary.name])
         if boundary.perm:
             array = array.transpose(boundary.perm)
-        values[boundary.tensor] = array.astype(dtypes.numpy_dtype(boundary.tensor.dtype))
+        values[boundary.tensor] = _stored(array, boundary.tensor)
 
     def value(tensor: Tensor | None) -> np.ndarray | None:
         if tensor is None:
@@ -78,5 +80,23 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         array = value(boundary.tensor)
         if boundary.perm:
             array = array.transpose(np.argsort(boundary.perm))
-        outputs[boundary.name] = array.astype(dtypes.numpy_dtype(boundary.dtype))
+        outputs[boundary.name] = _declared(array, boundary)
     return outputs
+
+
+def _stored(array: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Return an array of the caller as the tensor holds it (edgerun/boundary.py)."""
+    if tensor.quantization is not None and array.dtype.kind == "f":
+        return quantize(array.astype(np.float32), tensor.quantization, tensor.dtype)
+    if array.dtype == np.int8 and tensor.dtype == "uint8":
+        return (array.astype(np.int16) + 128).astype(np.uint8)
+    return array.astype(dtypes.numpy_dtype(tensor.dtype))
+
+
+def _declared(array: np.ndarray, boundary: Boundary) -> np.ndarray:
+    """Return what a tensor holds as the source model declares it."""
+    if boundary.tensor.quantization is not None and boundary.dtype in ("fp32", "fp16", "fp64"):
+        array = dequantize(array, boundary.tensor.quantization)
+    elif boundary.dtype == "int8" and boundary.tensor.dtype == "uint8":
+        array = array.astype(np.int16) - 128
+    return array.astype(dtypes.numpy_dtype(boundary.dtype))

@@ -1,0 +1,72 @@
+// Conversions to, from and between quantized integers, x [n] -> y [n].
+//
+// quantize:    y = clamp(round(x / scale) + zero), halves to even, NaN as 0
+// dequantize:  y = scale (x - zero)
+// rescale:     y = clamp(requantize(x - zero_x, m0, t) + zero_y, low, high), see integer.cl
+//
+// A work-item converts `run` elements, whole vectors: global size (ceil(n / run), 1, 1).
+// Every vector is read before it is written.
+//
+// T_<dtype>, O_<dtype>: stored types of x and, where it is another one, of y.
+// ROUND_TWICE: see integer.cl.
+
+#include "integer.cl"
+
+typedef LANED(float) R;
+#define TO_R LANED(convert_float)
+#define TO_I LANED(convert_int)
+#define TO_OF LANED(GLUE(convert_, OE))
+
+// y = STEP, an expression of the F `v`, over the elements of a work-item
+#define CONVERT_RUN(STEP)                                                     \
+    const int start = get_global_id(0) * run, stop = min(start + run, n);     \
+    __global const S *xp = AT(const S, x);                                    \
+    __global O *yp = AT(O, y);                                                \
+    int i = start;                                                            \
+    for (; i + VEC <= stop; i += VEC) {                                       \
+        const F v = LOADV(xp + i);                                            \
+        STOREV(STEP, yp + i);                                                 \
+    }                                                                         \
+    if (i < stop) {                                                           \
+        const F v = load_some(stop - i, xp + i);                              \
+        store_some(STEP, stop - i, yp + i);                                   \
+    }
+
+#ifdef O_int32
+#define BOUNDED(q, low, high) GLUE(LANED(convert_int), _sat)(q)
+#else
+#define BOUNDED(q, low, high) TO_I(fmin(fmax((q), (R)(low)), (R)(high)))
+#endif
+
+// round(x / scale) between low and high, where scale = divisor / factor, factor a power of two, and
+// inverse = 1 / divisor rounded to nearest. Two steps of refinement make the quotient the correctly
+// rounded one (Markstein 1990); they would make NaN of infinities, which saturate.
+I steps(const R v, const float factor, const float divisor, const float inverse, const float low,
+        const float high) {
+    const R x = v * factor;
+    R q = x * inverse;
+    q = fma(fma(-q, (R)(divisor), x), (R)(inverse), q);
+    q = fma(fma(-q, (R)(divisor), x), (R)(inverse), q);
+    q = rint(fabs(x) < (R)(0x1p100f) ? q : x);
+    q = isnan(x) ? (R)(0.0f) : q;
+    return BOUNDED(q, low, high);
+}
+
+// low and high are those of y less its zero point; int32 has the zero point 0, and its own bounds
+__kernel void quantize(TENSOR(x), TENSOR(y), const int n, const int run, const float factor,
+                       const float divisor, const float inverse, const float low,
+                       const float high, const int zero) {
+    CONVERT_RUN(TO_OF(steps(TO_R(v), factor, divisor, inverse, low, high) + zero))
+}
+
+__kernel void dequantize(TENSOR(x), TENSOR(y), const int n, const int run, const float scale,
+                         const int zero) {
+    CONVERT_RUN(TO_OF(TO_R(TO_I(v) - zero) * scale))
+}
+
+__kernel void rescale(TENSOR(x), TENSOR(y), const int n, const int run, const int zero_x,
+                      const int m0, const int t, const int zero_y, const int low,
+                      const int high) {
+    CONVERT_RUN(TO_OF(saturate(requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
+                               (I)(high))))
+}
