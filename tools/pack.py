@@ -10,11 +10,11 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
-from edgerun.tools import blob, layout, lower, passes, plan as planner
+from edgerun.tools import blob, layout, lower, passes, plan as planner, quantize
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert, widen
 
-PRECISIONS = ("source", "fp32", "fp16")
+PRECISIONS = ("source", "fp32", "fp16", "int16", "int8")
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,76 @@ def import_model(path: str | os.PathLike,
     return load(path, dict(shapes or {}))
 
 
+class Stages:
+    """A graph on its way into a file.
+
+    Attributes:
+        graph: changed in place.
+        steps: (name of the pass, ops before, ops after) of everything that ran.
+    """
+
+    def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None):
+        self.graph = graph
+        self.progress = progress
+        self.steps: list[tuple[str, int, int]] = []
+
+    def run(self, name: str, step: Callable[[Graph], object]) -> None:
+        """Run one pass."""
+        self.progress(name)
+        before = len(self.graph.ops)
+        step(self.graph)
+        self.steps.append((name, before, len(self.graph.ops)))
+
+    def optimize(self, integers: bool = False) -> None:
+        """Run the passes on real numbers.
+
+        Args:
+            integers: some ops have quantized tensors, or will have.
+        """
+        for name, step in passes.pipeline(integers):
+            self.run(name, step)
+
+    def encode(self, real: str, label: str, vectors: Sequence = (), integers: bool = False
+               ) -> tuple[bytes, planner.Plan]:
+        """Lower, choose the storage of real numbers, plan; return the bytes of the file.
+
+        Args:
+            real: "fp32" or "fp16": storage of what is not quantized.
+            label: the precision that the file tells.
+            vectors: as in pack().
+            integers: as in optimize().
+        """
+        self.run("lower", lower.apply)
+        for name, step in passes.FINISH if integers else ():
+            self.run(name, step)
+        self.progress("precision")
+        aliases = passes.alias.apply(self.graph)
+        convert(self.graph, real, aliases)
+        self.progress("plan")
+        layout.apply(self.graph)
+        plan = planner.plan(self.graph, aliases)
+        self.progress("write")
+        return blob.encode(self.graph, plan, aliases, label, list(vectors)), plan
+
+
 def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "source",
          shapes: Mapping[str, Sequence[int]] | None = None, vectors: Sequence = (),
-         progress: Callable[[str], None] = lambda stage: None) -> PackReport:
+         progress: Callable[[str], None] = lambda stage: None,
+         overrides: str | os.PathLike | None = None) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
         source: .onnx or .tflite file.
         out: the .edge file to write; it appears whole or not at all.
         precision: "fp32"; "fp16" (storage of activations and weights; arithmetic and biases stay
-            fp32); "source": fp16 if all float tensors of the model are, else fp32.
+            fp32); "int16", "int8" (activations and weights of every op that can compute on
+            integers; the others stay fp32); "source": the model's own numbers, a quantized model
+            exactly as it is.
         shapes: input name -> shape, for inputs with dynamic dimensions.
         vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`;
             arrays in the order of the model's inputs and outputs.
         progress: called with the name of each stage.
+        overrides: file of lines `PATTERN DTYPE`, see edgerun.tools.quantize.read_overrides.
 
     Returns:
         PackReport.
@@ -90,30 +146,27 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                f"{', '.join(PRECISIONS)}")
     progress("import")
     graph = import_model(source, shapes)
+    stages = Stages(graph, progress)
     own = widen(graph)
-    if precision == "source":
-        precision = own
-    steps = []
-    for name, run_pass in passes.PIPELINE:
-        progress(name)
-        before = len(graph.ops)
-        run_pass(graph)
-        steps.append((name, before, len(graph.ops)))
-    progress("lower")
-    before = len(graph.ops)
-    lower.apply(graph)
-    steps.append(("lower", before, len(graph.ops)))
-    progress("precision")
-    aliases = passes.alias.apply(graph)
-    convert(graph, precision, aliases)
-    progress("plan")
-    layout.apply(graph)
-    plan = planner.plan(graph, aliases)
-    progress("write")
-    data = blob.encode(graph, plan, aliases, precision, list(vectors))
+    real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
+    exact = quantize.quantized(graph)
+    if exact and precision in quantize.INTEGERS:
+        raise InputError(f"{source}: is quantized already; needed --precision source to keep its "
+                         "integers, or the float model to quantize")
+    if exact and precision != "source":
+        stages.run("strip", quantize.strip)
+        exact = False
+    chosen = precision in quantize.INTEGERS or overrides is not None
+    stages.optimize(integers=exact or chosen)
+    if chosen:
+        dtypes = quantize.assign(graph, real if precision == "source" else precision,
+                                 quantize.read_overrides(overrides) if overrides else ())
+        stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range))
+    label = precision if precision != "source" else "source" if exact else own
+    data, plan = stages.encode(real, label, vectors, integers=exact or chosen)
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will
     blob.write(out, data)
     return PackReport(
-        os.fspath(out), precision, len(data), sum(len(s.data) for s in model.segments),
-        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
+        os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
+        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), stages.steps,
         graph.notes)

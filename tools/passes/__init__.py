@@ -6,7 +6,7 @@ from edgerun.tools.passes import (
     activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, linear,
     norms, pads, pieces, reshapes, splits, transposes)
 
-__all__ = ["PIPELINE", "alias"]
+__all__ = ["FINISH", "PIPELINE", "alias", "pipeline"]
 
 _CLEAN = [
     ("dead_code", dead_code.apply),
@@ -42,3 +42,11 @@ PIPELINE: list[tuple[str, Callable[[Graph], None]]] = [
     ("activations", activations.apply),
     *_CLEAN[:3],
 ]
+# What float ops get after integers have been lowered.
+FINISH = [("activations", activations.apply), *_CLEAN[:3]]
+
+
+def pipeline(integers: bool = False) -> list[tuple[str, Callable[[Graph], None]]]:
+    """Return the passes for a graph of real numbers, or for one some of which become integers."""
+    return [("clamps", activations.clamps) if integers and name == "activations" else (name, step)
+            for name, step in PIPELINE]

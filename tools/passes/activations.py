@@ -17,6 +17,23 @@ def apply(graph: Graph) -> None:
     rewrite(graph, {"unary": (_scalar_with_activation,)})
 
 
+CLAMPS = ("relu", "clip")  # what costs an integer op nothing: bounds of its result
+
+
+def clamps(graph: Graph) -> None:
+    """Fuse only clamps: what other activations and residuals read must be seen, and quantized."""
+    rewrite(graph, {"unary": (_clamp,)})
+
+
+def _clamp(rewriter: Rewriter, op: Op) -> bool:
+    """As _activation, but relu and clip only, into ops that have no other activation."""
+    producer = rewriter.private_producer(op.inputs[0])
+    if (op.options["kind"] not in CLAMPS or producer is None
+            or producer.options.get("activation") not in ("", *CLAMPS)):
+        return False
+    return _activation(rewriter, op)
+
+
 def _activation(rewriter: Rewriter, op: Op) -> bool:
     """unary(producer(x)) -> producer with an activation, which may merge with one it has."""
     producer = rewriter.private_producer(op.inputs[0])
