@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun import dtypes
-from edgerun.quantization import dequantize, quantize
+from edgerun import dtypes, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
     cast, conv, conv_transpose, copy, elementwise, gather, lrn, matmul, norm, pad, pool, quantize,
@@ -87,7 +86,7 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 def _stored(array: np.ndarray, tensor: Tensor) -> np.ndarray:
     """Return an array of the caller as the tensor holds it (edgerun/boundary.py)."""
     if tensor.quantization is not None and array.dtype.kind == "f":
-        return quantize(array.astype(np.float32), tensor.quantization, tensor.dtype)
+        return quantization.quantize(array.astype(np.float32), tensor.quantization, tensor.dtype)
     if array.dtype == np.int8 and tensor.dtype == "uint8":
         return (array.astype(np.int16) + 128).astype(np.uint8)
     return array.astype(dtypes.numpy_dtype(tensor.dtype))
@@ -96,7 +95,7 @@ def _stored(array: np.ndarray, tensor: Tensor) -> np.ndarray:
 def _declared(array: np.ndarray, boundary: Boundary) -> np.ndarray:
     """Return what a tensor holds as the source model declares it."""
     if boundary.tensor.quantization is not None and boundary.dtype in ("fp32", "fp16", "fp64"):
-        array = dequantize(array, boundary.tensor.quantization)
+        array = quantization.dequantize(array, boundary.tensor.quantization)
     elif boundary.dtype == "int8" and boundary.tensor.dtype == "uint8":
         array = array.astype(np.int16) - 128
     return array.astype(dtypes.numpy_dtype(boundary.dtype))
