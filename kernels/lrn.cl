@@ -6,15 +6,15 @@
 // x, y [rows, C]
 // Global size (channel vectors that work at once, ceil(rows / run), 1); a work-item takes `run`
 // rows and every get_global_size(0)-th vector of VEC channels, VEC <= C. The last vector ends at
-// the last channel, so two work-items may write the same values there.
+// the last channel, so two work-items may write the same values there. O_*, REAL: see common.cl.
 
 __kernel void lrn(TENSOR(x), TENSOR(y), const int rows, const int channels, const int run,
                   const int before, const int after, const float scale, const float beta,
-                  const float bias) {
+                  const float bias GRIDS) {
     const int first = get_global_id(1) * run, last = min(first + run, rows);
     for (int row = first; row < last; row++) {
         __global const S *xp = AT(const S, x) + row * channels;
-        __global S *yp = AT(S, y) + row * channels;
+        __global O *yp = AT(O, y) + row * channels;
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
             F sum = (F)(0.0f);

@@ -12,6 +12,7 @@
 //
 // `scaled`, `shifted`: whether there is a gamma, a beta; without one its argument is not read.
 // sums, statistics: fp32 in scratch. Vectors are read before they are written: y may be x.
+// O_*, REAL: see common.cl; with REAL gamma and beta are fp32, else of the type of x.
 
 #define GROUP 128  // vectors added up before they join the sum of a row, which keeps its digits
 
@@ -23,6 +24,14 @@ DEFINE_FOLD(total, E, (a + b))
 #define GET(p) GLUE(vload, VEC)(0, (p))
 #endif
 
+#ifdef REAL
+typedef float G;
+#define LOADG(p) GET(p)
+#else
+typedef S G;
+#define LOADG(p) LOADV(p)
+#endif
+
 void put(const F v, const int seen, __global float *p) {
     float lane[VEC];
     SPILL(v, lane);
@@ -30,7 +39,8 @@ void put(const F v, const int seen, __global float *p) {
 }
 
 // Sum of (x - centre) or of its square over n contiguous elements.
-float sum_of(__global const S *p, const int n, const float centre, const int squared) {
+float sum_of(__global const S *p, const int n, const float centre, const int squared
+             GRIDS) {
     F all = (F)(0.0f);
     int i = 0;
     while (i + VEC <= n) {
@@ -50,30 +60,30 @@ float sum_of(__global const S *p, const int n, const float centre, const int squ
 }
 
 __kernel void layer_norm(TENSOR(x), TENSOR(gamma), TENSOR(beta), TENSOR(y), const int n,
-                         const int scaled, const int shifted, const float epsilon) {
+                         const int scaled, const int shifted, const float epsilon GRIDS) {
     __global const S *xp = AT(const S, x) + get_global_id(0) * n;
-    __global const S *gp = AT(const S, gamma);
-    __global const S *bp = AT(const S, beta);
-    __global S *yp = AT(S, y) + get_global_id(0) * n;
-    const float mean = sum_of(xp, n, 0.0f, 0) / n;
-    const float scale = 1.0f / sqrt(sum_of(xp, n, mean, 1) / n + epsilon);
+    __global const G *gp = AT(const G, gamma);
+    __global const G *bp = AT(const G, beta);
+    __global O *yp = AT(O, y) + get_global_id(0) * n;
+    const float mean = sum_of(xp, n, 0.0f, 0 PASS_GRIDS) / n;
+    const float scale = 1.0f / sqrt(sum_of(xp, n, mean, 1 PASS_GRIDS) / n + epsilon);
     const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC, at = n - VEC;
     F last = (LOADV(xp + at) - mean) * scale;
-    if (scaled) last *= LOADV(gp + at);
-    if (shifted) last += LOADV(bp + at);
+    if (scaled) last *= LOADG(gp + at);
+    if (shifted) last += LOADG(bp + at);
     for (int i = 0; i < whole; i += VEC) {
         F v = (LOADV(xp + i) - mean) * scale;
-        if (scaled) v *= LOADV(gp + i);
-        if (shifted) v += LOADV(bp + i);
+        if (scaled) v *= LOADG(gp + i);
+        if (shifted) v += LOADG(bp + i);
         STOREV(v, yp + i);
     }
     if (seen) store_fresh(last, seen, yp + at);
 }
 
-__kernel void l2_normalize(TENSOR(x), TENSOR(y), const int n, const float epsilon) {
+__kernel void l2_normalize(TENSOR(x), TENSOR(y), const int n, const float epsilon GRIDS) {
     __global const S *xp = AT(const S, x) + get_global_id(0) * n;
-    __global S *yp = AT(S, y) + get_global_id(0) * n;
-    const float scale = 1.0f / sqrt(fmax(sum_of(xp, n, 0.0f, 1), epsilon));
+    __global O *yp = AT(O, y) + get_global_id(0) * n;
+    const float scale = 1.0f / sqrt(fmax(sum_of(xp, n, 0.0f, 1 PASS_GRIDS), epsilon));
     const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC, at = n - VEC;
     const F last = LOADV(xp + at) * scale;
     for (int i = 0; i < whole; i += VEC) STOREV(LOADV(xp + i) * scale, yp + i);
@@ -81,7 +91,7 @@ __kernel void l2_normalize(TENSOR(x), TENSOR(y), const int n, const float epsilo
 }
 
 __kernel void moments(TENSOR(x), TENSOR(sums), const int pixels, const int channels,
-                      const int chunk) {
+                      const int chunk GRIDS) {
     const int i = get_global_id(0) * VEC, c = min(i, channels - VEC), part = get_global_id(1);
     const int first = part * chunk, n = min(chunk, pixels - first);
     const int sample = get_global_id(2), parts = get_global_size(1);
@@ -120,17 +130,17 @@ __kernel void merge(TENSOR(sums), TENSOR(statistics), const int pixels, const in
 
 __kernel void apply(TENSOR(x), TENSOR(gamma), TENSOR(beta), TENSOR(statistics), TENSOR(y),
                     const int pixels, const int channels, const int chunk, const int scaled,
-                    const int shifted) {
+                    const int shifted GRIDS) {
     const int i = get_global_id(0) * VEC, c = min(i, channels - VEC);
     const int first = get_global_id(1) * chunk, n = min(chunk, pixels - first);
     const int sample = get_global_id(2), start = (sample * pixels + first) * channels + c;
     __global const float *from = AT(const float, statistics) + sample * 2 * channels + c;
     __global const S *xp = AT(const S, x) + start;
-    __global S *yp = AT(S, y) + start;
+    __global O *yp = AT(O, y) + start;
     const F mean = GET(from);
     F scale = GET(from + channels), shift = (F)(0.0f);
-    if (scaled) scale *= LOADV(AT(const S, gamma) + c);
-    if (shifted) shift = LOADV(AT(const S, beta) + c);
+    if (scaled) scale *= LOADG(AT(const G, gamma) + c);
+    if (shifted) shift = LOADG(AT(const G, beta) + c);
     for (int k = 0; k < n; k++)
         store_fresh((LOADV(xp + k * channels) - mean) * scale + shift, i - c, yp + k * channels);
 }

@@ -5,20 +5,23 @@
 // rows:     inner = 1, n >= VEC            global size (outer)
 // columns:  inner >= VEC                   global size (ceil(inner / VEC), outer)
 //
-// Every vector is read before it is written, so that y may be x.
+// Every vector is read before it is written, so that y may be x. O_*, REAL: see common.cl.
 
 // The exponentials wait in y for their sum where that loses nothing.
-#if !defined(T_fp16)
+#if !defined(T_fp16) && !defined(O_fp16) && !defined(REAL)
 #define KEPT 1
+#define AGAIN(i) LOADV(yp + i)
 #else
 #define KEPT 0
+#define AGAIN(i) exp(LOADV(xp + i) * scale - m)
 #endif
 DEFINE_FOLD(highest, E, fmax(a, b))
 DEFINE_FOLD(total, E, (a + b))
 
-__kernel void rows(TENSOR(x), TENSOR(y), const int n, const float scale, const int logarithm) {
+__kernel void rows(TENSOR(x), TENSOR(y), const int n, const float scale,
+                   const int logarithm GRIDS) {
     __global const S *xp = AT(const S, x) + get_global_id(0) * n;
-    __global S *yp = AT(S, y) + get_global_id(0) * n;
+    __global O *yp = AT(O, y) + get_global_id(0) * n;
     const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC;
     F last = LOADV(xp + n - VEC) * scale, top = last;
     for (int i = 0; i < whole; i += VEC) top = fmax(top, LOADV(xp + i) * scale);
@@ -39,16 +42,16 @@ __kernel void rows(TENSOR(x), TENSOR(y), const int n, const float scale, const i
     }
     const float share = 1.0f / s;
     for (int i = 0; i < whole; i += VEC)
-        STOREV((KEPT ? LOADV(yp + i) : exp(LOADV(xp + i) * scale - m)) * share, yp + i);
+        STOREV(AGAIN(i) * share, yp + i);
     if (seen) store_fresh(exp(last - m) * share, seen, yp + n - VEC);
 }
 
 __kernel void columns(TENSOR(x), TENSOR(y), const int n, const int inner, const float scale,
-                      const int logarithm) {
+                      const int logarithm GRIDS) {
     const int i = get_global_id(0) * VEC, from = min(i, inner - VEC), seen = i - from;
     const int start = get_global_id(1) * n * inner + from;
     __global const S *xp = AT(const S, x) + start;
-    __global S *yp = AT(S, y) + start;
+    __global O *yp = AT(O, y) + start;
     F m = LOADV(xp) * scale, s = (F)(0.0f);
     for (int k = 1; k < n; k++) m = fmax(m, LOADV(xp + k * inner) * scale);
     for (int k = 0; k < n; k++) s += exp(LOADV(xp + k * inner) * scale - m);

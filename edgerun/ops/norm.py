@@ -1,10 +1,10 @@
 """Normalizations whose statistics are computed at run time."""
 from __future__ import annotations
 
-from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Scratch, Shape, TensorLike, count, f32, i32, lanes_within,
     normal_axis, require, require_dtype, require_same_dtype)
+from edgerun.ops._quantized_io import grids, quantized, require_numbers, types
 
 CHUNK = 256  # pixels per work-item of an instance_norm; part of what scratch a file reserves
 LONG = 256  # elements; a row as long as this is worth a work-group
@@ -18,9 +18,12 @@ def _parameters(op: OpLike) -> tuple[TensorLike | None, TensorLike | None]:
 def _check(op: OpLike, shape: Shape) -> Outputs:
     """Check the dtypes, gamma and beta of the given shape, epsilon; y is as x."""
     x = op.inputs[0]
-    require_dtype(x, FLOAT, op)
-    require_same_dtype(op, *op.inputs)
+    require_numbers(op)
+    if not quantized(op):
+        require_same_dtype(op, *op.inputs)
     for t in _parameters(op):
+        if t is not None and quantized(op):
+            require_dtype(t, ("fp32",), op)
         require(t is None or t.shape == shape, op,
                 f"{getattr(t, 'name', '')} has the shape {getattr(t, 'shape', '')}, needed {shape}")
     require(0 <= op.options["epsilon"] < float("inf"), op,
@@ -47,15 +50,17 @@ def layer_norm(op: OpLike, facts: Facts) -> list[Launch]:
     """y = (x - mean) / sqrt(var + epsilon) gamma + beta, mean and var over the axes from `axis` on.
 
     x [...] fp32, fp16, gamma, beta [x.shape[axis:]] of the same dtype, both optional -> y [...].
+    x may be quantized uint8, int16 (gamma, beta fp32): integers are read as numbers, and written
+    rounded, in registers, within one step of the exact result.
     Ba, Kiros, Hinton 2016, equation 4.
     """
     x, y = op.inputs[0], op.outputs[0]
     axis = normal_axis(op.options["axis"], len(x.shape), op)
     n = count(x.shape[axis:])
     parameters, used = _scale_and_shift(op)
-    return [Launch("norm", "layer_norm", {f"T_{x.dtype}": 1, "VEC": lanes_within(n, facts)},
+    return [Launch("norm", "layer_norm", {**types(op), "VEC": lanes_within(n, facts)},
                    (count(x.shape[:axis]), 1, 1),
-                   (x, *parameters, y, i32(n), *used, f32(op.options["epsilon"])),
+                   (x, *parameters, y, i32(n), *used, f32(op.options["epsilon"]), *grids(op)),
                    facts.one if n >= LONG else None)]
 
 
@@ -83,22 +88,24 @@ def instance_norm(op: OpLike, facts: Facts) -> list[Launch]:
     """y = (x - mean) / sqrt(var + epsilon) gamma + beta, mean and var per sample and channel.
 
     x [N, ..., C] fp32, fp16, gamma, beta [C] of the same dtype, both optional -> y [N, ..., C].
+    x may be quantized, as for layer_norm.
     Ulyanov, Vedaldi, Lempitsky 2016.
     """
     x, y = op.inputs[0], op.outputs[0]
     samples, pixels, channels, chunks = _chunks(x)
     parameters, used = _scale_and_shift(op)
     vec = lanes_within(channels, facts)
-    defines = {f"T_{x.dtype}": 1, "VEC": vec}
+    defines = {**types(op), "VEC": vec}
     blocks = -(-channels // vec)
     sums = Scratch(4 * samples * 2 * channels)
-    size = (i32(pixels), i32(channels), i32(CHUNK))
+    size, numbers = (i32(pixels), i32(channels), i32(CHUNK)), grids(op)
     return [
-        Launch("norm", "moments", defines, (blocks, chunks, samples), (x, sums, *size), facts.one),
+        Launch("norm", "moments", defines, (blocks, chunks, samples), (x, sums, *size, *numbers),
+               facts.one),
         Launch("norm", "merge", defines, (blocks, 1, samples),
                (sums, Scratch(), *size, i32(chunks), f32(op.options["epsilon"])), facts.one),
         Launch("norm", "apply", defines, (blocks, chunks, samples),
-               (x, *parameters, Scratch(), y, *size, *used), facts.one)]
+               (x, *parameters, Scratch(), y, *size, *used, *numbers), facts.one)]
 
 
 def infer_l2_normalize(op: OpLike) -> Outputs:
@@ -111,10 +118,10 @@ def infer_l2_normalize(op: OpLike) -> Outputs:
 def l2_normalize(op: OpLike, facts: Facts) -> list[Launch]:
     """y = x / sqrt(max(sum x^2, epsilon)), the sum over the last axis.
 
-    x [..., n] fp32, fp16 -> y [..., n] of the same dtype.
+    x [..., n] fp32, fp16, or quantized as for layer_norm -> y [..., n].
     """
     x, y = op.inputs[0], op.outputs[0]
     n = x.shape[-1]
-    return [Launch("norm", "l2_normalize", {f"T_{x.dtype}": 1, "VEC": lanes_within(n, facts)},
-                   (count(x.shape[:-1]), 1, 1), (x, y, i32(n), f32(op.options["epsilon"])),
+    return [Launch("norm", "l2_normalize", {**types(op), "VEC": lanes_within(n, facts)},
+                   (count(x.shape[:-1]), 1, 1), (x, y, i32(n), f32(op.options["epsilon"]), *grids(op)),
                    facts.one if n >= LONG else None)]

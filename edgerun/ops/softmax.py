@@ -1,9 +1,9 @@
 """Softmax over any axis."""
 from __future__ import annotations
 
-from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, count, f32, i32, lanes_within, normal_axis, require_dtype)
+    Facts, Launch, OpLike, Outputs, count, f32, i32, lanes_within, normal_axis)
+from edgerun.ops._quantized_io import grids, require_numbers, types
 
 LONG = 256  # elements; a row as long as this is worth a work-group
 
@@ -11,7 +11,7 @@ LONG = 256  # elements; a row as long as this is worth a work-group
 def infer_softmax(op: OpLike) -> Outputs:
     """y has the shape and dtype of x."""
     x = op.inputs[0]
-    require_dtype(x, FLOAT, op)
+    require_numbers(op)
     normal_axis(op.options["axis"], len(x.shape), op)
     return [(x.shape, x.dtype)]
 
@@ -19,16 +19,17 @@ def infer_softmax(op: OpLike) -> Outputs:
 def softmax(op: OpLike, facts: Facts) -> list[Launch]:
     """y_k = exp(scale x_k) / sum_j(exp(scale x_j)) along `axis`, or its logarithm with `log`.
 
-    x [...] fp32, fp16 -> y [...] of the same dtype. The maximum is subtracted first (so nothing
-    overflows); sums are fp32.
+    x [...] fp32, fp16, or quantized uint8, int16 -> y [...]; integers are read as numbers, and
+    written rounded, in registers: within one step of the exact result. The maximum is subtracted
+    first (so nothing overflows); sums are fp32.
     """
     x, y = op.inputs[0], op.outputs[0]
     shape = x.shape or (1,)
     axis = normal_axis(op.options["axis"], len(shape), op)
     outer, n, inner = count(shape[:axis]), shape[axis], count(shape[axis + 1:])
-    rest = (f32(op.options["scale"]), i32(op.options["log"]))
+    rest = (f32(op.options["scale"]), i32(op.options["log"]), *grids(op))
     vec = lanes_within(n if inner == 1 else inner, facts)
-    defines = {f"T_{x.dtype}": 1, "VEC": vec}
+    defines = {**types(op), "VEC": vec}
     if inner == 1:
         return [Launch("softmax", "rows", defines, (outer, 1, 1), (x, y, i32(n), *rest),
                        facts.one if n >= LONG else None)]

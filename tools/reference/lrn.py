@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.tools.graph import Op
+from edgerun.tools.reference.real import on_numbers
 
 
 def _lrn(op: Op, x: np.ndarray) -> np.ndarray:
@@ -15,4 +16,4 @@ def _lrn(op: Op, x: np.ndarray) -> np.ndarray:
     return (x / (o["bias"] + o["alpha"] / o["size"] * total) ** o["beta"]).astype(np.float32)
 
 
-REFERENCE = {"lrn": _lrn}
+REFERENCE = {"lrn": on_numbers(_lrn)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.tools.graph import Op
+from edgerun.tools.reference.real import on_numbers
 
 
 def _normalize(op: Op, x: np.ndarray, axes: tuple[int, ...], gamma: np.ndarray | None,
@@ -29,5 +30,6 @@ def _l2_normalize(op: Op, x: np.ndarray) -> np.ndarray:
     return x / np.sqrt(np.maximum(squares, op.options["epsilon"]))
 
 
-REFERENCE = {"layer_norm": _layer_norm, "instance_norm": _instance_norm,
-             "l2_normalize": _l2_normalize}
+REFERENCE = {"layer_norm": on_numbers(_layer_norm),
+             "instance_norm": on_numbers(_instance_norm),
+             "l2_normalize": on_numbers(_l2_normalize)}

@@ -5,6 +5,7 @@ import numpy as np
 from scipy import special
 
 from edgerun.tools.graph import Op
+from edgerun.tools.reference.real import on_numbers
 
 
 def _softmax(op: Op, x: np.ndarray) -> np.ndarray:
@@ -12,4 +13,4 @@ def _softmax(op: Op, x: np.ndarray) -> np.ndarray:
     return function(x * np.float32(op.options["scale"]), op.options["axis"] if x.ndim else None)
 
 
-REFERENCE = {"softmax": _softmax}
+REFERENCE = {"softmax": on_numbers(_softmax)}
