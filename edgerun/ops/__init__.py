@@ -13,7 +13,7 @@ OPS: dict[str, OpDef] = {
                     mixed=True),
     "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 7), "Conv2dOptions", conv.conv2d_macs,
                     mixed=True, blocked=(1,)),
-    "depthwise_conv2d": OpDef(conv.infer_depthwise, conv.depthwise_conv2d, (2, 4), "Conv2dOptions",
+    "depthwise_conv2d": OpDef(conv.infer_depthwise, conv.depthwise_conv2d, (2, 7), "Conv2dOptions",
                               conv.depthwise_macs, mixed=True),
     "dense": OpDef(dense.infer_dense, dense.dense, (2, 7), "DenseOptions", dense.dense_macs,
                    mixed=True, blocked=(1,)),

@@ -44,12 +44,15 @@ class Facts:
         compute_units: parallel cores.
         max_work_group: largest work-group of any kernel.
         quirks: names of driver peculiarities, see edgerun/device.py.
+        dot: fastest way to sum products of integers: "vnni" (assembly), "khr" (the OpenCL
+            extension), "float" (exact fp32 multiply-adds) or "plain" (integer multiply-adds).
     """
     kind: str = "cpu"
     lanes: int = 16
     compute_units: int = 2
     max_work_group: int = 256
     quirks: frozenset[str] = frozenset()
+    dot: str = "plain"
 
     @property
     def one(self) -> tuple[int, ...] | None:

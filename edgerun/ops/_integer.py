@@ -22,6 +22,7 @@ from edgerun.quantization import clamp
 
 BIAS, RESIDUAL, ZEROS, M0, T = range(2, 7)  # inputs of an op with weights
 ACTIVATIONS = ("uint8", "int16")  # dtypes of quantized activations on the device
+WEIGHTS = ("int8", "int16")
 
 
 def optional(op: OpLike, index: int) -> TensorLike | None:
@@ -31,8 +32,7 @@ def optional(op: OpLike, index: int) -> TensorLike | None:
 
 def is_integer(op: OpLike) -> bool:
     """Whether an op with weights has one of the integer forms."""
-    x, w = op.inputs[:2]
-    return x.dtype not in FLOAT or w.dtype not in FLOAT
+    return op.inputs[0].dtype in ACTIVATIONS or op.inputs[1].dtype in WEIGHTS
 
 
 def form(op: OpLike) -> str:
@@ -87,7 +87,7 @@ def infer_integer(op: OpLike, shape: Shape) -> str:
     kind = form(op)
     bias, residual = optional(op, BIAS), optional(op, RESIDUAL)
     m0, t = optional(op, M0), optional(op, T)
-    require_dtype(w, ("int8", "int16"), op)
+    require_dtype(w, WEIGHTS, op)
     require_same_dtype(op, x, optional(op, ZEROS))
     require(not wide or x.dtype == "int16", op, f"is wide, but {x.name} is {x.dtype}")
     if kind == "c":

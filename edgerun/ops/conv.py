@@ -3,21 +3,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgerun.dtypes import FLOAT
+from edgerun.dtypes import BLOCKED, FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
     require_dtype, require_rank, require_same_dtype)
+from edgerun.ops._integer import form, infer_integer, is_integer, optional
+from edgerun.ops._tile import tile
+from edgerun.ops.conv_integer import SIZES, integer_launch, weights_launch
+from edgerun.ops.depthwise_integer import depthwise_integer
 from edgerun.ops.elementwise import activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 MAX_TILE = 64  # no work-item computes more pixels
 CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
-
-
-def optional(op: OpLike, index: int) -> TensorLike | None:
-    """Return an input, or None where it is left out."""
-    return op.inputs[index] if index < len(op.inputs) else None
 
 
 def require_bias(op: OpLike, bias: TensorLike | None, out_c: int) -> None:
@@ -37,8 +36,14 @@ def require_residual(op: OpLike, residual: TensorLike | None, shape: Shape) -> N
 
 def require_blocks(op: OpLike, w: TensorLike) -> None:
     """Require weights in blocks, which is what kernels read."""
-    require(w.layout == "oc16", op,
-            f"the weights {w.name} have the layout {w.layout}, needed oc16")
+    needed = BLOCKED.get(w.dtype, "oc16")
+    require(w.layout == needed, op,
+            f"the weights {w.name} have the layout {w.layout}, needed {needed}")
+
+
+def require_no_scales(op: OpLike) -> None:
+    """Require that an op over floats has none of the inputs behind its zeros."""
+    require(all(t is None for t in op.inputs[5:]), op, "has scales, but no integers")
 
 
 def _require_floats(op: OpLike) -> None:
@@ -86,7 +91,8 @@ def infer_conv2d(op: OpLike) -> Outputs:
     x, w, groups = op.inputs[0], op.inputs[1], op.options["groups"]
     require_rank(x, 4, op)
     require_rank(w, 4, op)
-    _require_floats(op)
+    if not is_integer(op):
+        _require_floats(op)
     out_c, kernel_h, kernel_w, in_c = w.shape
     require(groups >= 1 and in_c >= 1 and in_c * groups == x.shape[3], op,
             f"{w.name} of shape {w.shape} in {groups} groups does not fit {x.shape[3]} channels of "
@@ -95,60 +101,24 @@ def infer_conv2d(op: OpLike) -> Outputs:
             f"{groups} groups do not divide {out_c} output channels")
     shape = (x.shape[0], *output_size(op, x.shape[1:3], (kernel_h, kernel_w)), out_c)
     require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
-    require_bias(op, optional(op, 2), out_c)
-    require_residual(op, optional(op, 3), shape)
     zeros = optional(op, 4)
     if zeros is not None:
         require(count(zeros.shape) >= in_c, op,
                 f"{zeros.name} has {count(zeros.shape)} zeros, needed {in_c}")
-    elif w.layout == "oc16":
+    elif w.layout != "rows":
         require(not needs_zeros(op), op, f"has padding, needed a fifth input of {in_c} zeros")
+    if is_integer(op):
+        require(count(x.shape) <= MAX_INDEX, op, f"the input {x.shape} is too large")
+        return [(shape, infer_integer(op, shape))]
+    require_bias(op, optional(op, 2), out_c)
+    require_residual(op, optional(op, 3), shape)
+    require_no_scales(op)
     return [(shape, x.dtype)]
-
-
-# Most vectors of output channels per work-item, by kind and lanes of a device: what its registers
-# hold together with PIXELS.
-MOST_VECTORS = {("cpu", 16): 4, ("cpu", 8): 2, ("cpu", 4): 4}
-# Pixels per work-item by number of vectors, measured at 16 lanes; widening fp16 takes registers.
-PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6}}
-# Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
-COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
-
-
-def tile(facts: Facts, dtype: str, pixels: int, out_c: int) -> tuple[int, int, int]:
-    """Return (P, NV, VEC): pixels, vectors and lanes of a work-item.
-
-    Args:
-        facts: of the device.
-        dtype: of the activations.
-        pixels: output pixels of the whole op.
-        out_c: output channels of a group.
-    """
-    vec = 4
-    while vec < facts.lanes and vec < out_c:
-        vec *= 2
-    if vec > 4 and -(-out_c // (vec // 2)) == 3:
-        vec //= 2  # three half vectors instead of two whole ones
-    vectors = -(-out_c // vec)
-    if facts.kind != "cpu":
-        return min(4, pixels), min(2, vectors), vec
-
-    def pixels_of(nv: int) -> int:
-        most = PIXELS[dtype][nv] if facts.lanes == 16 else 6
-        return most if pixels > 4 else 4 if pixels > 1 else 1  # few sizes: each is a program
-
-    def time(nv: int) -> float:
-        items = -(-vectors // nv) * -(-pixels // pixels_of(nv))
-        return -(-items // facts.compute_units) * pixels_of(nv) * nv * COST[nv]
-
-    most = MOST_VECTORS.get((facts.kind, facts.lanes), 2)
-    nv = min(range(min(most, vectors), 0, -1), key=time)
-    return pixels_of(nv), nv, vec
 
 
 def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
                    window: dict[str, int], groups: int) -> Launch:
-    """Return the launch of kernels/conv.cl, which dense shares.
+    """Return the launch of kernels/conv.cl, or of its integer forms, which dense shares.
 
     Args:
         facts: of the device.
@@ -159,20 +129,21 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         groups: of channels.
     """
     x, w, bias, residual, zeros, y = operands
+    if is_integer(op):
+        launch = weights_launch if form(op) == "c" else integer_launch
+        return launch(facts, op, operands, window, groups)
     act = activation(op)
     pixels = window["n"] * window["out_h"] * window["out_w"]
     p, nv, vec = tile(facts, x.dtype, pixels, window["out_c"])
     defines: dict[str, Any] = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
     if x.dtype == "fp16" and facts.kind == "cpu":
         defines["CHUNK"] = CHUNK
-    names = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h",
-             "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
     return Launch(
         "conv", "conv2d", defines,
         (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, zeros or x, y, i32(bias is not None),
-         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in names),
+         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in SIZES),
          f32(act.alpha), f32(act.beta)),
         facts.one)
 
@@ -191,9 +162,9 @@ def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
 
     x [N, H, W, IC], w [OC, KH, KW, IC/groups] (constant, in blocks of 16 output channels), bias
     [OC] fp32 optional, residual [N, OH, OW, OC] optional, zeros [IC/groups or more] (constant,
-    present if there is padding) -> y [N, OH, OW, OC]; fp32 or fp16. OH = (H + pad_top + pad_bottom
-    - ((KH-1) dilation_h + 1)) // stride_h + 1, OW likewise. `groups` cuts input and output channels
-    into equal parts that do not mix.
+    present if there is padding) -> y [N, OH, OW, OC]; fp32 or fp16, or quantized (see
+    "Integer forms"). OH = (H + pad_top + pad_bottom - ((KH-1) dilation_h + 1)) // stride_h + 1, OW
+    likewise. `groups` cuts input and output channels into equal parts that do not mix.
     """
     x, w = op.inputs[:2]
     require_blocks(op, w)
@@ -215,15 +186,21 @@ def infer_depthwise(op: OpLike) -> Outputs:
     x, w = op.inputs[:2]
     require_rank(x, 4, op)
     require_rank(w, 3, op)
-    _require_floats(op)
+    if not is_integer(op):
+        _require_floats(op)
     require(w.layout == "rows", op, f"the weights {w.name} have the layout {w.layout}, needed rows")
     kernel_h, kernel_w, out_c = w.shape
     require(out_c >= 1 and out_c % x.shape[3] == 0, op,
             f"{w.name} has {out_c} channels, needed a multiple of the {x.shape[3]} of {x.name}")
     shape = (x.shape[0], *output_size(op, x.shape[1:3], (kernel_h, kernel_w)), out_c)
     require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
+    if is_integer(op):
+        require(max(count(x.shape), count(w.shape)) <= MAX_INDEX, op,
+                f"the input {x.shape} or the weights {w.shape} are too large")
+        return [(shape, infer_integer(op, shape))]
     require_bias(op, optional(op, 2), out_c)
     require_residual(op, optional(op, 3), shape)
+    require_no_scales(op)
     return [(shape, x.dtype)]
 
 
@@ -253,9 +230,11 @@ def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     the image.
 
     x [N, H, W, C], w [KH, KW, C*M] (constant), bias [C*M] fp32 optional, residual [N, OH, OW, C*M]
-    optional, which must not share memory with y -> y [N, OH, OW, C*M]; fp32 or fp16. OH, OW as in
-    conv2d; `groups` is not used.
+    optional, which must not share memory with y -> y [N, OH, OW, C*M]; fp32 or fp16, or quantized
+    (see "Integer forms"). OH, OW as in conv2d; `groups` is not used.
     """
+    if is_integer(op):
+        return depthwise_integer(op, facts)
     x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
     bias, residual = optional(op, 2), optional(op, 3)
     act = activation(op)

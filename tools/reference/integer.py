@@ -1,10 +1,13 @@
 """Integer arithmetic of the references: exact, in 64 bits, from the definitions in the schema."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edgerun.quantization import clamp
 from edgerun.tools.graph import Op, Tensor
+from edgerun.tools.reference.elementwise import activate
 
 
 def requantize(acc: np.ndarray, m0: np.ndarray, t: np.ndarray, rounding: str = "once"
@@ -47,3 +50,36 @@ def store(op: Op, acc: np.ndarray, m0: np.ndarray, t: np.ndarray, y: Tensor) -> 
     low, high = activation_bounds(op, y)
     steps = requantize(acc, m0, t, y.quantization.rounding) + y.quantization.zero
     return np.clip(steps, low, high)
+
+
+def finish(op: Op, sums: Callable[..., np.ndarray], x: np.ndarray, w: np.ndarray,
+           bias: np.ndarray | None, residual: np.ndarray | None, m0: np.ndarray,
+           t: np.ndarray | None) -> np.ndarray:
+    """Return y of an op with weights in one of its integer forms (see edgerun/ops/_integer.py).
+
+    Args:
+        op: its weights may have a zero point.
+        sums: (x, w, zero of the type to sum in) -> sums of products, the last axis the output
+            channels.
+        x, w, bias, residual, m0, t: its inputs; the last axis of all but x and w is the output
+            channels.
+    """
+    y, quantization = op.outputs[0], op.inputs[1].quantization
+    if x.dtype.kind == "f":
+        real = sums(x, w, np.float64(0)) * m0.astype(np.float64)
+        for term in (bias, residual):
+            real = real if term is None else real + term
+        return activate(op, real.astype(np.float32))
+    zero = quantization.zero if quantization and quantization.axis == -1 else 0
+    acc = sums(x.astype(np.int64), w.astype(np.int64) - zero, np.int64(0))
+    if bias is not None:
+        acc = acc + (bias.astype(np.int64)[0] * 2**16 + bias[1] if op.options["wide"] else bias)
+    if t is None:
+        return activate(op, acc.astype(np.float32) * m0)
+    if not op.options["wide"]:
+        return store(op, acc, m0, t, y)
+    # acc * m0 may take more than 64 bits: the low 16 bits of acc are multiplied by themselves
+    m0, t = m0.astype(np.int64), t.astype(np.int64)
+    low, high = activation_bounds(op, y)
+    steps = (acc >> 16) * m0 + ((acc & 0xFFFF) * m0 >> 16) + (np.int64(1) << t - 17) >> t - 16
+    return np.clip(steps + y.quantization.zero, low, high)

@@ -1,0 +1,85 @@
+"""Launches of convolutions and dense layers over integers (see _integer.py for their forms)."""
+from __future__ import annotations
+
+from typing import Any
+
+from edgerun.dtypes import FLOAT, WORD
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, TensorLike, count, f32, float_types, i32, require)
+from edgerun.ops._integer import (
+    M0, T, bounds, form, optional, output_defines, zero_of_weights)
+from edgerun.ops._tile import tile
+from edgerun.ops.elementwise import activation
+
+SIZES = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
+         "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+DOTS = {"vnni": "DOT_VNNI", "khr": "DOT_KHR", "float": "DOT_FLOAT"}  # Facts.dot -> macro
+
+
+def require_zeros(op: OpLike, zeros: TensorLike | None, in_c: int) -> None:
+    """Require that a row of zero points, if there is one, fills whole words of input channels."""
+    if zeros is not None:
+        word = WORD[op.inputs[1].layout]
+        needed = -(-in_c // word) * word
+        require(count(zeros.shape) >= needed, op,
+                f"{zeros.name} has {count(zeros.shape)} zeros, needed {needed}")
+
+
+def _dot(facts: Facts, x: TensorLike) -> str:
+    """Return how products are summed: one of Facts.dot that the dtype of x has."""
+    return facts.dot if x.dtype == "uint8" or facts.dot == "vnni" else "plain"
+
+
+def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
+                   window: dict[str, int], groups: int) -> Launch:
+    """Return the launch of kernels/conv_integer.cl, forms (a) and (b); see conv.blocked_launch."""
+    x, w, bias, _, zeros, y = operands
+    require_zeros(op, zeros, window["in_c"])
+    wide, dot, zero_w = op.options["wide"], _dot(facts, x), zero_of_weights(op, w)
+    pixels = window["n"] * window["out_h"] * window["out_w"]
+    kind = "wide" if wide else f"{x.dtype} {dot}"
+    p, nv, vec = tile(facts, kind, pixels, window["out_c"])
+    defines: dict[str, Any] = {"P": p, "NV": nv, "VEC": vec, f"T_{x.dtype}": 1,
+                               **output_defines(op, y)}
+    if dot in DOTS:
+        defines[DOTS[dot]] = 1
+    for name, wanted in (("W_int16", w.dtype == "int16"), ("WIDE", wide), ("ZERO_W", zero_w)):
+        if wanted:
+            defines[name] = 1
+    alpha = beta = 0.0
+    least = most = zero_y = 0
+    if form(op) == "b":
+        act = activation(op)
+        defines, alpha, beta = {**defines, **act.defines}, act.alpha, act.beta
+    else:
+        (least, most), zero_y = bounds(op, y), y.quantization.zero
+    return Launch(
+        "conv_integer", "conv2d_integer", defines,
+        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
+        # a tensor that is left out is replaced by x, which the kernel then does not read
+        (x, w, bias or x, zeros or x, optional(op, M0), optional(op, T) or x, y,
+         i32(bias is not None), i32(count(x.shape)), i32(pixels),
+         *(i32(window[name]) for name in SIZES), i32(zero_w), i32(zero_y), i32(least), i32(most),
+         f32(alpha), f32(beta)),
+        facts.one)
+
+
+def weights_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
+                   window: dict[str, int], groups: int) -> Launch:
+    """Return the launch of kernels/conv_weights.cl, form (c); see conv.blocked_launch."""
+    x, w, bias, residual, zeros, y = operands
+    require_zeros(op, zeros, window["in_c"])
+    require(zero_of_weights(op, w) == 0 and y.dtype in FLOAT, op, "has weights with a zero point")
+    act = activation(op)
+    pixels = window["n"] * window["out_h"] * window["out_w"]
+    p, nv, vec = tile(facts, f"{x.dtype} weights", pixels, window["out_c"])
+    defines = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
+    if w.dtype == "int16":
+        defines["W_int16"] = 1
+    return Launch(
+        "conv_weights", "conv2d_weights", defines,
+        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
+        (x, w, bias or x, residual or x, zeros or x, optional(op, M0), y, i32(bias is not None),
+         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in SIZES),
+         f32(act.alpha), f32(act.beta)),
+        facts.one)
