@@ -1,0 +1,94 @@
+"""Depthwise convolutions with integer weights."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgerun.dtypes import FLOAT
+from edgerun.ops._base import (
+    Facts, Launch, OpLike, f32, int8_arg, require_dtype, require_quantized)
+from edgerun.ops._integer import (
+    BIAS, M0, RESIDUAL, T, bounds, form, optional, output_defines, zero_of_weights)
+from edgerun.ops.elementwise import activation
+
+ROW_TAPS = (3, 5)  # widths of kernels for which a row of x is loaded once
+
+
+def int4_arg(*values: int) -> np.ndarray:
+    """Return a kernel argument `int4`, filled up with 0."""
+    return np.array([*values, *[0] * (4 - len(values))], np.int32)
+
+
+def form_defines(op: OpLike) -> dict[str, Any]:
+    """Return the macros of kernels/weights.cl: stored types, rounding, activation, WIDE."""
+    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    defines: dict[str, Any] = {f"T_{x.dtype}": 1, f"W_{w.dtype}": 1}
+    if form(op) == "c":
+        require_dtype(y, FLOAT, op)
+        if y.dtype != x.dtype:
+            defines[f"O_{y.dtype}"] = 1
+    else:
+        defines |= output_defines(op, y)
+    if y.dtype in FLOAT:
+        defines |= activation(op).defines
+    if op.options["wide"]:
+        defines["WIDE"] = 1
+    return defines
+
+
+def form_args(op: OpLike) -> tuple[Any, ...]:
+    """Return the last arguments of a kernel with weights: zeros, ends, alpha, beta."""
+    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    zero_x = require_quantized(x, op).zero if x.dtype not in FLOAT else 0
+    zeros = int4_arg(zero_x, zero_of_weights(op, w))
+    if y.dtype in FLOAT:
+        act = activation(op)
+        return zeros, int4_arg(), f32(act.alpha), f32(act.beta)
+    return zeros, int4_arg(y.quantization.zero, *bounds(op, y)), f32(0), f32(0)
+
+
+def _tile(facts: Facts, rows: int, out_w: int, out_c: int, wide: bool) -> tuple[int, int, int]:
+    """Return (P, VEC, run): pixels, lanes and channels of a work-item.
+
+    Args:
+        facts: of the device.
+        rows: of output pixels, of all images.
+        out_w: pixels of a row.
+        out_c: output channels.
+        wide: sums take two registers.
+    """
+    vec = facts.lanes
+    while vec > out_c:
+        vec //= 2
+    if facts.kind != "cpu":
+        return min(2, out_w), vec, vec
+    tiles = -(-out_w // (4 if wide else 8))
+    p, items = -(-out_w // tiles), -(-out_c // vec) * tiles * rows
+    # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
+    return p, vec, vec * max(1, min(16, items // (16 * facts.compute_units)))
+
+
+def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
+    """Return the launch of a depthwise convolution with integer weights, inferred before."""
+    x, w, y, o = op.inputs[0], op.inputs[1], op.outputs[0], op.options
+    bias, residual = optional(op, BIAS), optional(op, RESIDUAL)
+    m0, t = optional(op, M0), optional(op, T)
+    (n, height, width, in_c), (out_h, out_w, out_c) = x.shape, y.shape[1:]
+    kernel_h, kernel_w = w.shape[:2]
+    p, vec, run = _tile(facts, n * out_h, out_w, out_c, o["wide"])
+    defines = {"P": p, "VEC": vec, **form_defines(op)}
+    if out_c != in_c:
+        defines["MULTIPLIED"] = 1
+    if facts.kind == "cpu" and o["stride_w"] == o["dilation_w"] == 1 and kernel_w in ROW_TAPS:
+        defines["TAPS"] = kernel_w
+    return [Launch(
+        "depthwise_integer", "depthwise_integer", defines,
+        (-(-out_c // run), -(-out_w // p), n * out_h),
+        # a tensor that is left out is replaced by x, which the kernel then does not read
+        (x, w, bias or x, residual or x, m0, t or x, y,
+         int8_arg([height, width, out_h, out_w, out_c, out_c // in_c, run,
+                   (bias is not None) + 2 * (residual is not None)]),
+         int4_arg(kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]),
+         int4_arg(kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]),
+         *form_args(op)), facts.one)]

@@ -1,0 +1,134 @@
+// Depthwise 2-D convolution with integer weights: every output channel reads one input channel.
+//
+// acc[n, oy, ox, o] = sum over ky, kx of (w[ky, kx, o] - zero_w)
+//                     * x[n, oy * stride_h - pad_top + ky * dilation_h,
+//                            ox * stride_w - pad_left + kx * dilation_w, o / multiplier]
+// where x outside the image is zero_x, which stands for the real number 0. What becomes of acc, the
+// stored types and WIDE: see weights.cl.
+//
+// A work-item computes P neighbouring pixels of a row times `run` output channels, VEC at a time.
+// Global size (ceil(out_c / run), ceil(out_w / P), n * out_h). The last vector of channels is
+// shifted back so that it ends at out_c: elements may be computed twice, so y must not share bytes
+// with the residual.
+//
+// P:   1 and up.
+// VEC: 1, 2, 4, 8 or 16 channels, at most out_c.
+// MULTIPLIED: defined where multiplier is not 1.
+// TAPS: 0, or the width of the kernel where stride_w and dilation_w are 1: a row of x is then loaded
+//       once for all of its taps.
+
+#include "weights.cl"
+
+#ifndef P
+#define P 4
+#endif
+#ifndef TAPS
+#define TAPS 0
+#endif
+
+// Input channels of VEC output channels; `phase` is the first output channel modulo the multiplier.
+#ifdef MULTIPLIED
+F load_x(__global const S *p, const int multiplier, const int phase) {
+    E lanes[VEC];
+    for (int k = 0; k < VEC; k++)
+        lanes[k] = LOAD((phase + k) / multiplier, p);
+    return BITS(E, lanes);
+}
+#else
+#define load_x(p, multiplier, phase) LOADV(p)
+#endif
+
+// x [n, height, width, out_c / multiplier]; w [kernel_h, kernel_w, out_c]; bias [out_c], int32 or, for
+//   weights only, fp32; WIDE [2, out_c]; residual, y [n, out_h, out_w, out_c]; m0 [out_c], int32 or
+//   the fp32 scales; t [out_c] int8. A bias or residual whose flag is 0 is not read.
+// image: height, width, out_h, out_w, out_c, multiplier, run, 1 for a bias + 2 for a residual
+// rows, columns: kernel, stride, dilation, pad before
+// zeros: zero_x, zero_w, unused
+// ends: zero point, least and largest value of y, unused
+__kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(m0),
+                                TENSOR(t), TENSOR(y), const int8 image, const int4 rows,
+                                const int4 columns, const int4 zeros, const int4 ends,
+                                const float alpha, const float beta) {
+    const int height = image.s0, width = image.s1, out_h = image.s2, out_w = image.s3;
+    const int out_c = image.s4, multiplier = image.s5, run = image.s6, given = image.s7;
+    const int first = get_global_id(0) * run, last = min(first + run, out_c);
+    const int ox = get_global_id(1) * P, row = get_global_id(2), n = row / out_h;
+    const int top = (row - n * out_h) * rows.s1 - rows.s3, left = ox * columns.s1 - columns.s3;
+    const int in_c = out_c / multiplier, count = min(P, out_w - ox);
+    const bool wide = count == P && left >= 0
+        && left + (P - 1) * columns.s1 + (columns.s0 - 1) * columns.s2 < width;
+    const F outside = (F)(zeros.s0), zero_w = (F)(zeros.s1);
+
+    for (int at = first; at < last; at += VEC) {
+        const int c = min(at, out_c - VEC), from = c / multiplier, phase = c - from * multiplier;
+        SUM acc[P];
+        SUM start = no_sum();
+#ifdef INTEGERS
+        if (given & 1)
+            start = bias_sum(AT(const int, bias) + c, out_c);
+#endif
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            acc[p] = start;
+
+        for (int ky = 0; ky < rows.s0; ky++) {
+            const int iy = top + ky * rows.s2;
+            const bool inside = (uint)iy < (uint)height;
+            if (!inside && zeros.s0 == 0)
+                continue;
+            __global const S *line = AT(const S, x) + (n * height + iy) * width * in_c + from;
+            __global const W *wp = AT(const W, w) + ky * columns.s0 * out_c + c;
+#if TAPS > 0
+            F weight[TAPS];
+            #pragma unroll
+            for (int kx = 0; kx < TAPS; kx++)
+                weight[kx] = WLOAD(wp + kx * out_c) - zero_w;
+            #pragma unroll
+            for (int i = 0; i < P + TAPS - 1; i++) {
+                const int ix = left + i;
+                const F pixel = inside && (wide || (uint)ix < (uint)width)
+                    ? load_x(line + ix * in_c, multiplier, phase) : outside;
+                #pragma unroll
+                for (int kx = 0; kx < TAPS; kx++)
+                    if (i - kx >= 0 && i - kx < P)
+                        WEIGH(acc[i - kx], pixel, weight[kx]);
+            }
+#else
+            for (int kx = 0; kx < columns.s0; kx++) {
+                const F weight = WLOAD(wp + kx * out_c) - zero_w;
+                const int ix = left + kx * columns.s2;
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+                    const int px = ix + p * columns.s1;
+                    const F pixel = inside && (wide || (uint)px < (uint)width)
+                        ? load_x(line + px * in_c, multiplier, phase) : outside;
+                    WEIGH(acc[p], pixel, weight);
+                }
+            }
+#endif
+        }
+
+#ifdef QUANTIZED
+        const I scale = BITS(int, AT(const int, m0) + c);
+        const I shift = TO(int)(BITS(char, AT(const char, t) + c));
+#else
+        const R scale = BITS(float, AT(const float, m0) + c);
+#endif
+#ifndef INTEGERS
+        const R offset = given & 1 ? BITS(float, AT(const float, bias) + c) : (R)(0);
+#endif
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            if (p < count) {
+                const int to = (row * out_w + ox + p) * out_c + c;
+#if defined(QUANTIZED)
+                STOREV(finish(acc[p], scale, shift, ends), AT(O, y) + to);
+#elif defined(INTEGERS)
+                STOREV(finish(acc[p], scale, alpha, beta), AT(O, y) + to);
+#else
+                const R more = given & 2 ? LOADV(AT(const S, residual) + to) : (R)(0);
+                STOREV(finish(acc[p], scale, offset, more, alpha, beta), AT(O, y) + to);
+#endif
+            }
+    }
+}

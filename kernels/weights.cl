@@ -1,0 +1,129 @@
+// What integer kernels with constant weights share; a family includes it with #include "weights.cl".
+//
+// Forms, by the stored types of the activations x (T_), the weights w (W_) and the result y (O_):
+//   integers            T_uint8 or T_int16, W_int8 or W_int16, O_uint8 or O_int16:
+//                       y = saturate(requantize(acc, m0[o], t[o]) + zero, low, high)
+//   integers to floats  the same x and w, O_fp32 or O_fp16: y = ACTIVATE(acc * scale[o])
+//   weights only        T_fp32 or T_fp16, W_int8 or W_int16: y = ACTIVATE(acc * scale[o] + bias[o]
+//                       + residual)
+// where acc is the sum of the products of x and w; over integers it starts at the bias.
+//
+// WIDE: only with T_int16. acc may exceed 32 bits: it is kept as hi * 2^16 + lo, lo >= 0, and so is
+//       the bias (two rows). Sums of up to 2^14 products are exact.
+//
+//   BITS(type, p)         VEC elements of a type at p
+//   TO(type)              converts a vector to one of another type
+//   R                     VEC floats
+//   W, WLOAD(p)           stored type of the weights; VEC of them as F
+//   INTEGERS, QUANTIZED   defined where x, or y, is an integer
+//   SUM                   VEC sums; no_sum() is 0
+//   WEIGH(sum, x, w)      add x * w, each an F
+//   bias_sum(p, row)      integers: the sums at the start, the bias at p; `row` elements from hi to lo
+//   finish(..)            sums, then m0 and t as I, the ends (zero, low, high, unused) if QUANTIZED;
+//                         else the scales as R, bias and residual as R (weights only), alpha, beta:
+//                         the result as OF
+
+#include "integer.cl"
+
+#if defined(W_int16)
+typedef short W;
+#else
+typedef char W;
+#endif
+#if VEC == 1
+#define BITS(type, p) (*(p))
+#define TO(type) GLUE(convert_, type)
+typedef float R;
+#else
+#define BITS(type, p) GLUE(vload, VEC)(0, p)
+#define TO(type) GLUE(GLUE(convert_, type), VEC)
+typedef GLUE(float, VEC) R;
+#endif
+#if defined(T_uint8) || defined(T_int16)
+#define INTEGERS
+#endif
+#if defined(O_uint8) || defined(O_int16)
+#define QUANTIZED
+#endif
+
+#if !defined(INTEGERS)
+#define WLOAD(p) TO(float)(BITS(W, p))
+typedef F SUM;
+#define WEIGH(sum, x, w) sum = fma((x), (w), sum)
+SUM no_sum(void) { return (F)(0); }
+#elif !defined(WIDE)
+#define WLOAD(p) TO(int)(BITS(W, p))
+typedef I SUM;
+#define WEIGH(sum, x, w) sum += (x) * (w)
+SUM no_sum(void) { return (I)(0); }
+SUM bias_sum(__global const int *p, const int row) { return BITS(int, p); }
+#else
+#define WLOAD(p) TO(int)(BITS(W, p))
+typedef struct { I hi, lo; } SUM;
+#define WEIGH(sum, x, w) \
+    { const I product = (x) * (w); sum.hi += product >> 16; sum.lo += product & 0xFFFF; }
+SUM no_sum(void) {
+    SUM sum;
+    sum.hi = sum.lo = (I)(0);
+    return sum;
+}
+SUM bias_sum(__global const int *p, const int row) {
+    SUM sum;
+    sum.hi = BITS(int, p);
+    sum.lo = BITS(int, p + row);
+    return sum;
+}
+#endif
+
+#ifdef WIDE
+#if VEC == 1
+#define UNSIGNED uint
+#define AS_UNSIGNED as_uint
+#define AS_SIGNED as_int
+#else
+#define UNSIGNED UI
+#define AS_UNSIGNED AS_UI
+#define AS_SIGNED AS_I
+#endif
+// floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, 0 <= part < 2^16, and
+// more = floor(part * m0 / 2^16) that is floor((whole * m0 + more + 2^(t-17)) / 2^(t-16)).
+I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
+    const I whole = hi + (lo >> 16);
+    const UNSIGNED more = mul_hi(AS_UNSIGNED(lo << 16), AS_UNSIGNED(m0));
+    const UNSIGNED product = AS_UNSIGNED(whole) * AS_UNSIGNED(m0), low = product + more;
+    const UNSIGNED carry = low < product ? (UNSIGNED)(1) : (UNSIGNED)(0);
+    const I high = mul_hi(whole, m0) + AS_SIGNED(carry), shift = t - 16;
+    const UNSIGNED s = AS_UNSIGNED(shift);
+    const I far = (high + ((I)(1) << (shift - 33))) >> (shift - 32);  // shifts count modulo 32
+    const I near = AS_SIGNED((AS_UNSIGNED(high) << (32 - s)) | (low >> s));
+    return shift > 32 ? far : (shift == 32 ? high : near) + AS_SIGNED((low >> (s - 1)) & 1);
+}
+#endif
+
+#if !defined(INTEGERS)
+OF finish(const SUM sum, const R scale, const R bias, const R residual, const float alpha,
+          const float beta) {
+    const R x = fma(sum, scale, bias) + residual;
+    return ACTIVATE(x);
+}
+#elif !defined(QUANTIZED)
+OF finish(const SUM sum, const R scale, const float alpha, const float beta) {
+#ifdef WIDE
+    const R whole = fma(TO(float)(sum.hi + (sum.lo >> 16)), (R)(65536.0f),
+                        TO(float)(sum.lo & 0xFFFF));
+#else
+    const R whole = TO(float)(sum);
+#endif
+    const R x = whole * scale;
+    return ACTIVATE(x);
+}
+#else
+OF finish(const SUM sum, const I m0, const I t, const int4 ends) {
+#ifdef WIDE
+    const I steps = requantizev_wide(sum.hi, sum.lo, m0, t);
+#else
+    const I steps = requantizev(sum, m0, t);
+#endif
+    return saturate(steps + ends.s0, ends.s1, ends.s2);
+}
+#endif
