@@ -80,16 +80,6 @@ def test_unsupported_ops_are_listed_together(tmp_path):
     assert "export the model without them" in message
 
 
-def test_quantized_activations_are_refused(tmp_path):
-    m = TFLiteBuilder()
-    quantization = ([0.1], [3], 0)
-    x = m.input((2, 8), "int8", quantization=quantization)
-    y = m.op("RELU", [x], out="int8", quantization=quantization)
-    message = r"integer-quantized activations: 2 tensors like 'x0' \(INT8\); use the float version"
-    with pytest.raises(UnsupportedError, match=message):
-        load(m.finish([y]), tmp_path)
-
-
 def test_boundary_of_another_type(tmp_path):
     m = TFLiteBuilder()
     x = m.input((2,), "COMPLEX64")
@@ -118,8 +108,6 @@ def build_unsupported(kind: str) -> TFLiteBuilder:
         m.op("SLICE", [x, m.const([0, 0], "int32"), m.const([0, 4], "int32")])
     elif kind == "state":
         m.op("ADD", [x, m.tensor("state", (2, 4), variable=True)])
-    elif kind == "quantize":
-        m.op("QUANTIZE", [m.const(random((3,)))], "QuantizeOptions", out="int8")
     return m
 
 
@@ -130,8 +118,7 @@ def build_unsupported(kind: str) -> TFLiteBuilder:
     ("filter", "CONV_2D '.*': its conv2d weights 'x2' are computed at run time"),
     ("nearest", "align_corners together with half_pixel_centers"),
     ("empty", "SLICE '.*': its result has no elements"),
-    ("state", "reads 'state' .*keeps its state between runs"),
-    ("quantize", "QUANTIZE '.*': needed a float constant and one output scale")])
+    ("state", "reads 'state' .*keeps its state between runs")])
 def test_unsupported_use_of_an_op(kind, message, tmp_path):
     m = build_unsupported(kind)
     with pytest.raises(UnsupportedError, match=message):

@@ -440,18 +440,11 @@ def test_integer_weights_of_float_ops(scales, tmp_path):
              version=2 if scales == 1 else 5, Padding=SAME, StrideH=1, StrideW=1, DilationHFactor=1,
              DilationWFactor=1, shape=(1, 6, 6, 5))
     graph = check(m, y, [x], tmp_path, tolerance=1e-2)
-    found = graph.ops[0].inputs[1].data
-    np.testing.assert_allclose(found, w * scale.astype(np.float32).reshape(-1, 1, 1, 1), rtol=1e-6)
+    assert codes(graph) == ["dequantize", "conv2d"]
+    found = graph.ops[0].inputs[0]
+    assert found.dtype == "int8" and np.array_equal(found.data, w)
+    assert found.quantization.axis == (0 if scales > 1 else -1)
     assert any("integer weights" in note for note in graph.notes)
-
-
-def test_constant_quantize_and_dequantize(tmp_path):
-    m = TFLiteBuilder()
-    x, c = random((2, 9)), np.array([-3, -0.75, -0.25, 0, 0.25, 0.75, 1.25, 2, 90], np.float32)
-    q = m.op("QUANTIZE", [m.const(c)], "QuantizeOptions", out="int8", shape=(9,),
-             quantization=([0.5], [3], 0))
-    back = m.op("DEQUANTIZE", [q], "DequantizeOptions", version=2, shape=(9,))
-    assert codes(check(m, m.op("ADD", [m.input(x.shape), back]), [x], tmp_path)) == ["binary"]
 
 
 def test_sparse_weights(tmp_path):

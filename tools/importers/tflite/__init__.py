@@ -7,6 +7,7 @@ RULES there.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,14 @@ from edgerun.tools.graph import Graph, Tensor
 from edgerun.tools.importers.tflite import compute, elementwise, indexing, movement
 from edgerun.tools.importers.tflite.context import Context, Rule
 from edgerun.tools.importers.tflite.source import (
-    DAMAGE, NUMPY, SourceModel, SourceOp, SourceTensor, read)
+    DAMAGE, NUMPY, QUANTIZED, SourceModel, SourceOp, SourceTensor, read)
 
 RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **indexing.RULES,
                          **movement.RULES}
 
 
-# Ops that converters put between an integer table and its DEQUANTIZE -> number of
-# the table's input.
-MOVERS = {"GATHER": 0, "EMBEDDING_LOOKUP": 1, "RESHAPE": 0}
+# Ops that edgerun has not, but that only sort what a network has found: cut off at the end.
+CUT = ("CUSTOM(TFLite_Detection_PostProcess)",)
 
 
 def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
@@ -36,8 +36,8 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
         shapes: input name -> shape, for inputs with dynamic dimensions or to override one.
 
     Returns:
-        The graph, fp32 and int32 or bool; names, shapes and dtypes at its boundary are those of the
-        file's tensors.
+        The graph, fp32 and int32 or bool, with dequantize and quantize where the file's tensors are
+        quantized; names, shapes and dtypes at its boundary are those of the file's tensors.
 
     Raises:
         InputError: the file cannot be read, or `shapes` does not fit the inputs.
@@ -45,7 +45,7 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
         UnsupportedError: the model needs ops that edgerun has not; the message lists all of them.
     """
     path = Path(path)
-    source = read(path)
+    source = _cut(read(path))
     graph = Graph(path.stem, path.name, notes=list(source.notes), source_ops=len(source.ops))
     names = _unique(source, source.inputs, "input", graph.notes)
     input_shapes = _input_shapes(source, names, shapes, graph.notes)
@@ -55,6 +55,8 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
         tensor = source.tensors[index]
         context.values[index] = graph.input(name, shape, _dtype(tensor))
         context.values[index].dtype = _device_dtype(tensor)
+        if tensor.integer_quantized:
+            context.values[index].quantization = tensor.quantization
     for op in source.ops:
         for index, tensor in zip(op.outputs, _convert(context, op)):
             context.values[index] = tensor
@@ -62,11 +64,47 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
                            _unique(source, source.outputs, "output", graph.notes)):
         tensor = source.tensors[index]
         if index not in context.values:
-            context.values[index] = graph.constant(tensor.data, tensor.name)
+            context.values[index] = context.constant(tensor)
         graph.output(name, context.values[index], _dtype(tensor))
+    _drop_unread(graph)
     _note_hybrid(source, graph.notes)
     _note_half(source, graph.notes)
     return graph
+
+
+def _cut(source: SourceModel) -> SourceModel:
+    """Return the model without the ops of CUT whose outputs are all outputs of the model.
+
+    What they read becomes an output in their place.
+    """
+    read_by = {index for op in source.ops for index in op.inputs}
+    cut = [op for op in source.ops if op.type in CUT
+           and all(index in source.outputs or index not in read_by for index in op.outputs)
+           and not any(index in read_by for index in op.outputs)]
+    outputs, notes = list(source.outputs), list(source.notes)
+    for op in cut:
+        at = min((outputs.index(index) for index in op.outputs if index in outputs), default=None)
+        found = [index for index in op.inputs
+                 if index >= 0 and source.tensors[index].data is None and index not in outputs]
+        if at is not None:
+            outputs[at:at] = found
+        outputs = [index for index in outputs if index not in op.outputs]
+        constants = [source.tensors[index].name for index in op.inputs
+                     if index >= 0 and source.tensors[index].data is not None]
+        notes.append(
+            f"{op} is left out, which edgerun has not: the outputs of the model are now what it "
+            f"reads, {', '.join(repr(source.tensors[index].name) for index in found)}"
+            + (f" (the constant {', '.join(map(repr, constants))} stays in {source.path.name})"
+               if constants else ""))
+    return replace(source, ops=[op for op in source.ops if op not in cut], outputs=outputs,
+                   notes=notes) if cut else source
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Remove real numbers that no op reads: it moved the integers, or needed a shape only."""
+    needed = {boundary.tensor for boundary in graph.outputs}
+    needed.update(tensor for op in graph.ops for tensor in op.inputs if tensor is not None)
+    graph.ops = [op for op in graph.ops if op.code != "dequantize" or op.outputs[0] in needed]
 
 
 def _dtype(tensor: SourceTensor) -> str:
@@ -132,40 +170,26 @@ def _spelled(tensor: SourceTensor) -> str:
 
 def _check_supported(source: SourceModel) -> None:
     """Raise one UnsupportedError that lists everything that cannot be imported."""
-    known = {t.index for t in source.tensors if t.data is not None}
     missing: Counter[str] = Counter()
     example: dict[str, str] = {}
-    quantized: dict[int, SourceTensor] = {}
-    moved = set(known)  # integers that nothing has computed with yet
     for op in source.ops:
-        rule = RULES.get(op.type)
-        if rule is None:
+        if op.type not in RULES:
             missing[op.type] += 1
             example.setdefault(op.type, op.name)
-        elif rule.shape_only or all(index in known for index in op.inputs if index >= 0):
-            known.update(op.outputs)
-        if op.type in MOVERS and op.inputs[MOVERS[op.type]] in moved:
-            moved.update(op.outputs)
-            continue
-        for index in (*op.inputs, *op.outputs):
-            if op.type == "DEQUANTIZE" and index in moved:
-                continue
-            if index >= 0 and index not in known and source.tensors[index].integer_quantized:
-                quantized[index] = source.tensors[index]
     problems = []
     if missing:
         problems.append("ops that edgerun has not: " + ", ".join(
             f"{count} {name} (for example the one that writes {example[name]!r})"
             for name, count in sorted(missing.items(), key=lambda item: (-item[1], item[0])))
             + "; export the model without them")
-    if quantized:
-        first = next(iter(quantized.values()))
-        problems.append(f"integer-quantized activations: {len(quantized)} tensors like "
-                        f"{first.name!r} ({first.type}); use the float version of the model")
     for index in (*source.inputs, *source.outputs):
         if source.tensors[index].type not in NUMPY:
             problems.append(f"the input or output {source.tensors[index].name!r} of type "
                             f"{source.tensors[index].type}; needed one of {', '.join(NUMPY)}")
+    for index in source.inputs:
+        if source.tensors[index].integer_quantized and source.tensors[index].quantization.axis >= 0:
+            problems.append(f"the input {source.tensors[index].name!r} has a scale per channel; "
+                            "needed one")
     if problems:
         raise UnsupportedError(f"{source.path}: cannot be imported: " + "; and ".join(problems))
 
@@ -193,21 +217,30 @@ def _convert(context: Context, op: SourceOp) -> list[Tensor]:
     tensors = built if isinstance(built, list) else [built]
     if len(tensors) != len(op.outputs):
         raise context.damaged(op, f"{len(op.outputs)} outputs, needed {len(tensors)}")
+    stored: list[Tensor] = []
     for index, tensor in zip(op.outputs, tensors):
         declared = context.source.tensors[index]
+        if declared.integer_quantized and declared.type in NUMPY or (
+                op.type == "QUANTIZE" and declared.type == "INT32"):
+            stored.append(context.store(op, declared, tensor))
+            continue
+        if declared.type in QUANTIZED and context.integers(tensor).dtype == _dtype(declared):
+            tensor = context.integers(tensor)  # moved; the file repeats its scale or does not
+        stored.append(tensor)
         if declared.type not in NUMPY or _device_dtype(declared) != tensor.dtype:
             raise context.damaged(op, f"its output {declared.name!r} is declared {declared.type}, "
                                       f"but its inputs make it {tensor.dtype}")
-    return tensors
+    return stored
 
 
 def _note_hybrid(source: SourceModel, notes: list[str]) -> None:
-    hybrid = sum(1 for op in source.ops if len(op.inputs) > 1 and op.inputs[1] >= 0
+    hybrid = sum(1 for op in source.ops if len(op.inputs) > 1 and min(op.inputs[:2]) >= 0
                  and op.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
-                 and source.tensors[op.inputs[1]].integer_quantized)
+                 and source.tensors[op.inputs[1]].integer_quantized
+                 and not source.tensors[op.inputs[0]].integer_quantized)
     if hybrid:
-        notes.append(f"{hybrid} ops have integer weights and float activations; the weights are "
-                     "dequantized and the activations stay exact, where TFLite rounds both to int8")
+        notes.append(f"{hybrid} ops have integer weights and float activations; the weights stay "
+                     "integers and the activations exact, where TFLite rounds them to int8")
 
 
 def _note_half(source: SourceModel, notes: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tflite
 
+from edgerun import dtypes
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.tflite.context import Context, Rule
 from edgerun.tools.importers.tflite.source import SourceOp
@@ -63,7 +64,8 @@ def conv_2d(ctx: Context, op: SourceOp) -> Tensor:
     if not w.shape[3] or x.shape[3] % w.shape[3]:
         raise ctx.damaged(op, f"{x.shape[3]} input channels do not divide into filters of "
                               f"{w.shape[3]}")
-    return ctx.add("conv2d", [x, ctx.own(op, w, "conv2d weights"), ctx.bias(op, 2, w.shape[0])], op,
+    taps = ctx.own(op, w, "conv2d weights")
+    return ctx.add("conv2d", [x, taps, ctx.bias(op, 2, x, taps, w.shape[0])], op,
                    groups=x.shape[3] // w.shape[3], **window, **ctx.activation(op))
 
 
@@ -74,7 +76,7 @@ def depthwise_conv_2d(ctx: Context, op: SourceOp) -> Tensor:
     if w.shape[0] != 1:
         raise ctx.damaged(op, f"its filter {w.name} has the shape {w.shape}, needed 1 first")
     taps = ctx.own(op, w, "depthwise weights", w.shape[1:])
-    return ctx.add("depthwise_conv2d", [x, taps, ctx.bias(op, 2, w.shape[3])], op,
+    return ctx.add("depthwise_conv2d", [x, taps, ctx.bias(op, 2, x, taps, w.shape[3])], op,
                    **window, **ctx.activation(op))
 
 
@@ -85,8 +87,7 @@ def transpose_conv(ctx: Context, op: SourceOp) -> Tensor:
     if len(shape) != 4 or len(x.shape) != 4 or min(stride) < 1:
         raise ctx.damaged(op, f"output shape {shape}, {x.name} of the shape {x.shape}, stride "
                               f"{stride}: needed 4 dimensions and strides of at least 1")
-    return _transpose_conv(ctx, op, x, w, stride, (shape[1], shape[2]),
-                           ctx.bias(op, 3, w.shape[0]), _same(ctx, op))
+    return _transpose_conv(ctx, op, x, w, stride, (shape[1], shape[2]), 3, _same(ctx, op))
 
 
 def transpose_conv_bias(ctx: Context, op: SourceOp) -> Tensor:
@@ -109,13 +110,16 @@ def transpose_conv_bias(ctx: Context, op: SourceOp) -> Tensor:
     for size, kernel, step in zip(x.shape[1:3], w.shape[1:3], (stride_h, stride_w)):
         cut = max(0, kernel - (size - 1) % step - 1) if padding == 1 else 0
         sizes.append((size - 1) * step + kernel - cut)
-    return _transpose_conv(ctx, op, x, w, (stride_h, stride_w), (sizes[0], sizes[1]),
-                           ctx.bias(op, 2, w.shape[0]), padding == 1)
+    return _transpose_conv(ctx, op, x, w, (stride_h, stride_w), (sizes[0], sizes[1]), 2,
+                           padding == 1)
 
 
 def _transpose_conv(ctx: Context, op: SourceOp, x: Tensor, w: Tensor, stride: tuple[int, int],
-                    out: tuple[int, int], bias: Tensor | None, same: bool) -> Tensor:
-    """Add a conv_transpose2d that writes `out` rows and columns; with SAME it cuts both sides."""
+                    out: tuple[int, int], bias: int, same: bool) -> Tensor:
+    """Add a conv_transpose2d that writes `out` rows and columns; with SAME it cuts both sides.
+
+    `bias` is the number of the input.
+    """
     before, after, more = [], [], []
     for size, kernel, step, rows in zip(x.shape[1:3], w.shape[1:3], stride, out):
         extra = (size - 1) * step + kernel - rows  # rows of the full result that do not fit
@@ -123,7 +127,8 @@ def _transpose_conv(ctx: Context, op: SourceOp, x: Tensor, w: Tensor, stride: tu
         before.append(top)
         after.append(max(0, extra - top))
         more.append(max(0, -extra))
-    return ctx.add("conv_transpose2d", [x, ctx.own(op, w, "conv_transpose2d weights"), bias], op,
+    taps = ctx.own(op, w, "conv_transpose2d weights")
+    return ctx.add("conv_transpose2d", [x, taps, ctx.bias(op, bias, x, taps, w.shape[0])], op,
                    stride_h=stride[0], stride_w=stride[1], pad_top=before[0], pad_left=before[1],
                    pad_bottom=after[0], pad_right=after[1], output_pad_h=more[0],
                    output_pad_w=more[1], **ctx.activation(op))
@@ -140,15 +145,18 @@ def fully_connected(ctx: Context, op: SourceOp) -> Tensor:
     if not (op.option("KeepNumDims") and x.shape and x.shape[-1] == width):
         x = ctx.reshape(x, _rows(ctx, op, x, width), op)
     if w.data is not None:
-        return ctx.add("dense", [x, ctx.own(op, w, "dense weights"), ctx.bias(op, 2, out)], op,
-                       **ctx.activation(op))
+        rows = ctx.own(op, w, "dense weights")
+        return ctx.add("dense", [x, rows, ctx.bias(op, 2, x, rows, out)], op, **ctx.activation(op))
     y = x if len(x.shape) > 1 else ctx.reshape(x, (1, width), op)
     y = ctx.add("matmul", [y, w], op, transpose_b=True)
     if len(x.shape) < 2:
         y = ctx.reshape(y, (out,), op)
     if not ctx.has(op, 2):
         return ctx.activate(y, op)
-    return ctx.add("binary", [y, ctx.input(op, 2)], op, kind="add", **ctx.activation(op))
+    bias = ctx.stored(op, 2)
+    if bias.dtype not in dtypes.FLOAT:
+        bias = ctx.bias(op, 2, x, w, out)
+    return ctx.add("binary", [y, bias], op, kind="add", **ctx.activation(op))
 
 
 def _rows(ctx: Context, op: SourceOp, x: Tensor, width: int) -> tuple[int, int]:
@@ -163,9 +171,9 @@ def batch_matmul(ctx: Context, op: SourceOp) -> Tensor:
     a, b = ctx.weights(op, 0), ctx.weights(op, 1)
     adj_a, adj_b = bool(op.option("AdjX")), bool(op.option("AdjY"))
     if b.data is not None and len(b.shape) == 2 and not adj_a and len(a.shape) >= 2:
-        w = b if adj_b else ctx.transpose(b, (1, 0), op)
-        return ctx.add("dense", [a, ctx.own(op, w, "dense weights")], op)
-    return ctx.add("matmul", [a, b], op, transpose_a=adj_a, transpose_b=adj_b)
+        w = ctx.real(b) if adj_b else ctx.transpose(ctx.real(b), (1, 0), op)
+        return ctx.add("dense", [ctx.real(a), ctx.own(op, w, "dense weights")], op)
+    return ctx.add("matmul", [ctx.real(a), ctx.real(b)], op, transpose_a=adj_a, transpose_b=adj_b)
 
 
 def _pool(kind: str) -> Rule:

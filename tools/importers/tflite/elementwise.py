@@ -74,37 +74,45 @@ def select_v2(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def cast(ctx: Context, op: SourceOp) -> Tensor:
-    """To the type of the output tensor; nothing if the device keeps both types alike."""
-    x, dtype = ctx.input(op, 0), dtypes.device_dtype(dtypes.name_of(ctx.output_type(op)))
+    """To the type of the output tensor; nothing if the device keeps both types alike.
+
+    The numbers are those that are stored, not what quantized ones mean.
+    """
+    x, dtype = ctx.stored(op, 0), dtypes.device_dtype(dtypes.name_of(ctx.output_type(op)))
     dtype = "fp32" if dtype == "fp16" else dtype
+    if x.quantization is not None:
+        x = _steps(ctx, op, x)
     return x if x.dtype == dtype else ctx.add("cast", [x], op, dtype=dtype)
 
 
+def _steps(ctx: Context, op: SourceOp, x: Tensor) -> Tensor:
+    """Return stored integers as fp32 numbers."""
+    if x.quantization.axis >= 0:
+        raise ctx.unsupported(op, f"{x.name!r} has a scale per channel, needed one")
+    y = ctx.real(x)
+    for kind, value in (("div", x.quantization.scale[0]), ("add", x.quantization.zero)):
+        y = ctx.add("binary", [y, ctx.graph.constant(np.float32(value), kind)], op, kind=kind)
+    return ctx.add("unary", [y], op, kind="round")
+
+
 def dequantize(ctx: Context, op: SourceOp) -> Tensor:
-    """Real values in fp32: of a constant at once, of what is picked from one at run time."""
-    x, quantization = ctx.input(op, 0), ctx.source.tensors[op.inputs[0]].quantization
-    if x.data is not None or x.dtype in dtypes.FLOAT:
-        return ctx.weights(op, 0)
-    if quantization is None or len(quantization.scale) != 1:
-        raise ctx.unsupported(op, f"{x.name} ({x.dtype}) has no scale or one per channel; needed "
-                                  "one for the whole tensor")
-    y = ctx.add("cast", [x], op, dtype="fp32")
-    for kind, value in (("sub", quantization.zero_point[0]), ("mul", quantization.scale[0])):
-        if kind == "mul" or value:
-            y = ctx.add("binary", [y, ctx.graph.constant(np.float32(value), kind)], op, kind=kind)
-    return y
+    """Real numbers in fp32."""
+    x = ctx.stored(op, 0)
+    ctx.require_scale(op, x)
+    return ctx.real(x)
 
 
 def quantize(ctx: Context, op: SourceOp) -> Tensor:
-    """Constants only: q = round(x / scale) + zero_point, halves to even as LiteRT does."""
-    target = ctx.source.tensors[op.outputs[0]].quantization
-    x = ctx.array(op, 0, "the values")
-    if target is None or len(target.scale) != 1 or x.dtype.kind != "f":
-        raise ctx.unsupported(op, "needed a float constant and one output scale")
-    scaled = x.astype(np.float32) / target.scale[0].astype(np.float32)
-    rounded = np.rint(scaled) + target.zero_point[0]
-    info = np.iinfo(ctx.output_type(op))
-    return ctx.graph.constant(np.clip(rounded, info.min, info.max).astype(info.dtype), op.name)
+    """Real numbers, which the output stores as integers; integers of another scale pass as well."""
+    x, given = ctx.stored(op, 0), ctx.source.tensors[op.inputs[0]]
+    output = ctx.source.tensors[op.outputs[0]]
+    if output.quantization is None:
+        raise ctx.damaged(op, f"its output {output.name!r} is {output.type} without a scale")
+    if x.dtype == "int32" and x.quantization is None:  # quantized only where this op says so
+        x.quantization = given.quantization
+    if x.dtype not in dtypes.FLOAT and x.quantization is None:
+        raise ctx.damaged(op, f"{given.name!r} is {given.type} without a scale")
+    return ctx.real(x)
 
 
 RULES: dict[str, Rule] = {

@@ -60,9 +60,8 @@ def gather_nd(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def embedding_lookup(ctx: Context, op: SourceOp) -> Tensor:
-    """Indices, table: entries of the table's first axis, in floats if the output is."""
-    table = ctx.weights(op, 1) if ctx.output_type(op).kind == "f" else ctx.input(op, 1)
-    return ctx.add("gather", [table, ctx.input(op, 0)], op, axis=0)
+    """Indices, table: entries of the table's first axis."""
+    return ctx.add("gather", [ctx.input(op, 1), ctx.input(op, 0)], op, axis=0)
 
 
 def one_hot(ctx: Context, op: SourceOp) -> Tensor:

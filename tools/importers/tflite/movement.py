@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tflite
 
+from edgerun.quantization import dequantize
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.tflite.context import Context, Rule
 from edgerun.tools.importers.tflite.source import SourceOp
@@ -121,7 +122,10 @@ def pad(ctx: Context, op: SourceOp) -> Tensor:
 
 def padv2(ctx: Context, op: SourceOp) -> Tensor:
     """With a constant."""
-    return _pad(ctx, op, mode="constant", value=float(ctx.array(op, 2, "the value").reshape(-1)[0]))
+    value, meaning = ctx.array(op, 2, "the value"), ctx.source.tensors[op.inputs[2]].quantization
+    if meaning is not None:
+        value = dequantize(value, meaning)
+    return _pad(ctx, op, mode="constant", value=float(value.reshape(-1)[0]))
 
 
 def mirror_pad(ctx: Context, op: SourceOp) -> Tensor:

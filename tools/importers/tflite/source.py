@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tflite
 
-from edgerun.errors import InputError, ModelError
+from edgerun.errors import InputError, ModelError, UnsupportedError
+from edgerun.quantization import Quantization
 
 IDENTIFIER = b"TFL3"
 MAX_RANK = 8
@@ -27,6 +28,9 @@ NUMPY = {"FLOAT32": np.float32, "FLOAT16": np.float16, "FLOAT64": np.float64, "I
          "UINT8": np.uint8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
          "BOOL": np.bool_}
 
+QUANTIZED = ("INT8", "UINT8", "INT16", "INT4")  # with a scale they stand for real numbers
+DETAILS = {1: "custom", 2: "block-wise"}  # QuantizationDetails that are more than scales
+
 
 def _names_of(enum: type) -> dict[int, str]:
     return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
@@ -36,23 +40,6 @@ TYPES = _names_of(tflite.TensorType)
 CODES = _names_of(tflite.BuiltinOperator)
 OPTIONS = _names_of(tflite.BuiltinOptions)
 SPARSE_INDICES = {1: tflite.Int32Vector, 2: tflite.Uint16Vector, 3: tflite.Uint8Vector}
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """real = scale * (q - zero_point); arrays of one element, or of one per index of `axis`."""
-    scale: np.ndarray
-    zero_point: np.ndarray
-    axis: int
-
-    def dequantize(self, q: np.ndarray) -> np.ndarray:
-        """Return the real values in fp32, in the shape of q."""
-        shape = [1] * q.ndim
-        if len(self.scale) > 1:
-            shape[self.axis] = -1
-        offset = q.astype(np.int32) - self.zero_point.reshape(shape if len(self.scale) > 1 else ())
-        scale = self.scale.reshape(shape if len(self.scale) > 1 else ())
-        return offset.astype(np.float32) * scale.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +53,7 @@ class SourceTensor:
         dynamic: axes whose size the model leaves open.
         type: name of the TensorType, e.g. "FLOAT32".
         data: values of a constant (dense), else None.
-        quantization: None if not quantized.
+        quantization: None if not quantized; also that of a bias, which LiteRT does not read.
         variable: whether it is state that the interpreter keeps from run to run.
     """
     index: int
@@ -81,7 +68,7 @@ class SourceTensor:
     @property
     def integer_quantized(self) -> bool:
         """Whether the elements are integers that stand for real numbers."""
-        return self.quantization is not None and self.type in ("INT8", "UINT8", "INT16", "INT4")
+        return self.quantization is not None and self.type in QUANTIZED
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +116,7 @@ def read(path: Path) -> SourceModel:
     Raises:
         InputError: the file cannot be read.
         ModelError: the file is not a TFLite model of version 3, or is damaged.
+        UnsupportedError: integers are quantized in a way that edgerun has not.
     """
     try:
         data = path.read_bytes()
@@ -139,7 +127,7 @@ def read(path: Path) -> SourceModel:
                          f"{IDENTIFIER!r}")
     try:
         return _Reader(path, data).model()
-    except ModelError:
+    except (ModelError, UnsupportedError):
         raise
     except DAMAGE as error:
         raise ModelError(f"{path}: damaged TFLite model: {error}") from error
@@ -153,6 +141,7 @@ class _Reader:
         self.data = data
         self.root = tflite.Model.GetRootAs(data, 0)
         self.stored: set[int] = set()  # tensors with values in the file, whatever their type
+        self.unpacked = 0  # constants of 4 bits that are held as 8
 
     def require(self, condition: bool, message: str) -> None:
         """Raise ModelError with the file's name unless the condition holds."""
@@ -181,6 +170,9 @@ class _Reader:
         if root.SubgraphsLength() > 1:
             notes.append(f"{self.path.name} has {root.SubgraphsLength()} subgraphs; only the first "
                          "is imported")
+        if self.unpacked:
+            notes.append(f"{self.unpacked} tensors of int4 are kept as int8, which takes twice the "
+                         "memory")
         return SourceModel(self.path, tensors, ops, list(inputs), list(outputs), notes)
 
     def indices(self, values: Any, tensors: list[SourceTensor], what: str,
@@ -203,10 +195,12 @@ class _Reader:
         self.require(len(signature) == len(shape),
                      f"{what} has the shape {shape} but the signature {signature}")
         raw = self.buffer(table.Buffer(), what)
-        quantization = self.quantization(table.Quantization(), shape, what)
-        data = None
         if raw is not None:
             self.stored.add(index)
+        if raw is not None and type_name == "INT4":
+            raw, type_name = self.nibbles(raw, shape, what), "INT8"
+        quantization = self.quantization(table.Quantization(), type_name, shape, what)
+        data = None
         if raw is not None and type_name in NUMPY:
             data = self.constant(table, raw, np.dtype(NUMPY[type_name]), shape, what)
         dynamic = tuple(axis for axis, n in enumerate(signature) if n < 0 or shape[axis] < 1)
@@ -294,23 +288,52 @@ class _Reader:
         dense[tuple(place)] = values[at]
         return dense
 
-    def quantization(self, table: Any, shape: tuple[int, ...], what: str) -> Quantization | None:
-        if table is None or not table.ScaleLength():
+    def nibbles(self, raw: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+        """Return the bytes of an int8 constant from those of an int4 one, low halves first."""
+        self.require(all(n >= 0 for n in shape), f"{what}: a constant of the shape {shape}")
+        elements = int(np.prod(shape, dtype=object))
+        self.require(len(raw) == -(-elements // 2),
+                     f"{what}: {len(raw)} bytes, needed {-(-elements // 2)} for int4 {shape}")
+        halves = np.stack([raw << 4, raw & 0xF0], axis=1).reshape(-1)[:elements]
+        self.unpacked += 1
+        return (halves.view(np.int8) >> 4).view(np.uint8)
+
+    def quantization(self, table: Any, type_name: str, shape: tuple[int, ...], what: str
+                     ) -> Quantization | None:
+        """Return what the integers of a tensor mean; None if they are plain numbers.
+
+        Converters leave half-filled quantizations on tensors of other types; those are nobody's.
+        """
+        if table is None:
             return None
-        scale = _vector(table.ScaleAsNumpy())
+        if type_name in QUANTIZED and table.DetailsType() in DETAILS:
+            raise UnsupportedError(f"{self.path}: {what}: its quantization is "
+                                   f"{DETAILS[table.DetailsType()]}, needed one scale for the "
+                                   "tensor or one per index of an axis")
+        if not table.ScaleLength():
+            return None
+        scale = _vector(table.ScaleAsNumpy()).astype(np.float32)
         zero_point = _vector(table.ZeroPointAsNumpy())
         axis = table.QuantizedDimension()
-        if not len(zero_point):
-            zero_point = np.zeros(len(scale), np.int64)
         self.require(bool(np.isfinite(scale).all()), f"{what}: a scale is not finite")
-        self.require(len(zero_point) == len(scale),
-                     f"{what}: {len(scale)} scales but {len(zero_point)} zero points")
         if len(scale) > 1:
             self.require(0 <= axis < len(shape) and shape[axis] == len(scale),
                          f"{what}: {len(scale)} scales along axis {axis} of the shape {shape}")
-        if not (scale > 0).all():  # converters leave a zero scale on tensors that are not quantized
-            return None
-        return Quantization(scale, zero_point, axis)
+        if type_name not in QUANTIZED:
+            usable = (type_name in ("INT32", "INT64") and bool((scale > 0).all())
+                      and len(zero_point) == len(scale) and not zero_point.any())
+            return (Quantization(scale, np.zeros(len(scale), np.int32),
+                                 axis if len(scale) > 1 else -1) if usable else None)
+        self.require(bool((scale > 0).all()),
+                     f"{what}: a scale is {scale.min()}, needed a number above 0")
+        self.require(len(zero_point) == len(scale),
+                     f"{what}: {len(scale)} scales but {len(zero_point)} zero points")
+        low, high = np.iinfo(np.int8).min, np.iinfo(np.int8).max
+        if type_name in NUMPY:
+            low, high = np.iinfo(NUMPY[type_name]).min, np.iinfo(NUMPY[type_name]).max
+        self.require(bool(((zero_point >= low) & (zero_point <= high)).all()),
+                     f"{what}: a zero point lies outside {low}..{high}, the range of {type_name}")
+        return Quantization(scale, zero_point.astype(np.int32), axis if len(scale) > 1 else -1)
 
     def op(self, table: tflite.Operator, index: int, tensors: list[SourceTensor]) -> SourceOp:
         codes = self.root.OperatorCodesLength()
