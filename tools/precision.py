@@ -27,7 +27,7 @@ def widen(graph: Graph) -> str:
     for tensor in half:
         _store_as(tensor, "fp32")
     for op in graph.ops:
-        if op.code == "cast" and op.options["dtype"] == "fp16":
+        if op.code in ("cast", "dequantize") and op.options["dtype"] == "fp16":
             op.options["dtype"] = "fp32"
     if half and len(half) < len(floats):
         graph.notes.append(f"{len(half)} of {len(floats)} float tensors of the source model are "

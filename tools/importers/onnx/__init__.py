@@ -13,6 +13,7 @@ from edgerun.errors import InputError, ModelError, UnsupportedError
 from edgerun.tools.graph import Graph
 from edgerun.tools.importers.onnx.context import Node, Value
 from edgerun.tools.importers.onnx.functions import source_dtype
+from edgerun.tools.importers.onnx.quantized import settle
 from edgerun.tools.importers.onnx.walk import Walker, add_initializers
 
 OPSETS = range(7, 29)  # versions of ai.onnx whose op definitions the functions here follow
@@ -70,6 +71,7 @@ def import_proto(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
         raise UnsupportedError(f"not supported: {listed}. Needed: {REMEDY}")
     for info in model.graph.output:
         _add_output(walker, info, scope)
+    settle(graph)
     if any(b.dtype == "fp64" for b in (*graph.inputs, *graph.outputs)):
         graph.notes.append("The model has float64 inputs or outputs; it is computed in fp32.")
     return graph

@@ -1,8 +1,9 @@
 """What the ONNX op functions work with: values, nodes, and the graph being built."""
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,42 @@ from onnx import helper, numpy_helper
 
 from edgerun import dtypes
 from edgerun.errors import ModelError, UnsupportedError
+from edgerun.quantization import Quantization
 from edgerun.tools.graph import Graph, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """Integers that are stored in place of real numbers, in the source model's shape."""
+    q: np.ndarray
+    quantization: Quantization
+
+    def moved(self, make: Callable[[np.ndarray], np.ndarray], factor: float = 1.0
+              ) -> Integers | None:
+        """Return the integers of make(reals) * factor.
+
+        Args:
+            make: moves or repeats elements, without changing them.
+            factor: of the reals.
+
+        Returns:
+            None if no one scale, or one per index of an axis, describes them any more.
+        """
+        given, q = self.quantization, make(self.q)
+        scale, zero, axis = given.scale * np.float32(factor), given.zero_point, -1
+        if q.size == 0 or not np.all((scale > 0) & np.isfinite(scale)):
+            return None
+        if given.axis != -1:  # follow the indices of the axis
+            shape = [-1 if k == given.axis else 1 for k in range(self.q.ndim)]
+            which = make(np.broadcast_to(np.arange(len(scale)).reshape(shape), self.q.shape))
+            differing = [k for k in range(which.ndim) if (which != which.take([0], k)).any()]
+            if len(differing) > 1:
+                return None
+            axis = differing[0] if differing else -1
+            along = np.moveaxis(which, axis, -1).reshape(-1, which.shape[axis])[0]
+            along = along if differing else along[:1]
+            scale, zero = scale[along], zero[along]
+        return Integers(np.ascontiguousarray(q), Quantization(scale, zero, axis))
 
 
 @dataclass(eq=False)
@@ -23,10 +59,13 @@ class Value:
         array: contents, in the source model's dtype.
         tensor: of the graph; for a known value, the constant made when a device op first reads it.
         lost: neither is there, because the node that makes it is not supported.
+        integers: of a known value that the source model stores as integers; `array` has the real
+            numbers.
     """
     array: np.ndarray | None = None
     tensor: Tensor | None = None
     lost: bool = False
+    integers: Integers | None = None
 
     @property
     def known(self) -> bool:
@@ -79,6 +118,16 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.op_type} {self.name!r}"
+
+    def reading(self, inputs: list[Value | None], opset: int | None = None) -> Node:
+        """Return the same node with other inputs, as one of another version if given."""
+        other = copy.copy(self)
+        other.inputs, other.opset = inputs, opset or self.opset
+        return other
+
+    def input_name(self, index: int) -> str:
+        """Return the name of an input in the source model."""
+        return self.proto.input[index] if index < len(self.proto.input) else f"input {index}"
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute (text as str, lists as lists), or `default` if it is absent."""
@@ -173,23 +222,46 @@ class Context:
                 raise UnsupportedError(f"an input is {value.array.dtype}")
             if 0 in value.shape:
                 raise UnsupportedError("it reads an empty tensor at run time")
-            value.tensor = self.graph.constant(value.array, f"{self.node.name}.const")
+            if value.integers is None:
+                value.tensor = self.graph.constant(value.array, f"{self.node.name}.const")
+            else:
+                value.tensor = self._real(value.integers, f"{self.node.name}.const",
+                                          dtypes_name(value.array.dtype))
         return value.tensor
 
-    def derived(self, index: int, purpose: str, make) -> Tensor:
+    def derived(self, index: int, purpose: str, make: Callable[[np.ndarray], np.ndarray],
+                factor: float = 1.0, dtype: str | None = None) -> Tensor:
         """Return a constant made from the contents of an input, shared by all nodes of a purpose.
+        What the source model stores as integers stays that, behind a dequantize.
 
         Args:
             index: of an input that is known.
             purpose: key of the transformation.
-            make: array -> array.
+            make: array -> array; moves or repeats elements, without changing them.
+            factor: by which they are multiplied.
+            dtype: of the real numbers; default that of the input.
         """
         value = self.node.value(index)
-        key = (id(value), purpose)
+        key = (id(value), f"{purpose}*{factor}")
         if key not in self._derived:  # the value is kept too, so that its id stays its own
-            tensor = self.graph.constant(make(value.array), f"{self.node.name}.{purpose}")
+            name = f"{self.node.name}.{purpose}"
+            stored = value.integers and value.integers.moved(make, factor)
+            if stored:
+                tensor = self._real(stored, name, dtype or dtypes_name(value.array.dtype))
+            else:
+                reals = make(value.array)
+                if dtype:
+                    reals = reals.astype(dtypes.numpy_dtype(dtype))
+                if factor != 1:
+                    reals = (factor * reals).astype(reals.dtype)
+                tensor = self.graph.constant(reals, name)
             self._derived[key] = (value, tensor)
         return self._derived[key][1]
+
+    def _real(self, integers: Integers, name: str, dtype: str) -> Tensor:
+        """Return constant integers as real numbers."""
+        q = self.graph.constant(integers.q, name, quantization=integers.quantization)
+        return self.add("dequantize", [q], dtype=dtypes.device_dtype(dtype))
 
     def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
         """Return x with its axes in the order `perm`."""

@@ -14,6 +14,8 @@ RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
           "RandomUniformLike")
 # The reference evaluator (of onnx 1.23) computes some shapes or paddings of these wrongly.
 WRONG = ("GatherElements", "LRN", "MaxPool")
+# The importer keeps their integers, and says what is wrong with their scales.
+QUANTIZED = ("DequantizeLinear", "QuantizeLinear")
 # Old forms with another meaning that the reference evaluator computes as the new form: op type ->
 # first opset it has right. They run on the device like any other node.
 REFERENCE_SINCE = {"BatchNormalization": 14, "Hardmax": 13, "LogSoftmax": 13, "Softmax": 13,
@@ -24,7 +26,7 @@ REFERENCE_AS = {"DequantizeLinear": 19}
 
 def foldable(node: Node) -> bool:
     """Whether the node's outputs are known because all its inputs are."""
-    return (node.domain == "" and node.op_type not in (*RANDOM, *WRONG)
+    return (node.domain == "" and node.op_type not in (*RANDOM, *WRONG, *QUANTIZED)
             and node.opset >= REFERENCE_SINCE.get(node.op_type, 0)
             and all(value is None or value.known for value in node.inputs)
             and not any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

@@ -107,7 +107,7 @@ def _bias(ctx: Context, node: Node, index: int) -> Tensor | None:
     if not node.given(index):
         return None
     node.known(index, "bias")
-    return ctx.derived(index, "bias", lambda a: a.astype(np.float32))
+    return ctx.derived(index, "bias", lambda a: a, dtype="fp32")
 
 
 def _conv_transpose(ctx: Context, node: Node) -> Tensor:
@@ -188,11 +188,10 @@ def _gemm(ctx: Context, node: Node) -> Tensor:
     if node.value(1).known:
         if trans_a:
             a = ctx.transpose(a, (1, 0))
-        weights = ctx.derived(1, f"dense{trans_b}{alpha}", lambda b: (
-            alpha * (b if trans_b else b.T)).astype(b.dtype))
+        weights = ctx.derived(1, f"dense{trans_b}", lambda b: b if trans_b else b.T, alpha)
         if node.given(2) and _is_bias(node, weights.shape[0]):
-            bias = ctx.derived(2, f"bias{weights.shape[0]}x{beta}", lambda c: np.broadcast_to(
-                beta * c.astype(np.float32).reshape(-1), (weights.shape[0],)))
+            bias = ctx.derived(2, f"bias{weights.shape[0]}", lambda c: np.broadcast_to(
+                c.reshape(-1), (weights.shape[0],)), beta, "fp32")
         y = ctx.add("dense", [a, weights, bias])
     else:
         y = ctx.add("matmul", [a, ctx.tensor(1)], transpose_a=trans_a, transpose_b=trans_b)

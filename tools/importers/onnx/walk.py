@@ -11,9 +11,9 @@ from onnx import helper
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.onnx import functions, host
+from edgerun.tools.importers.onnx import functions, host, quantized
 from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value, contents
-from edgerun.tools.importers.onnx.table import TABLE
+from edgerun.tools.importers.onnx.table import DOMAINS
 
 Scope = MutableMapping[str, Value]
 
@@ -81,7 +81,7 @@ class Walker:
 
     def _import(self, node: Node, scope: Scope) -> list[Value]:
         self.context.node = node
-        function = None if node.domain else TABLE.get(node.op_type)
+        function = DOMAINS.get(node.domain, {}).get(node.op_type)
         lost = any(value is not None and value.lost for value in node.inputs)
         if not lost and host.foldable(node):
             try:
@@ -91,7 +91,8 @@ class Walker:
                     raise
                 arrays = None
             if arrays is not None:
-                return [Value(array=array) for array in arrays]
+                kept = quantized.kept_integers(node)
+                return [Value(array=array, integers=kept) for array in arrays]
         if function is None and node.domain == "" and node.op_type == "If":
             return self._if(node, scope)
         try:
