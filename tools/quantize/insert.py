@@ -1,56 +1,35 @@
 """Put quantize and dequantize around ops that compute on integers."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from edgerun.quantization import Quantization, limits, quantize
+from edgerun.quantization import Quantization, dequantize, quantize
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.quantize.assign import INTEGERS, WEIGHTED, keeps_grid
+from edgerun.tools.quantize.grids import (
+    WEIGHT_AXIS, activation_quantization, weight_quantization)
+from edgerun.tools.quantize.improve import bias_shift
 
 STORED = {"int8": "uint8", "int16": "int16"}  # dtype of activations, by the dtype of an op
-WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d": 2}
 # Ops on integers that write real numbers by themselves where nobody wants integers.
-REAL_RESULTS = (*WEIGHTED, "matmul", "softmax")
-SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
+REAL_RESULTS = (*WEIGHTED, "matmul")
 
 Range = Callable[[str, int], tuple[float, float]]
 
 
-def activation_quantization(low: float, high: float, dtype: str) -> Quantization:
-    """Return scale and zero point that cover a range, 0 always exactly among its numbers.
-
-    int8 (stored as uint8) is affine: scale = (high - low) / 255, zero_point = round(-low / scale);
-    int16 is symmetric: scale = max(|low|, |high|) / 32767, zero_point = 0 (Das et al., "Mixed
-    precision training of CNNs using integer operations", 2018, section 3).
-
-    Args:
-        low, high: of the real numbers; widened to hold 0.
-        dtype: "int8" or "int16".
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    if dtype == "int16":
-        top = max(-low, high)
-        return Quantization.per_tensor(max(top / 32767, SMALLEST) if top else 1 / 32767)
-    scale = float(np.float32(max((high - low) / 255, SMALLEST))) if high > low else 1 / 255
-    return Quantization.per_tensor(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
-
-
-def weight_quantization(weights: np.ndarray, axis: int, dtype: str) -> Quantization:
-    """Return symmetric scales per output channel: max |w| over the largest integer."""
-    largest = limits(dtype)[1]
-    others = tuple(k for k in range(weights.ndim) if k != axis)
-    top = np.abs(weights).max(axis=others)
-    scale = np.where(top > 0, np.maximum(top / largest, SMALLEST), 1.0)
-    return Quantization(scale.astype(np.float32), np.zeros(len(scale), np.int32), axis)
+def follows_readers(op: Op) -> bool:
+    """Whether an op computes on integers only if its readers want integers: a move gains nothing
+    otherwise, and a softmax at the end would round the answer."""
+    return keeps_grid(op) or op.code == "softmax"
 
 
 class _Inserter:
     def __init__(self, graph: Graph, dtypes: dict[Op, str], range_of: Range,
-                 weights_of: Callable[[Op, str], Quantization]):
-        self.graph, self.dtypes, self.range_of, self.weights_of = (
-            graph, dtypes, range_of, weights_of)
+                 weights_of: Callable[[Op, str], Quantization], means: Mapping[str, np.ndarray]):
+        self.graph, self.dtypes, self.range_of, self.weights_of, self.means = (
+            graph, dtypes, range_of, weights_of, means)
         self.stored: dict[Tensor, Tensor] = {}   # real tensor -> the integers it is kept as
         self.views: dict[Tensor, Tensor] = {}    # integers -> their dequantized view
         self.behind: dict[Tensor, Tensor] = {}   # the reverse
@@ -67,7 +46,7 @@ class _Inserter:
                 if x is None or x.constant or x.dtype != "fp32":
                     continue
                 dtype = self.dtype(op)
-                if keeps_grid(op):
+                if follows_readers(op):
                     dtype = self.wanted.get(op.outputs[0], "") if dtype in INTEGERS else ""
                 if dtype in INTEGERS:
                     self.wanted[x] = max(dtype, self.wanted.get(x, ""),
@@ -102,17 +81,25 @@ class _Inserter:
         return self.view(self.graph.constant(quantize(x.data, quantization, STORED[dtype]),
                                              x.name, quantization=quantization))
 
-    def weights(self, op: Op, dtype: str) -> Tensor:
-        quantization = self.weights_of(op, dtype)
-        return self.view(self.graph.constant(quantize(op.inputs[1].data, quantization, dtype),
-                                             op.inputs[1].name, quantization=quantization))
+    def weights(self, op: Op, dtype: str, inputs: list[Tensor | None]) -> None:
+        """Put quantized weights, and the bias that makes up for their rounding, among the inputs."""
+        real, quantization = op.inputs[1].data, self.weights_of(op, dtype)
+        q = quantize(real, quantization, dtype)
+        inputs[1] = self.view(self.graph.constant(q, op.inputs[1].name, quantization=quantization))
+        mean = self.means.get(op.inputs[0].name)
+        if mean is not None:
+            shift = bias_shift(op, real - dequantize(q, quantization), mean)
+            bias = op.inputs[2] if len(op.inputs) > 2 else None
+            inputs[2:3] = [self.graph.constant(shift if bias is None else bias.data + shift,
+                                               f"{op.name}.bias")]
 
     def keep(self, x: Tensor, op: Op | None) -> None:
         """Quantize a new real tensor if its readers want integers."""
         dtype = self.wanted.get(x, "")
         if op is not None and self.dtype(op) not in INTEGERS:
             dtype = ""  # a float op's result: its readers convert it
-        elif op is not None and not dtype and not keeps_grid(op) and op.code not in REAL_RESULTS:
+        elif (op is not None and not dtype and not follows_readers(op)
+              and op.code not in REAL_RESULTS):
             dtype = self.dtype(op)
         if not dtype:
             return
@@ -133,7 +120,7 @@ class _Inserter:
         for op in old:
             dtype = self.dtype(op)
             integer = dtype in INTEGERS
-            if keeps_grid(op) and integer and not self.wanted.get(op.outputs[0]):
+            if follows_readers(op) and not self.wanted.get(op.outputs[0]):
                 integer = False
             inputs = list(op.inputs)
             for i, x in enumerate(op.inputs):
@@ -142,7 +129,7 @@ class _Inserter:
                 if not x.constant:
                     inputs[i] = self.integers(x, dtype) if integer else self.real(x)
                 elif integer and i == 1 and op.code in WEIGHTED:
-                    inputs[i] = self.weights(op, dtype)
+                    self.weights(op, dtype, inputs)
                 elif integer and op.code in ("binary", "matmul", "concat"):
                     inputs[i] = self.operand(x, dtype)
             op.inputs = inputs
@@ -158,7 +145,8 @@ def bits(dtype: str) -> int:
 
 
 def insert(graph: Graph, dtypes: dict[Op, str], range_of: Range,
-           weights_of: Callable[[Op, str], Quantization] | None = None) -> None:
+           weights_of: Callable[[Op, str], Quantization] | None = None,
+           means: Mapping[str, np.ndarray] | None = None) -> None:
     """Make every op that has an integer dtype read and write quantized tensors.
 
     Args:
@@ -167,8 +155,11 @@ def insert(graph: Graph, dtypes: dict[Op, str], range_of: Range,
         range_of: (name of a real tensor, bits) -> (low, high) that its integers must cover.
         weights_of: (op, dtype) -> quantization of the op's weights; default: symmetric, per output
             channel, nothing clipped.
+        means: name of a real tensor -> its mean per channel [C] over the calibration data; biases
+            of layers that read such a tensor make up for the rounding of the weights.
     """
     def unclipped(op: Op, dtype: str) -> Quantization:
         return weight_quantization(op.inputs[1].data, WEIGHT_AXIS[op.code], dtype)
 
-    _Inserter(graph, dtypes, range_of, weights_of or unclipped).run()
+    _Inserter(graph, dtypes, range_of, weights_of or unclipped,
+              means or {}).run()
