@@ -25,7 +25,8 @@ class Turned:
             that ones are put in front of its shape first.
         output: order of the output; the identity: as it was.
         options: those that change.
-        weights: new constant for another op (op, input index, values), which makes up for it.
+        weights: new values of a constant input of another op (op, input index, values), which
+            make up for it.
     """
     inputs: tuple[Perm | None, ...]
     output: Perm
@@ -186,10 +187,18 @@ def _flattened(rewriter: Rewriter, op: Op, perm: Perm) -> Turned | None:
     """A dense layer behind a reshape takes the features in any order: its weights follow."""
     x, y = op.inputs[0], op.outputs[0]
     dense = rewriter.only_user(y)
+    while dense is not None and dense.code in ("quantize", "dequantize"):
+        y = dense.outputs[0]
+        dense = rewriter.only_user(y)
     if dense is None or dense.code != "dense" or dense.inputs[0] is not y:
         return None
-    w = dense.inputs[1]
-    if not w.constant or w.layout != "rows" or len(rewriter.users(w)) > 1:
+    w, owner, index = dense.inputs[1], dense, 1
+    if len(rewriter.users(w)) > 1:
+        return None
+    stored = rewriter.producer(w, "dequantize")
+    if stored is not None:
+        w, owner, index = stored.inputs[0], stored, 0
+    if not w.constant or w.layout != "rows" or (w.quantization and w.quantization.axis > 0):
         return None
     leading = 0
     while np.prod(x.shape[leading:], dtype=int) > y.shape[-1]:
@@ -200,7 +209,7 @@ def _flattened(rewriter: Rewriter, op: Op, perm: Perm) -> Turned | None:
     features = w.data.reshape(w.shape[0], *x.shape[leading:])
     order = (0, *(axis - leading + 1 for axis in perm[leading:]))
     return Turned((perm,), identity(len(y.shape)), {},
-                  (dense, 1, features.transpose(order).reshape(w.shape)))
+                  (owner, index, features.transpose(order).reshape(w.shape)))
 
 
 def reshaped_order(source: Sequence[int], target: Sequence[int], perm: Perm) -> Perm | None:
@@ -264,7 +273,8 @@ def blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int]
 
 
 RULES = {
-    **{code: _elementwise for code in ("unary", "binary", "cast", "where")},
+    **{code: _elementwise for code in ("unary", "binary", "cast", "where", "quantize",
+                                       "dequantize")},
     "pad": _per_axis("before", "after"),
     "slice": _per_axis("starts", "steps", "sizes"),
     "tile": _per_axis("repeats"),

@@ -66,7 +66,7 @@ def _residual(rewriter: Rewriter, op: Op) -> bool:
     candidates = [(producer, other) for tensor, other in ((a, b), (b, a))
                   if (producer := rewriter.private_producer(tensor)) is not None
                   and producer.code in RESIDUAL and not producer.options["activation"]
-                  and input_at(producer, 3) is None]
+                  and input_at(producer, 3) is None and not _on_integers(rewriter, producer)]
     if not candidates:
         return False
     # the later one: its residual is ready, nothing has to wait for it
@@ -78,6 +78,11 @@ def _residual(rewriter: Rewriter, op: Op) -> bool:
         producer.options[key] = op.options[key]
     rewriter.absorb(producer, op)
     return True
+
+
+def _on_integers(rewriter: Rewriter, op: Op) -> bool:
+    """Whether a layer will compute on integers, which takes no residual."""
+    return all(rewriter.producer(x, "dequantize") for x in op.inputs[:2])
 
 
 def _scalar_with_activation(rewriter: Rewriter, op: Op) -> bool:

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.quantization import limits
+from edgerun.tools.graph import MOVES, Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import WEIGHTED, Rewriter, is_float, rewrite, scalar
 
 POWERS = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal", -0.5: "rsqrt"}
@@ -355,11 +356,78 @@ def _two_slices(rewriter: Rewriter, op: Op) -> bool:
     return True
 
 
+def _exact(rewriter: Rewriter, op: Op) -> bool:
+    """quantize(dequantize(x)) on one grid is x."""
+    before = rewriter.producer(op.inputs[0], "dequantize")
+    if before is None:
+        return False
+    x, y = before.inputs[0], op.outputs[0]
+    if x.dtype != y.dtype or x.quantization.grid != y.quantization.grid:
+        return False
+    rewriter.replace(y, x)
+    return True
+
+
+def _quantize_first(rewriter: Rewriter, op: Op) -> bool:
+    """quantize(move(x)) -> move(quantize(x)): integers are smaller."""
+    move, y = rewriter.private_producer(op.inputs[0]), op.outputs[0]
+    if (move is None or move.code not in ("reshape", "transpose", "expand", "tile")
+            or y.quantization.axis != -1 or move.inputs[0].constant):
+        return False
+    q = rewriter.add(op, "quantize", [move.inputs[0]], op.name, y.quantization, **op.options)
+    rewriter.replace(y, rewriter.add(op, move.code, [q], move.name, **move.options))
+    return True
+
+
+def _dequantize_last(rewriter: Rewriter, op: Op) -> bool:
+    """move(dequantize(x)) -> dequantize(move(x))."""
+    before = rewriter.producer(op.inputs[0], "dequantize")
+    if before is None or before.inputs[0].quantization.axis != -1:
+        return False
+    moved = rewriter.add(op, op.code, [before.inputs[0], *op.inputs[1:]], op.name, **op.options)
+    rewriter.replace(op.outputs[0], rewriter.add(op, "dequantize", [moved], before.name,
+                                                 **before.options))
+    return True
+
+
+def _clamp_between_grids(rewriter: Rewriter, op: Op) -> bool:
+    """quantize(clamp(dequantize(quantize(x)))) on one grid -> quantize(clamp(x)): a clamp of the
+    integers, which the op that makes x takes in."""
+    clamp, y = rewriter.private_producer(op.inputs[0], "unary"), op.outputs[0]
+    if clamp is None or _as_clip(*(clamp.options[k] for k in ("kind", "alpha", "beta"))) is None:
+        return False
+    before = rewriter.private_producer(clamp.inputs[0], "dequantize")
+    first = before and rewriter.private_producer(before.inputs[0], "quantize")
+    if not first:
+        return False
+    q = before.inputs[0]
+    if q.dtype != y.dtype or q.quantization.grid != y.quantization.grid:
+        return False
+    rewriter.set_input(clamp, 0, first.inputs[0])
+    return True
+
+
+def _clamp_of_nothing(rewriter: Rewriter, op: Op) -> bool:
+    """A clamp beyond what the integers behind it can mean."""
+    ends = _as_clip(*(op.options[key] for key in ("kind", "alpha", "beta")))
+    before = rewriter.producer(op.inputs[0], "dequantize")
+    if ends is None or before is None or before.inputs[0].quantization.axis != -1:
+        return False
+    q = before.inputs[0].quantization
+    low, high = (q.step * (end - q.zero) for end in limits(before.inputs[0].dtype))
+    if low < ends[0] or high > ends[1]:
+        return False
+    rewriter.replace(op.outputs[0], op.inputs[0])
+    return True
+
+
 RESHAPES = (_two_reshapes, is_same, _keeps_dims)
 RULES = {
     "binary": (_constant_last, _binary_scalar, _binary_vector, _product_with_itself,
                _divide_by_root, _scale_after_product, _expanded_operand, _narrow_constant),
-    "unary": (_simplest_kind, _unary_identity, _two_unaries, _difference_squared),
+    "unary": (_simplest_kind, _unary_identity, _two_unaries, _difference_squared,
+              _clamp_of_nothing),
+    "quantize": (_exact, _clamp_between_grids, _quantize_first),
     "softmax": (_scale_of_softmax,),
     "reshape": RESHAPES,
     "transpose": (two_transposes, is_same),
@@ -367,3 +435,5 @@ RULES = {
     "reduce": (_needless_axes, is_same),
     **{code: (is_same,) for code in ("expand", "tile", "concat", "cast", "pad")},
 }
+for _code in MOVES:
+    RULES[_code] = (*RULES.get(_code, ()), _dequantize_last)

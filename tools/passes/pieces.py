@@ -133,9 +133,11 @@ def _concat_of_slices(rewriter: Rewriter, op: Op) -> bool:
 
 
 def _interleaved_concat(rewriter: Rewriter, op: Op) -> bool:
-    """concat(a, b) -> reshape [.., 2, C, ..] -> swap of the two: a concat that alternates."""
+    """concat(a, b) -> reshape [.., 2, C, ..] -> swap of the two: a concat that alternates. What it
+    gives may be quantized on the way."""
     split = rewriter.private_producer(op.inputs[0], "reshape")
-    concat = split and rewriter.private_producer(split.inputs[0], "concat")
+    store = split and rewriter.private_producer(split.inputs[0], "quantize")
+    concat = split and rewriter.private_producer((store or split).inputs[0], "concat")
     if not concat:
         return False
     axis, edges = _edges(concat)
@@ -149,6 +151,9 @@ def _interleaved_concat(rewriter: Rewriter, op: Op) -> bool:
     columns = [rewriter.add(op, "reshape", [x], x.name,
                             shape=(*shape[:axis], width, 1, *shape[axis + 1:]))
                for x in concat.inputs]
-    rewriter.replace(op.outputs[0], rewriter.add(op, "concat", columns, concat.name,
-                                                 axis=axis + 1))
+    whole = rewriter.add(op, "concat", columns, concat.name, axis=axis + 1)
+    if store:
+        whole = rewriter.add(op, "quantize", [whole], store.name, store.outputs[0].quantization,
+                             **store.options)
+    rewriter.replace(op.outputs[0], whole)
     return True

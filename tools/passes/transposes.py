@@ -264,7 +264,9 @@ class _Region:
             op.options.update(turned.options)
             if turned.weights is not None:
                 user, index, values = turned.weights
-                constant = self.rewriter.graph.constant(values, user.inputs[index].name)
+                old = user.inputs[index]
+                constant = self.rewriter.graph.constant(values, old.name, old.dtype,
+                                                        old.quantization)
                 self.rewriter.set_input(user, index, constant)
             y = op.outputs[0]
             if turned.output != identity(len(turned.output)):
@@ -274,7 +276,9 @@ class _Region:
     def _other(self, tensor: Tensor, perm: Perm, at: int) -> Tensor:
         """Make the turned form of a tensor, and insert its transpose back, which may go later."""
         graph = self.rewriter.graph
-        other = Tensor(tensor.name, tuple(tensor.shape[axis] for axis in perm), tensor.dtype)
+        given = tensor.quantization
+        other = Tensor(tensor.name, tuple(tensor.shape[axis] for axis in perm), tensor.dtype,
+                       quantization=given and given.transposed(perm))
         tensor.name = graph.unique(tensor.name)
         self._made[tensor] = other, perm
         back = Op("transpose", tensor.name, [other], [tensor], {"perm": inverse(perm)})
@@ -296,7 +300,9 @@ class _Region:
         rewriter, rank = self.rewriter, len(perm)
         if tensor.constant:
             data = tensor.data.reshape((1,) * (rank - len(tensor.shape)) + tensor.shape)
-            found = rewriter.graph.constant(data.transpose(perm), tensor.name, tensor.dtype)
+            given = tensor.quantization  # of a tensor of this rank: dequantize adds no axes
+            found = rewriter.graph.constant(data.transpose(perm), tensor.name, tensor.dtype,
+                                            given and given.transposed(perm))
         else:
             found = tensor
             if rank > len(tensor.shape):
