@@ -9,11 +9,43 @@
 // vector ends at the last channel, so two work-items may write the same values there.
 //
 // AVERAGE: the average instead of the maximum.
+// T_uint8, T_int16: x and y are quantized, on the same grid for a maximum; instead of ACTIVATE the
+// result is clamped.
 
-#ifdef AVERAGE
-#define START 0.0f
+#if defined(T_uint8) || defined(T_int16)
+#define INTEGER
+#include "integer.cl"
+#define LARGER max
+#define LEAST (-32768)
 #else
-#define START (-INFINITY)
+#define LARGER fmax
+#define LEAST (-INFINITY)
+#endif
+#ifdef AVERAGE
+#define START 0
+#define JOIN(a, b) ((a) + (b))
+#else
+#define START LEAST
+#define JOIN(a, b) LARGER((a), (b))
+#endif
+
+#if defined(INTEGER) && defined(AVERAGE)
+#if VEC == 1
+#define I_OF (int)
+#define F_OF (float)
+#else
+#define I_OF GLUE(convert_int, VEC)
+#define F_OF GLUE(convert_float, VEC)
+#endif
+
+// a / c, halves away from 0. The estimate misses by 1 at most, where the quotient is below 2^17.
+I divide(const I a, const int c) {
+    const I n = (a < 0 ? -a : a) + c / 2;
+    I q = I_OF(F_OF(n) * (1.0f / (float)c));
+    const I left = n - q * c;
+    q = left < 0 ? q - 1 : left >= c ? q + 1 : q;
+    return a < 0 ? -q : q;
+}
 #endif
 
 // First tap at or behind the image's first row, for a window that starts at row `start`.
@@ -29,8 +61,15 @@ int taps_before(const int start, const int end, const int kernel_size, const int
 // image: N, H, W, C, OH, OW, run, 0
 // rows, columns: kernel, stride, dilation, pad before, first row (column) that the divisor of an
 //                average does not count, or -1 if it counts the taps inside the image; three unused
+// steps: zero point of x; m0, t of what a step of x is in steps of y, times 2^bits, t = 0 if x and
+//        y have one grid; bits; zero point, least, largest integer of y; the integer that an
+//        average of one grid rounds halves away from. A maximum needs the bounds only.
 __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, const int8 columns,
+#ifdef INTEGER
+                     const int8 steps) {
+#else
                      const float alpha, const float beta) {
+#endif
     const int height = image.s1, width = image.s2, channels = image.s3;
     const int out_w = image.s5, run = image.s6;
     const int n = get_global_id(2) / image.s4, oh = get_global_id(2) % image.s4;
@@ -55,24 +94,28 @@ __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
                 __global const S *xp = image_x + c
                     + ((row + kh * rows.s2) * width + column + kw0 * columns.s2) * channels;
                 F part = (F)(START);  // a row at a time: long sums stay exact to more digits
-                for (int kw = kw0; kw < kw1; kw++, xp += step) {
-#ifdef AVERAGE
-                    part += LOADV(xp);
-#else
-                    part = fmax(part, LOADV(xp));
-#endif
-                }
-#ifdef AVERAGE
-                result += part;
-#else
-                result = fmax(result, part);
-#endif
+                for (int kw = kw0; kw < kw1; kw++, xp += step) part = JOIN(part, LOADV(xp));
+                result = JOIN(result, part);
             }
+#if defined(INTEGER)
+#ifdef AVERAGE
+            const int counted = max(counted_h, 1) * max(counted_w, 1);
+            const int taps = max(kh1 - kh0, 0) * max(kw1 - kw0, 0);
+            if (steps.s2)
+                result = steps.s4 + divide(requantizev(result - taps * steps.s0, (I)(steps.s1),
+                                                       (I)(steps.s2)), counted << steps.s3);
+            else
+                result = steps.s7 + divide(result + (counted - taps) * steps.s0
+                                           - counted * steps.s7, counted);
+#endif
+            STOREV(saturate(result, (I)(steps.s5), (I)(steps.s6)), yp + c);
+#else
 #ifdef AVERAGE
             result /= (float)max(counted_h, 1) * (float)max(counted_w, 1);
 #endif
             const F x = result;
             STOREV(ACTIVATE(x), yp + c);
+#endif
         }
     }
 }
