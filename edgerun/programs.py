@@ -20,7 +20,7 @@ from edgerun._paths import folder
 from edgerun.errors import DeviceError
 
 MAGIC = b"EDGEBIN1"
-BASE_OPTIONS = ["-cl-std=CL1.2", "-cl-mad-enable"]
+BASE_OPTIONS = ["-cl-mad-enable"]
 _INCLUDE = re.compile(r'#include "(\w+\.cl)"')
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
 
@@ -39,6 +39,11 @@ def cache_folder() -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerun"
     except RuntimeError:  # a user id without an entry in the password file, as in containers
         return None
+
+
+def options_of(defines: dict) -> list[str]:
+    """Return the build options of a program: OpenCL C 1.2, unless it uses what came later."""
+    return [f"-cl-std={'CL3.0' if 'DOT_KHR' in defines else 'CL1.2'}", *BASE_OPTIONS]
 
 
 def source(family: str, defines: dict) -> str:
@@ -88,10 +93,11 @@ class Programs:
         Raises:
             DeviceError: the compiler refused it; the message holds the head of its log.
         """
-        text = source(family, defines)
-        key = hashlib.sha256("\0".join([self._identity, *BASE_OPTIONS, text]).encode()).hexdigest()
+        text, options = source(family, defines), options_of(defines)
+        key = hashlib.sha256("\0".join([self._identity, *options, text]).encode()).hexdigest()
         if key not in self._programs:
-            self._programs[key] = self._from_disk(key) or self._build(family, defines, text)
+            self._programs[key] = (self._from_disk(key, options)
+                                   or self._build(family, defines, text, options))
         return self._programs[key]
 
     def __len__(self) -> int:
@@ -136,7 +142,7 @@ class Programs:
             Path(temporary).unlink(missing_ok=True)
             raise
 
-    def _from_disk(self, key: str) -> cl.Program | None:
+    def _from_disk(self, key: str, options: list[str]) -> cl.Program | None:
         directory = cache_folder()
         if directory is None:
             return None
@@ -152,17 +158,17 @@ class Programs:
             self._discard(path)
             return None
         try:
-            program = self._compile(cl.Program(self.context, [self.device], [binary]))
+            program = self._compile(cl.Program(self.context, [self.device], [binary]), options)
         except cl.Error:
             self._discard(path)
             return None
         self.cached += 1
         return program
 
-    def _compile(self, program: cl.Program) -> cl.Program:
+    def _compile(self, program: cl.Program, options: list[str]) -> cl.Program:
         with warnings.catch_warnings():  # some drivers always print to the log
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return program.build(BASE_OPTIONS, devices=[self.device], cache_dir=False)
+            return program.build(options, devices=[self.device], cache_dir=False)
 
     @staticmethod
     def _discard(path: Path) -> None:
@@ -171,9 +177,9 @@ class Programs:
         except OSError:
             return
 
-    def _build(self, family: str, defines: dict, text: str) -> cl.Program:
+    def _build(self, family: str, defines: dict, text: str, options: list[str]) -> cl.Program:
         try:
-            program = self._compile(cl.Program(self.context, text))
+            program = self._compile(cl.Program(self.context, text), options)
         except cl.Error as error:
             raise DeviceError(
                 f"kernels/{family}.cl with {defines}: {self.device.name.strip()} cannot build it: "
