@@ -53,8 +53,9 @@ def take(info: TensorInfo, tensor: Tensor, mapped: np.ndarray) -> np.ndarray:
 def _quantize(real: np.ndarray, tensor: Tensor, target: np.ndarray) -> None:
     """edgerun.quantization.quantize without its fp64, in place; the numbers are finite."""
     q, (low, high) = tensor.quantization, limits(tensor.dtype)
+    steps = np.empty(real.shape, np.float32)  # an array even without dimensions
     with np.errstate(over="ignore"):
-        steps = np.divide(real, q.scale[0], dtype=np.float32, casting="unsafe")
+        np.divide(real, q.scale[0], out=steps, dtype=np.float32, casting="unsafe")
     np.rint(steps, out=steps)
     steps += np.float32(q.zero)  # exact where it is not clamped: both are far below 2^24
     np.clip(steps, low, high, out=steps)
