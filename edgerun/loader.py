@@ -12,7 +12,7 @@ import numpy as np
 from edgerun import dtypes, flat, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, Model, Op, Plan, Segment, Tensor, TensorInfo, TestVector)
+    VERSION, Model, Op, Plan, Range, Segment, Tensor, TensorInfo, TestVector)
 from edgerun.quantization import Quantization
 
 
@@ -103,7 +103,8 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
     return Model(
         where, graph["name"], graph["source"], root["producer"], graph["precision"],
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
-        (), len(root["graph"]), data)
+        (), len(root["graph"]), data, tuple(Range(**values) for values in graph["ranges"]),
+        graph["observer"], graph["samples"])
 
 
 def _plain(value: Any) -> Any:

@@ -104,6 +104,18 @@ class TestVector:
 
 
 @dataclass(frozen=True)
+class Range:
+    """What calibration saw in a real tensor, for the packer; see the schema."""
+    name: str
+    low: float
+    high: float
+    low8: float
+    high8: float
+    low16: float
+    high16: float
+
+
+@dataclass(frozen=True)
 class Model:
     """A whole model file; `data` is the read-only mapping that everything points into."""
     path: str
@@ -121,6 +133,9 @@ class Model:
     vectors: tuple[TestVector, ...]
     graph_bytes: int
     data: np.ndarray = field(repr=False)
+    ranges: tuple[Range, ...] = ()
+    observer: str = ""
+    samples: int = 0
 
     @property
     def file_bytes(self) -> int:

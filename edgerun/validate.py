@@ -47,6 +47,7 @@ def check(model: Model) -> None:
         for op in model.ops:
             _check_op(model, op)
         _check_overlaps(model)
+        _check_ranges(model)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from None
 
@@ -73,7 +74,8 @@ def _check_counts(model: Model) -> None:
                                ("ops", len(model.ops), MAX_OPS),
                                ("op inputs", sum(len(op.inputs) for op in model.ops), MAX_INPUTS),
                                ("inputs", len(model.inputs), MAX_TENSORS),
-                               ("outputs", len(model.outputs), MAX_TENSORS)):
+                               ("outputs", len(model.outputs), MAX_TENSORS),
+                               ("ranges", len(model.ranges), MAX_TENSORS)):
         _require(count <= limit, "the graph", f"has {count} {what}, at most {limit} are allowed")
     _require(len(model.outputs) > 0, "the graph", "has no output")
     seen = [segment.dtype for segment in model.segments]
@@ -167,6 +169,24 @@ def _check_quantization(tensor: Tensor, where: str) -> None:
     limits = np.iinfo(dtypes.numpy_dtype(tensor.dtype))
     _require(bool(np.all((zero_point >= limits.min) & (zero_point <= limits.max))), where,
              f"has a zero point outside the {limits.min} to {limits.max} of {tensor.dtype}")
+
+
+def _check_ranges(model: Model) -> None:
+    _require(len(model.observer) <= MAX_NAME, "the graph",
+             f"has an observer of {len(model.observer)} characters")
+    names: set[str] = set()
+    for found in model.ranges:
+        where = f"the range of {found.name[:200]!r}"
+        _require(len(found.name) <= MAX_NAME, where,
+                 f"has a name of {len(found.name)} characters")
+        _require(found.name not in names, where, "is given twice")
+        names.add(found.name)
+        for low, high, middle in ((found.low, found.high, found.low),
+                                  (found.low8, found.high8, 0.0),
+                                  (found.low16, found.high16, 0.0)):
+            _require(-np.inf < low <= middle <= high < np.inf, where,
+                     f"is {low} to {high}, needed finite numbers in order"
+                     + ("" if middle is found.low else ", 0 among them"))
 
 
 def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> None:

@@ -61,7 +61,8 @@ def tools_extras() -> set[str]:
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
     names = (extras["tools"] + extras["verify"]).split()
-    return {"google" if name == "protobuf" else name.replace("-", "_") for name in names}
+    modules = {"protobuf": "google", "Pillow": "PIL"}  # where they differ from the names
+    return {modules.get(name, name.replace("-", "_")) for name in names}
 
 
 @pytest.mark.parametrize("path", sources("edgerun"), ids=name_of)

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import flatbuffers
 import numpy as np
@@ -11,10 +13,17 @@ import numpy as np
 from edgerun import __version__, dtypes, flat
 from edgerun.files import replacing
 from edgerun.memory import SLACK
-from edgerun.model import PAGE, VERSION
+from edgerun.model import PAGE, VERSION, Range
 from edgerun.ops import OPS
 from edgerun.tools.graph import Graph, Tensor
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
+
+
+class Calibration(Protocol):
+    """What a file may keep of a calibration; see edgerun.tools.calibrate."""
+    ranges: Mapping[str, Range]
+    observer: str
+    samples: int
 
 
 def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any]) -> int:
@@ -111,7 +120,8 @@ def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tens
 
 
 def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: str,
-           vectors: list[tuple[list[np.ndarray], list[np.ndarray], float]] | None = None) -> bytes:
+           vectors: list[tuple[list[np.ndarray], list[np.ndarray], float]] | None = None,
+           calibration: Calibration | None = None) -> bytes:
     """Return the bytes of a model file.
 
     Args:
@@ -120,6 +130,7 @@ def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: s
         aliases: tensor -> the root tensor whose bytes it uses.
         precision: what the packer was asked for.
         vectors: (inputs, expected outputs, relative tolerance), in boundary order.
+        calibration: ranges of the graph's real tensors before any of them was quantized.
     """
     tensors = graph.tensors()
     for boundary in (*graph.inputs, *graph.outputs):
@@ -131,7 +142,8 @@ def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: s
     index = {tensor: i for i, tensor in enumerate(tensors)}
     segments, places = segments_of(tensors)
     order = list(segments)
-    graph_bytes = _encode_graph(graph, plan, aliases, precision, tensors, index, order, places)
+    graph_bytes = _encode_graph(graph, plan, aliases, precision, tensors, index, order, places,
+                                calibration)
     builder = flatbuffers.Builder(sum(map(len, segments.values())) + len(graph_bytes) + 64 * 1024)
     encoded = {
         "version": VERSION, "producer": f"edgerun {__version__}",
@@ -166,7 +178,7 @@ def _quantization(tensor: Tensor) -> dict[str, Any] | None:
 
 
 def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order,
-                  places) -> bytes:
+                  places, calibration) -> bytes:
     def tensor_values(tensor: Tensor) -> dict[str, Any]:
         values = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype,
                   "layout": tensor.layout, "quantization": _quantization(tensor)}
@@ -198,7 +210,10 @@ def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, 
         "outputs": [boundary_values(b) for b in graph.outputs],
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT},
-        "name": graph.name, "source": graph.source, "target": "", "precision": precision}))
+        "name": graph.name, "source": graph.source, "target": "", "precision": precision,
+        **({} if calibration is None else {
+            "ranges": [asdict(entry) for entry in calibration.ranges.values()],
+            "observer": calibration.observer, "samples": calibration.samples})}))
     return bytes(builder.Output())
 
 
