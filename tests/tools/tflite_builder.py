@@ -46,7 +46,7 @@ class _Tensor:
     dtype: str
     buffer: int = 0
     signature: tuple[int, ...] = ()
-    quantization: tuple[list[float], list[int], int] | None = None
+    quantization: tuple | None = None  # scales, zero points, axis, and a QuantizationDetails
     sparsity: Sparsity | None = None
     variable: bool = False
 
@@ -151,13 +151,15 @@ class TFLiteBuilder:
         if tensor.signature:
             signature = b.CreateNumpyVector(np.array(tensor.signature, np.int32))
         if tensor.quantization:
-            scale, zero_point, axis = tensor.quantization
+            scale, zero_point, axis, *details = tensor.quantization
             scale = b.CreateNumpyVector(np.array(scale, np.float32))
             zero_point = b.CreateNumpyVector(np.array(zero_point, np.int64))
             tflite.QuantizationParametersStart(b)
             tflite.QuantizationParametersAddScale(b, scale)
             tflite.QuantizationParametersAddZeroPoint(b, zero_point)
             tflite.QuantizationParametersAddQuantizedDimension(b, axis)
+            if details:
+                tflite.QuantizationParametersAddDetailsType(b, details[0])
             quantization = tflite.QuantizationParametersEnd(b)
         if tensor.sparsity:
             sparsity = _sparsity(b, tensor.sparsity)

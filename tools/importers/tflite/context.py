@@ -13,7 +13,7 @@ from edgerun import dtypes
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.quantization import Quantization, quantize
 from edgerun.tools import reference
-from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.graph import MOVES, Graph, Tensor
 from edgerun.tools.importers.tflite.source import (
     MAX_ELEMENTS, NUMPY, SourceModel, SourceOp, SourceTensor)
 
@@ -28,8 +28,6 @@ ACTIVATIONS = {
     tflite.ActivationFunctionType.TANH: ("tanh", 0.0, 0.0),
 }
 
-# Ops of the graph that only move elements, so that integers may pass them as they are.
-MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
 # With int16 inputs their LiteRT kernels add up in 64 bits, and multiply by 16 bits then.
 ACCUMULATING = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED",
                 "BATCH_MATMUL")
@@ -259,8 +257,8 @@ class Context:
         if integers.dtype == dtype and (integers.quantization is None
                                         or integers.quantization.grid == quantization.grid):
             if integers.quantization is None and not integers.constant:
-                raise self.unsupported(op, f"{integers.name!r} is {declared.type} without a scale, "
-                                           f"but {declared.name!r}, which is made of it, has one")
+                raise self.unsupported(op, f"its output {declared.name!r} has a scale, but it is "
+                                           f"made of plain {declared.type}")
             if integers.quantization is None:
                 return self.graph.constant(integers.data, declared.name, quantization=quantization)
             return integers
@@ -305,9 +303,8 @@ class Context:
         if moved is not None and code in MOVES:
             quantization = _carried(moved.quantization, code, moved.shape, options)
             if quantization is not None:
-                y = self._append(code, [moved, *inputs[1:]], op, options)
-                y.quantization = quantization
-                return self.real(y)
+                return self.real(self._append(code, [moved, *inputs[1:]], op, options,
+                                              quantization))
         if code not in (*MOVES, "concat", "pad", "where", "cast"):
             for tensor in inputs:
                 if tensor is not None:
@@ -315,15 +312,16 @@ class Context:
         return self._append(code, inputs, op, options)
 
     def _append(self, code: str, inputs: Sequence[Tensor | None], op: SourceOp,
-                options: dict[str, Any]) -> Tensor:
+                options: dict[str, Any], quantization: Quantization | None = None) -> Tensor:
         present = [tensor for tensor in inputs if tensor is not None]
-        y = self.graph.add(code, inputs, op.name, **options)
+        y = self.graph.add(code, inputs, op.name, quantization, **options)
         if not all(tensor.constant for tensor in present):
             return y
         built = self.graph.ops.pop()
         self.limit(op, int(np.prod(y.shape, dtype=object)))
         arrays = [None if tensor is None else tensor.data for tensor in inputs]
-        return self.graph.constant(reference.evaluate(built, arrays)[0], op.name)
+        return self.graph.constant(reference.evaluate(built, arrays)[0], op.name,
+                                   quantization=quantization)
 
     def limit(self, op: SourceOp, elements: int) -> None:
         """Refuse to build a constant so large that only a damaged file asks for it."""
@@ -397,7 +395,7 @@ def _carried(quantization: Quantization, code: str, shape: tuple[int, ...],
     if axis < 0:
         return quantization
     if code == "transpose":
-        return replace(quantization, axis=list(options["perm"]).index(axis))
+        return quantization.transposed(options["perm"])
     if code == "reshape":
         for k, n in enumerate(options["shape"]):
             if n == shape[axis] and math.prod(options["shape"][:k]) == math.prod(shape[:axis]):
