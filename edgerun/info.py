@@ -16,6 +16,7 @@ def describe(model: Model) -> dict[str, Any]:
         "path": model.path, "name": model.name, "source": model.source, "producer": model.producer,
         "precision": model.precision, "target": model.target, "file_bytes": model.file_bytes,
         "graph_bytes": model.graph_bytes, "vectors": len(model.vectors),
+        "ranges": len(model.ranges), "observer": model.observer, "samples": model.samples,
         "inputs": _boundary(model, model.inputs), "outputs": _boundary(model, model.outputs),
         "macs": sum(OPS[op.code].macs(op) for op in model.ops),
         "ops": [_op(op) for op in model.ops],
@@ -66,7 +67,9 @@ def describe_text(found: dict[str, Any]) -> str:
                   f"{text.size(plan['lower_bound_bytes'])} at op {plan['peak_op']}, alignment "
                   f"{plan['alignment']}"),
         ("multiply-adds", f"{found['macs'] / 1e6:.2f} million"),
-        ("test vectors", found["vectors"])])
+        ("test vectors", found["vectors"]),
+        *([("calibrated", f"{found['ranges']} ranges by {found['observer']} of "
+                          f"{found['samples']} samples")] if found["ranges"] else [])])
     boundary = text.table(
         ("", "name", "shape", "dtype", "on the device"),
         [(role, entry["name"], text.shape(entry["shape"]), entry["dtype"],

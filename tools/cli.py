@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
-from edgerun.tools import runtimes, verify as verify_module
+from edgerun.tools import calibrate, runtimes, verify as verify_module
 from edgerun.tools.pack import PRECISIONS, PackReport, pack as pack_model
 
 PACK_EXAMPLES = """\
@@ -18,6 +18,10 @@ PACK_EXAMPLES = """\
   edgerun pack model.tflite -o model.edge --precision fp16
   edgerun pack model.onnx -o model.edge --shape input=1,3,224,224 --json
   edgerun pack model.onnx -o model.edge --vectors samples.npz   # for 'edgerun verify' on the device
+  edgerun pack model.onnx -o int8.edge --precision int8 --calibration samples.npz
+  edgerun pack model.onnx -o fp32.edge --calibration photos --samples 100 \
+    --preprocess "resize=256,size=224,scale=1/255,mean=0.485 0.456 0.406,std=0.229 0.224 0.225"
+  edgerun pack model.onnx -o int8.edge --precision int8 --calibration fp32.edge   # once calibrated
 
 samples.npz holds an array per input under its name, of the input's shape, or with one more axis of
 samples in front of it; the source model runs on them in ONNX Runtime or LiteRT, and inputs and
@@ -50,6 +54,19 @@ def _pack_parser() -> argparse.ArgumentParser:
                         help="shape of an input with dynamic dimensions (repeatable)")
     parser.add_argument("--vectors", metavar="IN.npz",
                         help=f"up to {verify_module.MAX_VECTORS} samples to store with outputs")
+    calibration = parser.add_argument_group("calibration (for int8, int16 and mixed)")
+    calibration.add_argument("--calibration", metavar="PATH",
+                             help="IN.npz, a folder of images, or an .edge file packed with them")
+    calibration.add_argument("--preprocess", metavar="LINE",
+                             help="how an image becomes an input: KEY=VALUE,... with the keys "
+                                  "color, resize, size, crop, filter, scale, mean, std, layout, "
+                                  "input")
+    calibration.add_argument("--observer", choices=tuple(calibrate.OBSERVERS),
+                             help="how ranges are chosen; default: "
+                                  f"{calibrate.DEFAULT_OBSERVER}")
+    calibration.add_argument("--samples", metavar="N", type=cli.positive,
+                             help="use so many samples, evenly spread; default: all")
+    cli.add_device(calibration)
     cli.add_json(parser)
     return parser
 
@@ -65,20 +82,29 @@ def pack(argv: Sequence[str]) -> int:
             args.vectors)
     with _progress() as show:
         report = pack_model(args.model, args.output, precision=args.precision,
-                            shapes=dict(args.shape), vectors=vectors, progress=show)
+                            shapes=dict(args.shape), vectors=vectors, progress=show,
+                            calibration=args.calibration, preprocess=args.preprocess,
+                            observer=args.observer, samples=args.samples, device=args.device)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show the stage on a terminal; elsewhere nothing."""
+def _progress() -> Iterator[Callable[..., None]]:
+    """Show the stage on a terminal, with a bar where it is counted; elsewhere nothing."""
     if not sys.stderr.isatty():
-        yield lambda stage: None
+        yield lambda stage, *of: None
         return
     from rich.console import Console
-    with Console(stderr=True).status("pack") as status:
-        yield lambda stage: status.update(f"pack: {stage}")
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    with Progress(SpinnerColumn(), TextColumn("pack: {task.description}"), BarColumn(),
+                  console=Console(stderr=True), transient=True) as bar:
+        def show(stage: str, done: int = 0, total: int | None = None) -> None:
+            for task in bar.task_ids:  # a task whose total is known cannot forget it
+                bar.remove_task(task)
+            count = f" {done} of {total}" if total else ""
+            bar.add_task(stage + count, total=total, completed=done)
+        yield show
 
 
 def pack_text(report: PackReport) -> str:

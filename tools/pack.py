@@ -10,7 +10,7 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
-from edgerun.tools import blob, layout, lower, passes, plan as planner, quantize
+from edgerun.tools import blob, calibrate, layout, lower, passes, plan as planner, quantize
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert, widen
 
@@ -91,8 +91,8 @@ class Stages:
         for name, step in passes.pipeline(integers):
             self.run(name, step)
 
-    def encode(self, real: str, label: str, vectors: Sequence = (), integers: bool = False
-               ) -> tuple[bytes, planner.Plan]:
+    def encode(self, real: str, label: str, vectors: Sequence = (), integers: bool = False,
+               ranges: calibrate.Calibration | None = None) -> tuple[bytes, planner.Plan]:
         """Lower, choose the storage of real numbers, plan; return the bytes of the file.
 
         Args:
@@ -100,6 +100,7 @@ class Stages:
             label: the precision that the file tells.
             vectors: as in pack().
             integers: as in optimize().
+            ranges: stored in the file, if given.
         """
         self.run("lower", lower.apply)
         for name, step in passes.FINISH if integers else ():
@@ -111,13 +112,16 @@ class Stages:
         layout.apply(self.graph)
         plan = planner.plan(self.graph, aliases)
         self.progress("write")
-        return blob.encode(self.graph, plan, aliases, label, list(vectors)), plan
+        return blob.encode(self.graph, plan, aliases, label, list(vectors), ranges), plan
 
 
 def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "source",
          shapes: Mapping[str, Sequence[int]] | None = None, vectors: Sequence = (),
-         progress: Callable[[str], None] = lambda stage: None,
-         overrides: str | os.PathLike | None = None) -> PackReport:
+         progress: Callable[..., None] = lambda stage, *of: None,
+         overrides: str | os.PathLike | None = None,
+         calibration: str | os.PathLike | None = None,
+         preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
+         samples: int | None = None, device: str | int | None = None) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -130,8 +134,18 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         shapes: input name -> shape, for inputs with dynamic dimensions.
         vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`;
             arrays in the order of the model's inputs and outputs.
-        progress: called with the name of each stage.
+        progress: called with the name of each stage; while calibrating also with the number of
+            samples done and of all.
         overrides: file of lines `PATTERN DTYPE`, see edgerun.tools.quantize.read_overrides.
+        calibration: where the ranges of the tensors come from: an .npz file or a folder of images,
+            see edgerun.tools.calibrate.data.read; or an .edge file that was packed from this model
+            with them. A file of fp32 or fp16 keeps the ranges, for later files.
+        preprocess: how an image of the folder becomes an input, see
+            edgerun.tools.calibrate.images.
+        observer: how ranges are chosen, a key of edgerun.tools.calibrate.OBSERVERS; default
+            "minmax".
+        samples: calibrate with so many, evenly spread over all.
+        device: where calibration runs; as for edgerun.load().
 
     Returns:
         PackReport.
@@ -140,10 +154,17 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         InputError: an argument is wrong.
         ModelError: the source model is damaged or contradicts itself.
         UnsupportedError: the model needs an op or a precision that edgerun has not.
+        DeviceError: there is no device to calibrate on.
     """
     if precision not in PRECISIONS:
         raise UnsupportedError(f"precision {precision!r} is not available, needed one of "
                                f"{', '.join(PRECISIONS)}")
+    if calibration is None and (preprocess, observer, samples) != (None, None, None):
+        raise InputError("a preprocessing line, an observer or a number of samples says how to "
+                         "calibrate: needed calibration data too (--calibration)")
+    if calibration is None and precision in quantize.INTEGERS:
+        raise InputError(f"precision {precision} needs the range of every tensor: give samples, "
+                         "images, or a file that was calibrated (--calibration)")
     progress("import")
     graph = import_model(source, shapes)
     stages = Stages(graph, progress)
@@ -156,14 +177,22 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if exact and precision != "source":
         stages.run("strip", quantize.strip)
         exact = False
+    if exact and calibration is not None:
+        raise InputError(f"{source}: is quantized already; calibration is for a float model")
     chosen = precision in quantize.INTEGERS or overrides is not None
-    stages.optimize(integers=exact or chosen)
+    integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
+    stages.optimize(integers)
+    ranges = None
+    if calibration is not None:
+        ranges = calibrate.from_path(graph, calibration, preprocess, observer, samples, device,
+                                     lambda done, total: progress("calibrate", done, total))
+        graph.notes += ranges.warnings
     if chosen:
         dtypes = quantize.assign(graph, real if precision == "source" else precision,
                                  quantize.read_overrides(overrides) if overrides else ())
         stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range))
     label = precision if precision != "source" else "source" if exact else own
-    data, plan = stages.encode(real, label, vectors, integers=exact or chosen)
+    data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges)
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will
     blob.write(out, data)
     return PackReport(

@@ -6,7 +6,7 @@ a fraction: ``size=224,crop=center,color=rgb,scale=1/255,mean=0.485 0.456 0.406,
 
 | key | value | default | meaning |
 |---|---|---|---|
-| `color` | `rgb`, `bgr`, `gray` | `gray` if the input has 1 channel, else `rgb` | order of channels |
+| `color` | `rgb`, `bgr`, `gray` | `rgb`, for 1 channel `gray` | order of the channels |
 | `resize` | N | the shorter side of `size` | `crop=center`: the shorter side of the image first |
 | `size` | N or HxW | of the input | pixels of what the model gets |
 | `crop` | `center`, `none` | `center` | cut the middle out; `none`: stretch to `size` |
