@@ -196,13 +196,13 @@ def test_activations(dtype, tmp_path):
                m.op("SOFTMAX", [x], "SoftmaxOptions", quantization=unit, version=3, Beta=1.0,
                     **out),
                m.op("RELU", [x], quantization=grid(dtype), version=3, **out),
-               m.op("LEAKY_RELU", [x], "LeakyReluOptions", quantization=grid(dtype, 0.04), Alpha=0.3,
-                    version=2, **out)]
+               m.op("LEAKY_RELU", [x], "LeakyReluOptions", quantization=grid(dtype, 0.04),
+                    Alpha=0.3, version=2, **out)]
     if dtype != "int16":
         outputs += [m.op("RELU6", [x], quantization=grid(dtype), version=2, **out),
                     m.op("HARD_SWISH", [x], quantization=grid(dtype), **out)]
     # int16 tables of LiteRT interpolate
-    check(m, outputs, [a], tmp_path, steps=2, equal=0.7 if dtype == "int16" else 0.9)
+    check(m, outputs, [a], tmp_path, steps=2, equal=0.7 if dtype == "int16" else 0.8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -351,7 +351,7 @@ def test_int4_weights(tmp_path):
     m = TFLiteBuilder()
     rng = np.random.default_rng(0)
     x, w = integers((2, 9), "int8"), rng.integers(-8, 8, (5, 9)).astype(np.int8)
-    flat = np.append(w.reshape(-1), 0).reshape(-1, 2).view(np.uint8) & 15
+    flat = np.append(w.reshape(-1), np.int8(0)).reshape(-1, 2).view(np.uint8) & 15
     n = m.const(flat[:, 0] | flat[:, 1] << 4, shape=w.shape, quantization=([0.3], [0], 0))
     m.tensors[n].dtype = "INT4"
     y = m.op("FULLY_CONNECTED", [m.input(x.shape, "int8", quantization=grid("int8")), n, -1],
@@ -506,7 +506,7 @@ def broken(kind: str) -> tuple[TFLiteBuilder, int]:
     ("block", UnsupportedError, "tensor 'x': its quantization is block-wise, needed one scale"),
     ("none", ModelError, "ADD '.*': 'x' are INT8 without a scale"),
     ("target", ModelError, "QUANTIZE '.*': its output '.*' is INT8 without a scale"),
-    ("cast", UnsupportedError, "CAST '.*': its output 'y1' has a scale, but it is made of plain INT8"),
+    ("cast", UnsupportedError, "its output 'y1' has a scale, but it is made of plain INT8"),
     ("bias", ModelError, "its bias 'c3' is INT32, needed a quantized input and weights"),
     ("elements", ModelError, "its bias has 4 elements, needed 5"),
     ("nibbles", ModelError, r"tensor 'c2': 40 bytes, needed 20 for int4 \(5, 8\)")])
