@@ -1,6 +1,8 @@
 """Choose the storage type of every tensor."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgerun import dtypes
@@ -36,42 +38,151 @@ def widen(graph: Graph) -> str:
 
 
 def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
-            exact_inputs: bool = True) -> None:
+            exact_inputs: bool = True, storage: Mapping[str, str] | None = None) -> None:
     """Give every float tensor its storage type.
+
+    An op reads its float inputs in one type, constants included, and writes that type; where a
+    reader wants another, an op that can (OpDef.mixed) writes what its readers want, else a cast
+    goes between.
 
     Args:
         graph: fp32 tensors as imported, reshapes already turned into aliases.
-        precision: "fp32" leaves them; "fp16" converts all but biases, which are fp32.
-        aliases: tensor -> the root tensor whose bytes it uses.
+        precision: of ops that `storage` does not name: "fp32" leaves them; "fp16" converts all but
+            biases, which are fp32.
+        aliases: tensor -> the root tensor whose bytes it uses; gets those of tensors added.
         exact_inputs: at fp16, keep an input of the graph in fp32 where that costs no arena.
+        storage: name of an op's first output -> "fp32" or "fp16".
     """
-    kept = {id(op.inputs[i]) for op in graph.ops for i in FP32_INPUTS.get(op.code, ())
-            if i < len(op.inputs) and op.inputs[i] is not None}
-    if precision == "fp16":
-        _part_roles(graph, kept)
-    full = {tensor: tensor.data for tensor in graph.tensors()
-            if tensor.constant and tensor.dtype in dtypes.FLOAT}
-    for tensor in {*graph.tensors(), *aliases, *aliases.values()}:
-        if tensor.dtype in dtypes.FLOAT:
-            _store_as(tensor, "fp32" if id(tensor) in kept else precision)
-    for op in graph.ops:
-        if op.code == "cast" and op.options["dtype"] in dtypes.FLOAT:
-            op.options["dtype"] = op.outputs[0].dtype
-    if precision == "fp16" and exact_inputs:
-        for boundary in graph.inputs:
-            _widen_input(graph, boundary, full, aliases)
+    _Storage(graph, precision, aliases, storage or {}).apply(exact_inputs)
 
 
-def _part_roles(graph: Graph, kept: set[int]) -> None:
-    """Give every reader that wants a bias in another role a copy, which is stored as it needs."""
-    copies: dict[Tensor, Tensor] = {}
-    for op in graph.ops:
-        fp32 = FP32_INPUTS.get(op.code, ())
-        for i, x in enumerate(op.inputs):
-            if x is not None and x.constant and id(x) in kept and i not in fp32:
-                if x not in copies:
-                    copies[x] = graph.constant(x.data, x.name)
-                op.inputs[i] = copies[x]
+class _Storage:
+    """The types that the ops of a graph want."""
+
+    def __init__(self, graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
+                 storage: Mapping[str, str]):
+        self.graph, self.precision, self.aliases, self.storage = graph, precision, aliases, storage
+        self.reads: dict[Op, str] = {}  # the float type an op reads, where that is settled
+        for op in graph.ops:
+            if _writes_real(op) and _operands(op):
+                self.reads[op] = self.given(op)
+
+    def given(self, op: Op) -> str:
+        return self.storage.get(op.outputs[0].name, self.precision)
+
+    def wanted(self, op: Op, index: int) -> str | None:
+        """Return the type in which an op reads a float input, None if it does not matter."""
+        return "fp32" if index in FP32_INPUTS.get(op.code, ()) else self.reads.get(op)
+
+    def root(self, tensor: Tensor) -> Tensor:
+        return self.aliases.get(tensor, tensor)
+
+    def apply(self, exact_inputs: bool) -> None:
+        readers = self._settle()
+        full = self._store_constants()
+        self._add_casts(readers)
+        for op in self.graph.ops:
+            if op.code == "cast" and op.options["dtype"] in dtypes.FLOAT:
+                op.options["dtype"] = op.outputs[0].dtype
+        if self.precision == "fp16" and exact_inputs:
+            for boundary in self.graph.inputs:
+                _widen_input(self.graph, boundary, full, self.aliases)
+
+    def _settle(self) -> dict[Tensor, set[str]]:
+        """Choose the type of every tensor that is no constant.
+
+        Returns:
+            root tensor -> the types that its readers want.
+        """
+        wants: dict[Tensor, set[str]] = {}
+        for op in self.graph.ops:
+            for index, x in _floats(op):
+                kind = self.wanted(op, index)
+                if not x.constant and kind is not None:
+                    wants.setdefault(self.root(x), set()).add(kind)
+        writers = self.graph.producers()
+        everything = {*self.graph.tensors(), *self.aliases, *self.aliases.values()}
+        for tensor in everything:
+            if tensor.dtype in dtypes.FLOAT and not tensor.constant:
+                root = self.root(tensor)
+                tensor.dtype = self._chosen(root, writers.get(root), wants.get(root, set()))
+        for op in self.graph.ops:  # what compares or counts real numbers takes them as they are
+            types = {x.dtype for index, x in _operands(op) if not x.constant}
+            if op not in self.reads and types:
+                self.reads[op] = types.pop() if len(types) == 1 else "fp32"
+        return wants
+
+    def _chosen(self, root: Tensor, writer: Op | None, wants: set[str]) -> str:
+        if writer is None or writer not in self.reads:  # a copy of the caller's, or a conversion
+            if writer is not None and not (OPS[writer.code].mixed or writer.code == "cast"):
+                return OPS[writer.code].infer(writer)[0][1]
+            if wants:
+                return max(wants)  # "fp32" if there are both
+        elif len(wants) == 1 and OPS[writer.code].mixed:
+            return next(iter(wants))
+        return self.given(writer) if writer is not None else self.precision
+
+    def _store_constants(self) -> dict[Tensor, np.ndarray]:
+        """Store every constant as its readers want, as two constants if they do not agree.
+
+        Returns:
+            constant -> its values in fp32.
+        """
+        wants: dict[Tensor, set[str]] = {}
+        for op in self.graph.ops:
+            for index, x in _floats(op):
+                if x.constant:
+                    wants.setdefault(x, set()).add(self.wanted(op, index) or self.precision)
+        copies: dict[Tensor, Tensor] = {}
+        for op in self.graph.ops:
+            for index, x in _floats(op):
+                if x.constant and len(wants[x]) == 2 and (
+                        self.wanted(op, index) or self.precision) == "fp16":
+                    if x not in copies:
+                        copies[x] = self.graph.constant(x.data, x.name)
+                    op.inputs[index] = copies[x]
+        wants |= {copy: {"fp16"} for copy in copies.values()}
+        full = {}
+        for tensor in self.graph.tensors():
+            if tensor.constant and tensor.dtype in dtypes.FLOAT:
+                full[tensor] = tensor.data
+                kinds = wants.get(tensor, {self.precision})
+                _store_as(tensor, "fp32" if "fp32" in kinds else "fp16")
+        return full
+
+    def _add_casts(self, wants: dict[Tensor, set[str]]) -> None:
+        """Put a cast in front of the first op that reads a tensor in another type than its own."""
+        old, self.graph.ops = self.graph.ops, []
+        casts: dict[Tensor, Tensor] = {}
+
+        def cast(x: Tensor, dtype: str) -> Tensor:
+            if x not in casts:
+                casts[x] = self.graph.add("cast", [x], f"{x.name}.{dtype}", dtype=dtype)
+            return casts[x]
+
+        for op in old:
+            for index, x in _floats(op):
+                kind = self.wanted(op, index)
+                if not x.constant and kind not in (None, x.dtype):
+                    op.inputs[index] = cast(x, kind)
+            self.graph.ops.append(op)
+            for y in op.outputs:
+                if y.dtype == "fp32" and wants.get(y) == {"fp16"}:
+                    cast(y, "fp16")  # at once: nobody needs the longer ones any more
+
+
+def _floats(op: Op) -> list[tuple[int, Tensor]]:
+    """Return the inputs of an op that are real numbers, with their indices."""
+    return [(i, x) for i, x in enumerate(op.inputs) if x is not None and x.dtype in dtypes.FLOAT]
+
+
+def _operands(op: Op) -> list[tuple[int, Tensor]]:
+    """Return the real inputs that are stored as the op wants, all in one type."""
+    return [(i, x) for i, x in _floats(op) if i not in FP32_INPUTS.get(op.code, ())]
+
+
+def _writes_real(op: Op) -> bool:
+    return any(y.dtype in dtypes.FLOAT for y in op.outputs)
 
 
 def _store_as(tensor: Tensor, dtype: str) -> None:
