@@ -134,3 +134,23 @@ def clamp(quantization: Quantization, dtype: str, low: float = -np.inf, high: fl
     """
     ends = quantize(np.array([low, high], np.float64), quantization, dtype)
     return int(ends[0]), int(ends[1])
+
+
+def weighted_sum(ratios: list[float], reach: int) -> tuple[list[int], int]:
+    """Return (multipliers, k): sum of ratio_i d_i = sum of multiplier_i d_i * 2^-k, nearly.
+
+    k is the largest, up to 30, for which no such sum overflows an int32 before it is rounded:
+    reach * sum of |multiplier_i| + 2^(k - 1) < 2^31. A multiplier is at most half a unit off.
+
+    Args:
+        ratios: finite numbers.
+        reach: the largest |d_i|.
+
+    Raises:
+        ValueError: the ratios are too large for any k.
+    """
+    for k in range(30, 0, -1):
+        multipliers = [round(ratio * 2.0**k) for ratio in ratios]
+        if reach * sum(map(abs, multipliers)) + 2**(k - 1) < 2**31:
+            return multipliers, k
+    raise ValueError(f"the ratios {ratios} are too large for sums in 32 bits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgerun.dtypes import FLOAT
+from edgerun.ops import binary_integer
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
     i32, int8_arg, require, require_dtype, require_same_dtype)
@@ -169,6 +170,9 @@ def infer_binary(op: OpLike) -> Outputs:
     """y has the broadcast shape of a and b; it is bool if the kind is a comparison."""
     a, b = op.inputs
     require_same_dtype(op, a, b)
+    if binary_integer.applies(op):
+        binary_integer.check(op)
+        return [(broadcast(op, a.shape, b.shape), a.dtype)]
     _binary_expression(op)
     if op.options["activation"]:
         activation(op)
@@ -183,7 +187,16 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
     a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor; by
     zero they give 0. bool has the comparisons, and, or, xor, min, max and mul.
+
+    Quantized uint8 or int16 (zero point 0) a and b have add, sub, mul, min, max, prelu, and uint8
+    squared_difference -> y quantized uint8 or int16; their activation is none, relu or clip. With
+    rounding `twice` the arithmetic is TFLite's: operands of a sum are shifted up, scaled to twice
+    the larger scale, added, scaled to y. So it is for int16 whatever the rounding; a sum of uint8
+    is otherwise one of 32 bits that is rounded once: y = ((a - za) ma + (b - zb) mb + 2^(k-1)) >> k
+    with ma = round(sa / sy 2^k), k as large as no overflow allows.
     """
+    if binary_integer.applies(op):
+        return binary_integer.binary(op, facts)
     (a, b), y = op.inputs, op.outputs[0]
     act = activation(op)
     dims, (sa, sb) = collapse(

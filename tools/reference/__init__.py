@@ -12,11 +12,12 @@ import numpy as np
 from edgerun import dtypes, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, conv_transpose, copy, elementwise, gather, lrn, matmul, norm, pad, pool, quantize,
-    reduce, resize, softmax)
+    cast, conv, conv_transpose, copy, elementwise, elementwise_integer, gather, lrn, matmul, norm,
+    pad, pool, quantize, reduce, resize, softmax)
 
 REFERENCE = {
     **elementwise.REFERENCE,
+    **elementwise_integer.REFERENCE,  # and the same for quantized integers
     **lrn.REFERENCE,
     **conv_transpose.REFERENCE,
     **resize.REFERENCE,
