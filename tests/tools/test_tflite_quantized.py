@@ -113,15 +113,15 @@ def test_conv_2d(dtype, options, tmp_path):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_depthwise_conv_2d(dtype, tmp_path):
     m = TFLiteBuilder()
-    x = integers((1, 7, 8, 4), dtype)
+    x = integers((1, 7, 8, 2), dtype)
     n = m.input(x.shape, dtype, quantization=grid(dtype))
-    w, bias = weights(m, (1, 3, 3, 8), 3, "uint8" if dtype == "uint8" else "int8", dtype)
+    w, bias = weights(m, (1, 4, 3, 4), 3, "uint8" if dtype == "uint8" else "int8", dtype)
     y = m.op("DEPTHWISE_CONV_2D", [n, w, bias], "DepthwiseConv2DOptions", out=dtype, version=3,
-             shape=(1, 7, 8, 8), quantization=grid(dtype, 0.5), DepthMultiplier=2, **CONV)
+             shape=(1, 7, 8, 4), quantization=grid(dtype, 0.5), DepthMultiplier=2, **CONV)
     graph = check(m, y, [x], tmp_path)
     kept_as_integers(graph)
     w = next(op.inputs[0] for op in graph.ops if op.outputs[0] is graph.ops[-2].inputs[1])
-    assert w.shape == (3, 3, 8) and w.quantization.axis == (-1 if dtype == "uint8" else 2)
+    assert w.shape == (4, 3, 4) and w.quantization.axis == (-1 if dtype == "uint8" else 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -133,7 +133,10 @@ def test_transpose_conv(dtype, tmp_path):
               m.input(x.shape, dtype, quantization=grid(dtype)), bias]
     y = m.op("TRANSPOSE_CONV", inputs, "TransposeConvOptions", out=dtype, version=3,
              shape=(1, 8, 10, 6), quantization=grid(dtype, 0.5), Padding=SAME, StrideH=2, StrideW=2)
-    kept_as_integers(check(m, y, [x], tmp_path))
+    graph = check(m, y, [x], tmp_path)
+    kept_as_integers(graph)
+    assert graph.outputs[0].tensor.quantization.rounding == ("short" if dtype == "int16"
+                                                             else "twice")
 
 
 @pytest.mark.parametrize("dtype,per_channel", [("int8", False), ("int8", True), ("uint8", False),
