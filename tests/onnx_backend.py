@@ -17,7 +17,7 @@ from onnx.backend.test.runner import Runner
 
 from edgerun.device import Device
 from edgerun.errors import UnsupportedError
-from edgerun.tools import passes
+from edgerun.tools import lower, passes
 from edgerun.tools.importers.onnx import import_proto
 from edgerun.tools.precision import widen
 from tests.harness import run_guarded, session_of
@@ -49,6 +49,7 @@ class Prepared(BackendRep):
         widen(graph)  # float16 models run in fp32 here: their tolerances are not those of storage
         for _, run_pass in passes.PIPELINE:
             run_pass(graph)
+        lower.apply(graph)
         self.session = session_of(device, graph, "fp32")
 
     def run(self, inputs: Sequence[np.ndarray], **_) -> tuple[np.ndarray, ...]:

@@ -70,7 +70,7 @@ class Rewriter:
         return self.producer(tensor, code, **options) if (
             tensor is not None and self.private(tensor)) else None
 
-    def add(self, before: Op, code: str, inputs: Iterable[Tensor | None], name: str = "",
+    def add(self, before: Op, /, code: str, inputs: Iterable[Tensor | None], name: str = "",
             quantization: Quantization | None = None, **options: Any) -> Tensor:
         """Insert an op in front of another; returns its output."""
         at = self.graph.ops.index(before)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 
+from edgerun.quantization import limits
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import ACTIVATED, Rewriter, rewrite
 
@@ -13,8 +14,27 @@ KEEP_SIGN = ("reshape", "transpose", "slice", "expand", "tile", "resize", "pool2
 def apply(graph: Graph) -> None:
     """Fold every pad whose readers can all take it in (one reader that cannot needs the pad
     anyway), then crops of what was padded."""
+    rewrite(graph, {"dequantize": (_behind_grid,)})
     rewrite(graph, {"pad": (_into_users,)})
     rewrite(graph, {"slice": (_crop,)})
+
+
+def _behind_grid(rewriter: Rewriter, op: Op) -> bool:
+    """dequantize(quantize(pad(x))) -> pad(dequantize(quantize(x))) for zeros, which every grid has,
+    where the readers take the pad in."""
+    store = rewriter.private_producer(op.inputs[0], "quantize")
+    pad = store and rewriter.private_producer(store.inputs[0], "pad", mode="constant", value=0.0)
+    y = op.outputs[0]
+    users = rewriter.users(y)
+    if not pad or rewriter.is_output(y) or not users or any(
+            user.code not in ("conv2d", "depthwise_conv2d") or y in user.inputs[1:]
+            for user in users):
+        return False
+    q = rewriter.add(op, "quantize", [pad.inputs[0]], store.name, store.outputs[0].quantization,
+                     **store.options)
+    real = rewriter.add(op, "dequantize", [q], op.name, **op.options)
+    rewriter.replace(y, rewriter.add(op, "pad", [real], pad.name, **pad.options))
+    return True
 
 
 def _into_users(rewriter: Rewriter, op: Op) -> bool:
@@ -94,6 +114,9 @@ def _never_negative(rewriter: Rewriter, tensor: Tensor) -> bool:
             return kind in NEVER_NEGATIVE or (kind == "clip" and alpha >= 0)
         if op.code == "softmax":
             return not op.options["log"]
+        if op.code == "dequantize":
+            q = op.inputs[0]
+            return bool((q.quantization.zero_point == limits(q.dtype)[0]).all())
         if op.code == "concat":
             return all(_never_negative(rewriter, t) for t in op.inputs)
         if op.code not in KEEP_SIGN:
