@@ -11,7 +11,7 @@ from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import calibrate, runtimes, verify as verify_module
-from edgerun.tools.pack import PRECISIONS, PackReport, pack as pack_model
+from edgerun.tools.pack import IMPROVEMENTS, PRECISIONS, PackReport, pack as pack_model
 
 PACK_EXAMPLES = """\
   edgerun pack model.onnx -o model.edge
@@ -66,6 +66,11 @@ def _pack_parser() -> argparse.ArgumentParser:
                                   f"{calibrate.DEFAULT_OBSERVER}")
     calibration.add_argument("--samples", metavar="N", type=cli.positive,
                              help="use so many samples, evenly spread; default: all")
+    calibration.add_argument("--overrides", metavar="FILE",
+                             help="lines 'NAME-PATTERN DTYPE': ops that get another precision")
+    calibration.add_argument("--improve", metavar="NAME", action="append", default=[],
+                             choices=IMPROVEMENTS,
+                             help="for accuracy (repeatable): " + ", ".join(IMPROVEMENTS))
     cli.add_device(calibration)
     cli.add_json(parser)
     return parser
@@ -84,7 +89,8 @@ def pack(argv: Sequence[str]) -> int:
         report = pack_model(args.model, args.output, precision=args.precision,
                             shapes=dict(args.shape), vectors=vectors, progress=show,
                             calibration=args.calibration, preprocess=args.preprocess,
-                            observer=args.observer, samples=args.samples, device=args.device)
+                            observer=args.observer, samples=args.samples, device=args.device,
+                            overrides=args.overrides, improve=args.improve)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 

@@ -14,6 +14,7 @@ from edgerun.tools import blob, calibrate, layout, lower, passes, plan as planne
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert, widen
 
+IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
 PRECISIONS = ("source", "fp32", "fp16", "int16", "int8")
 
 
@@ -92,7 +93,8 @@ class Stages:
             self.run(name, step)
 
     def encode(self, real: str, label: str, vectors: Sequence = (), integers: bool = False,
-               ranges: calibrate.Calibration | None = None) -> tuple[bytes, planner.Plan]:
+               ranges: calibrate.Calibration | None = None,
+               storage: Mapping[str, str] | None = None) -> tuple[bytes, planner.Plan]:
         """Lower, choose the storage of real numbers, plan; return the bytes of the file.
 
         Args:
@@ -101,13 +103,14 @@ class Stages:
             vectors: as in pack().
             integers: as in optimize().
             ranges: stored in the file, if given.
+            storage: name of an op's output -> "fp32" or "fp16", where that is not `real`.
         """
         self.run("lower", lower.apply)
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
         self.progress("precision")
         aliases = passes.alias.apply(self.graph)
-        convert(self.graph, real, aliases)
+        convert(self.graph, real, aliases, storage=storage)
         self.progress("plan")
         layout.apply(self.graph)
         plan = planner.plan(self.graph, aliases)
@@ -121,7 +124,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          overrides: str | os.PathLike | None = None,
          calibration: str | os.PathLike | None = None,
          preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
-         samples: int | None = None, device: str | int | None = None) -> PackReport:
+         samples: int | None = None, device: str | int | None = None,
+         improve: Sequence[str] = ()) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -146,6 +150,10 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             "minmax".
         samples: calibrate with so many, evenly spread over all.
         device: where calibration runs; as for edgerun.load().
+        improve: what to do for accuracy, of IMPROVEMENTS: "equalize" (even out the ranges of
+            channels between layers), "clip-weights" (cut off weights where that lowers their
+            squared error), "correct-bias" (make up for the mean error of rounded weights; needs
+            samples). See docs/quantization.md for what each brings.
 
     Returns:
         PackReport.
@@ -165,6 +173,12 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if calibration is None and precision in quantize.INTEGERS:
         raise InputError(f"precision {precision} needs the range of every tensor: give samples, "
                          "images, or a file that was calibrated (--calibration)")
+    unknown = [name for name in improve if name not in IMPROVEMENTS]
+    if unknown:
+        raise InputError(f"improvement {unknown[0]!r} is not available, needed one of "
+                         f"{', '.join(IMPROVEMENTS)}")
+    if improve and precision not in quantize.INTEGERS:
+        raise InputError(f"{', '.join(improve)} improve integers: needed --precision int8 or int16")
     progress("import")
     graph = import_model(source, shapes)
     stages = Stages(graph, progress)
@@ -179,20 +193,41 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         exact = False
     if exact and calibration is not None:
         raise InputError(f"{source}: is quantized already; calibration is for a float model")
+    if exact and overrides is not None:
+        raise InputError(f"{source}: is quantized already; overrides are for a float model, or for "
+                         "another precision than source")
     chosen = precision in quantize.INTEGERS or overrides is not None
     integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
     stages.optimize(integers)
+    if "equalize" in improve:
+        stages.run("equalize", quantize.equalize)
     ranges = None
     if calibration is not None:
         ranges = calibrate.from_path(graph, calibration, preprocess, observer, samples, device,
                                      lambda done, total: progress("calibrate", done, total))
         graph.notes += ranges.warnings
+    storage = {}
     if chosen:
         dtypes = quantize.assign(graph, real if precision == "source" else precision,
                                  quantize.read_overrides(overrides) if overrides else ())
-        stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range))
+        if ranges is None and not quantize.INTEGERS.isdisjoint(dtypes.values()):
+            raise InputError(f"{overrides}: gives ops an integer type, which needs the range of "
+                             "every tensor: give samples, images, or a file that was calibrated "
+                             "(--calibration)")
+        storage = quantize.storage(dtypes)
+        if ranges is not None:
+            means = None
+        if "correct-bias" in improve:
+            progress("correct-bias")
+            data = calibrate.open_samples(graph, calibration, preprocess, samples)
+            read = [op.inputs[0].name for op in graph.ops if op.code in quantize.WEIGHTED]
+            means = {name: values.mean(axis=0) for name, values in calibrate.collect(
+                graph, data, read, calibrate.channel_means, device).items()}
+        weights_of = quantize.clipped_weights if "clip-weights" in improve else None
+        stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range,
+                                                             weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
-    data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges)
+    data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will
     blob.write(out, data)
     return PackReport(

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,12 @@ def assign(graph: Graph, dtype: str, overrides: Sequence[Override] = (),
             raise InputError(f"{override.where}: {override.pattern!r} names no op and no tensor; "
                              f"the first ops are {_some(graph.ops)}")
     return chosen
+
+
+def storage(dtypes: Mapping[Op, str]) -> dict[str, str]:
+    """Return the types of the real ops of an assignment by the names of their outputs, which stay
+    while integers are lowered."""
+    return {op.outputs[0].name: dtype for op, dtype in dtypes.items() if dtype in REALS}
 
 
 def names_of(op: Op) -> list[str]:
