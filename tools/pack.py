@@ -210,13 +210,12 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if chosen:
         dtypes = quantize.assign(graph, real if precision == "source" else precision,
                                  quantize.read_overrides(overrides) if overrides else ())
-        if ranges is None and not quantize.INTEGERS.isdisjoint(dtypes.values()):
+        if ranges is None and {*quantize.INTEGERS} & {*dtypes.values()}:
             raise InputError(f"{overrides}: gives ops an integer type, which needs the range of "
                              "every tensor: give samples, images, or a file that was calibrated "
                              "(--calibration)")
         storage = quantize.storage(dtypes)
-        if ranges is not None:
-            means = None
+        means = None
         if "correct-bias" in improve:
             progress("correct-bias")
             data = calibrate.open_samples(graph, calibration, preprocess, samples)
@@ -224,8 +223,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             means = {name: values.mean(axis=0) for name, values in calibrate.collect(
                 graph, data, read, calibrate.channel_means, device).items()}
         weights_of = quantize.clipped_weights if "clip-weights" in improve else None
-        stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range,
-                                                             weights_of, means))
+        if ranges is not None:
+            stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range,
+                                                                 weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will

@@ -1,9 +1,9 @@
 """Quantize a float graph: a storage type for every op, then quantize and dequantize around them."""
 from edgerun.tools.quantize.assign import (
-    INTEGERS, WEIGHTED, Override, assign, read_overrides)
+    INTEGERS, WEIGHTED, Override, assign, read_overrides, storage)
 from edgerun.tools.quantize.improve import clipped_weights, equalize
 from edgerun.tools.quantize.insert import insert
 from edgerun.tools.quantize.strip import quantized, strip
 
 __all__ = ["INTEGERS", "WEIGHTED", "Override", "assign", "clipped_weights", "equalize", "insert",
-           "quantized", "read_overrides", "strip"]
+           "quantized", "read_overrides", "storage", "strip"]
