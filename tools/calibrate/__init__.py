@@ -18,9 +18,21 @@ from edgerun.tools.graph import Graph
 DEFAULT_OBSERVER = "minmax"
 
 
+def holds_ranges(path: str | os.PathLike) -> bool:
+    """Whether a path is that of a model file, not of samples."""
+    return Path(path).suffix == ".edge" and not Path(path).is_dir()
+
+
 def open_samples(graph: Graph, path: str | os.PathLike, preprocess: Preprocess | str | None = None,
                  limit: int | None = None) -> Samples:
-    """Return the samples in an .npz file or a folder of images, as data.read() does."""
+    """Return the samples in an .npz file or a folder of images, as data.read() does.
+
+    Raises:
+        InputError: as data.read(), or the path is that of a model file.
+    """
+    if holds_ranges(path):
+        raise InputError(f"{path}: is a model file, which holds ranges but no samples: needed an "
+                         ".npz file or a folder of images")
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
     return read(path, infos_of(graph), preprocess, limit)
@@ -46,7 +58,7 @@ def from_path(graph: Graph, path: str | os.PathLike, preprocess: Preprocess | st
         ModelError: the .edge file is not a valid model.
         DeviceError: the device cannot run the graph.
     """
-    if Path(path).suffix != ".edge" or Path(path).is_dir():
+    if not holds_ranges(path):
         samples = open_samples(graph, path, preprocess, limit)
         return calibrate(graph, samples, observer or DEFAULT_OBSERVER, device, progress)
     found = ranges_of(path)

@@ -26,7 +26,8 @@ class Histogram:
     """Counts in bins whose width is a power of two, with an edge at 0.
 
     The width is the smallest that covers all values seen with BINS bins. When it grows, whole bins
-    are merged: the counts are always exact, and do not depend on the order of the values.
+    are merged: the counts are always exact, and do not depend on the order of the values. (A
+    negative value that vanishes beside the width in fp32 may count as 0.)
 
     Attributes:
         low, high: extremes of the values; 0 if there was none.
