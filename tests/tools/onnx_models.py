@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgerun.tools import reference
 from edgerun.tools.importers.onnx import import_proto
 
+MS = "com.microsoft"  # the domain of the ops of ONNX Runtime
 RNG = np.random.default_rng(1)
 
 
@@ -20,6 +21,17 @@ def floats(*shape: int) -> np.ndarray:
 def ints(*values: int) -> np.ndarray:
     """Return an int64 list, as ONNX wants shapes and axes."""
     return np.array(values, np.int64)
+
+
+def f32(*numbers) -> np.ndarray:
+    """Return fp32 numbers; a single one, or sequence, in its own shape."""
+    return np.array(numbers[0] if len(numbers) == 1 else numbers, np.float32)
+
+
+def random_ints(dtype, *shape: int, seed: int = 0) -> np.ndarray:
+    """Return integers over the whole range of a NumPy type."""
+    info = np.iinfo(dtype)
+    return np.random.default_rng(seed).integers(info.min, info.max + 1, shape).astype(dtype)
 
 
 def model_of(nodes, inputs: dict, constants: dict | None = None, opset: int = 13,
@@ -34,6 +46,15 @@ def model_of(nodes, inputs: dict, constants: dict | None = None, opset: int = 13
          for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def make(nodes, inputs: dict, constants: dict | None = None, opset: int = 13,
+         outputs: tuple[str, ...] = ("y",), to=np.float32) -> onnx.ModelProto:
+    """Return a model that may use ops of ONNX Runtime; its outputs are of the NumPy type `to`."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(to))
+    model = model_of(nodes, inputs, constants, opset, outputs, dict.fromkeys(outputs, element))
+    model.opset_import.append(helper.make_opsetid(MS, 1))
+    return model
 
 
 def runtime(model: onnx.ModelProto, inputs: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Passes over quantized models: layout conversions, clamps and pads go through their conversions."""
+"""Passes over quantized models: layouts, clamps and pads go through the conversions."""
 from __future__ import annotations
 
 import numpy as np

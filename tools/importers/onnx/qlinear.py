@@ -17,7 +17,7 @@ OPSET = 13  # whose definitions the ops of com.microsoft follow, which have one 
 
 
 def _run(ctx: Context, node: Node, function: Function, inputs: Sequence[Value | None],
-         opset: int | None = None) -> Tensor:
+         opset: int | None = None):
     """Return what an op's function makes of other inputs than the node's, with its attributes."""
     ctx.node = node.reading(list(inputs), opset)
     y = function(ctx, ctx.node)
@@ -105,7 +105,7 @@ def _steps(ctx: Context, node: Node, at: int, zero_at: int, axis: int) -> Value:
     inputs = [value, one, zero]
     if known and zero is not None and zero.array.size > 1:
         inputs[1] = Value(array=np.ones(zero.array.size, np.float32))
-    return real(ctx, node.reading(inputs), 0, 1, 2, axis)
+    return _run(ctx, node, lambda ctx, node: real(ctx, node, 0, 1, 2, axis), inputs)
 
 
 def _integer_product(name: str, zeros: tuple[int, int], axes: tuple[int, int]
@@ -161,6 +161,16 @@ def _qlinear_where(ctx: Context, node: Node) -> Tensor:
     return stored(ctx, node, _run(ctx, node, elementwise.TABLE["Where"], operands, OPSET), 7, 8)
 
 
+def _pad(ctx: Context, node: Node) -> Tensor:
+    """Pad, which pads integers with the integer 0 unless it says another."""
+    x = node.value(0)
+    if not node.given(2) and not x.known and x.tensor.quantization is not None:
+        zero = Value(array=np.zeros((), x.dtype))
+        node = node.reading([*node.inputs[:2], *[None] * (2 - len(node.inputs)), zero,
+                             *node.inputs[3:]])
+    return quantized.through_reals(movement.TABLE["Pad"])(ctx, node)
+
+
 TABLE = {
     **quantized.TABLE,
     "QLinearConv": _qlinear_conv, "QLinearMatMul": _qlinear_matmul,
@@ -169,8 +179,8 @@ TABLE = {
     **{name: quantized.through_reals(function) for name, function in (
         *((name, layers.TABLE[name]) for name in ("MaxPool", "GlobalMaxPool")),
         *((name, norms.TABLE[name]) for name in ("ArgMax", "ArgMin", "ReduceMax", "ReduceMin")),
-        *((name, movement.TABLE[name]) for name in ("Concat", "Pad")),
-        *resize.TABLE.items())},
+        ("Concat", movement.TABLE["Concat"]), *resize.TABLE.items())},
+    "Pad": _pad,
 }
 MICROSOFT = {  # of the domain com.microsoft
     **quantized.TABLE,
