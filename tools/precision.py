@@ -185,14 +185,18 @@ def _writes_real(op: Op) -> bool:
     return any(y.dtype in dtypes.FLOAT for y in op.outputs)
 
 
+def halves(values: np.ndarray) -> np.ndarray:
+    """Return constants in fp16, finite where they were finite."""
+    # Attention masks multiply by -1e9 or the like. As an infinity, 0 times it would be NaN.
+    values = np.where(np.isinf(values), values, np.clip(values, -MOST_HALF, MOST_HALF))
+    return values.astype(np.float16)
+
+
 def _store_as(tensor: Tensor, dtype: str) -> None:
     tensor.dtype = dtype
     if tensor.constant:
-        values = tensor.data
-        if dtype == "fp16":
-            # Attention masks multiply by -1e9 or the like. As an infinity, 0 times it would be NaN.
-            values = np.where(np.isinf(values), values, np.clip(values, -MOST_HALF, MOST_HALF))
-        tensor.data = values.astype(dtypes.numpy_dtype(dtype))
+        tensor.data = (halves(tensor.data) if dtype == "fp16"
+                       else tensor.data.astype(dtypes.numpy_dtype(dtype)))
 
 
 def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray],
