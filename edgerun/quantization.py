@@ -8,6 +8,7 @@ import numpy as np
 
 from edgerun import dtypes
 
+TWO_STEPS = ("twice", "upward")  # roundings of a product of which the first is to 31 bits
 SHORT = 16  # bits that "short" rounding drops from a multiplier
 
 
@@ -19,8 +20,8 @@ class Quantization:
         scale: fp32 [n], finite and above 0; n is 1, or the size of `axis`.
         zero_point: int32 [n], within the tensor's dtype.
         axis: -1 for one scale for the whole tensor.
-        rounding: of the op that writes the tensor: "once", "twice" or "short", see Rounding in the
-            schema.
+        rounding: of the op that writes the tensor: "once", "twice", "short" or "upward", see
+            Rounding in the schema.
     """
     scale: np.ndarray
     zero_point: np.ndarray
@@ -134,6 +135,19 @@ def clamp(quantization: Quantization, dtype: str, low: float = -np.inf, high: fl
     """
     ends = quantize(np.array([low, high], np.float64), quantization, dtype)
     return int(ends[0]), int(ends[1])
+
+
+def ratio(factors: Sequence[float], y: Quantization) -> float:
+    """Return the product of fp32 numbers over the scale of y, as ops other than sums want it.
+
+    It is computed in fp64; in fp32 if y is rounded "twice", since TFLite's kernels do so.
+    """
+    kind = np.float32 if y.rounding == "twice" else np.float64
+    product = kind(1.0)
+    with np.errstate(all="ignore"):
+        for factor in factors:
+            product = product * kind(factor)
+        return float(product / kind(y.step))
 
 
 def weighted_sum(ratios: list[float], reach: int) -> tuple[list[int], int]:

@@ -3,6 +3,7 @@
 // quantize:    y = clamp(round(x / scale) + zero), halves to even, NaN as 0
 // dequantize:  y = scale (x - zero)
 // rescale:     y = clamp(requantize(x - zero_x, m0, t) + zero_y, low, high), see integer.cl
+// leaky_relu:  the same, with the multiplier n0, s where x < zero_x
 //
 // A work-item converts `run` elements, whole vectors: global size (ceil(n / run), 1, 1).
 // Every vector is read before it is written.
@@ -65,8 +66,17 @@ __kernel void dequantize(TENSOR(x), TENSOR(y), const int n, const int run, const
 }
 
 __kernel void rescale(TENSOR(x), TENSOR(y), const int n, const int run, const int zero_x,
-                      const int m0, const int t, const int zero_y, const int low,
+                      const int zero_y, const int m0, const int t, const int low,
                       const int high) {
     CONVERT_RUN(TO_OF(saturate(requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
                                (I)(high))))
+}
+
+__kernel void leaky_relu(TENSOR(x), TENSOR(y), const int n, const int run, const int zero_x,
+                         const int zero_y, const int m0, const int t, const int low,
+                         const int high, const int n0, const int s) {
+    CONVERT_RUN(TO_OF(saturate(
+        (TO_I(v) < zero_x ? requantizev(TO_I(v) - zero_x, (I)(n0), (I)(s))
+                          : requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t))) + zero_y,
+        (I)(low), (I)(high))))
 }

@@ -1,7 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, elementwise, gather, lrn, matmul, norm, pad, pool,
-    quantize, reduce, resize, softmax)
+    quantize, reduce, resize, softmax, table)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -28,7 +28,7 @@ OPS: dict[str, OpDef] = {
     "matmul": OpDef(matmul.infer_matmul, matmul.matmul, (2, 2), "MatmulOptions",
                     macs=matmul.macs_matmul),
     "softmax": OpDef(softmax.infer_softmax, softmax.softmax, (1, 1), "SoftmaxOptions", mixed=True),
-    "reduce": OpDef(reduce.infer_reduce, reduce.reduce, (1, 1), "ReduceOptions"),
+    "reduce": OpDef(reduce.infer_reduce, reduce.reduce, (1, 1), "ReduceOptions", mixed=True),
     "arg": OpDef(reduce.infer_arg, reduce.arg, (1, 1), "ArgOptions"),
     "resize": OpDef(resize.infer_resize, resize.resize, (1, 1), "ResizeOptions"),
     "gather": OpDef(gather.infer_gather, gather.gather, (2, 2), "AxisOptions"),
@@ -47,4 +47,5 @@ OPS: dict[str, OpDef] = {
     "dequantize": OpDef(quantize.infer_dequantize, quantize.dequantize, (1, 1), "CastOptions",
                         mixed=True),
     "requantize": OpDef(quantize.infer_requantize, quantize.requantize, (1, 1), "CastOptions"),
+    "table": OpDef(table.infer_table, table.table, (2, 2)),
 }

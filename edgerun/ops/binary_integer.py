@@ -5,15 +5,16 @@ from edgerun.ops._base import (
     Facts, Launch, OpLike, TensorLike, broadcast_strides, collapse, count, float_types, i32,
     int4_arg, int8_arg, lanes_within, require, require_dtype, require_quantized)
 from edgerun.ops._integer import ACTIVATIONS, bounds, rounding_defines
-from edgerun.quantization import fixed_point, weighted_sum
+from edgerun.ops.quantize import LARGEST, fixed, is_quantized
+from edgerun.quantization import ratio, weighted_sum
 
 KINDS = ("add", "sub", "mul", "min", "max", "squared_difference", "prelu")
 TILE = 4096  # elements a work-item of a CPU computes, if the axes are that long
 LONG = 256  # elements; a work-item with fewer shares a work-group
 REACH = 255  # largest |q - zero_point| of uint8
-# Multipliers below these keep what they scale below 2^30: a difference of integers, a product or
-# square of differences, a sum of shifted differences.
-LARGEST, SQUARE_LARGEST = 2.0**14, 1.0
+# Multipliers below these keep what they scale below 2^30: the square of a shifted difference, a
+# product of differences, a sum of shifted differences.
+SQUARE_LARGEST = 1.0
 PRODUCT_LARGEST, SUM_LARGEST = {"uint8": 2.0**14, "int16": 1.0}, {"uint8": 4.0, "int16": 1.0}
 # Bits by which differences are shifted before they are scaled, as in TFLite.
 SUM_SHIFT, SQUARE_SHIFT = {"uint8": 20, "int16": 15}, 7
@@ -21,7 +22,7 @@ SUM_SHIFT, SQUARE_SHIFT = {"uint8": 20, "int16": 15}, 7
 
 def applies(op: OpLike) -> bool:
     """Whether the op computes with quantized integers."""
-    return any(t.dtype in ACTIVATIONS and t.quantization is not None for t in op.inputs)
+    return any(is_quantized(t) for t in op.inputs)
 
 
 def check(op: OpLike) -> None:
@@ -36,14 +37,6 @@ def check(op: OpLike) -> None:
     kind, dtype = op.options["kind"], op.inputs[0].dtype
     require(kind in KINDS and (kind != "squared_difference" or dtype == "uint8"), op,
             f"has no kind {kind!r} for quantized {dtype}, known are {', '.join(KINDS)}")
-
-
-def _fixed(op: OpLike, multiplier: float, largest: float = LARGEST) -> tuple[int, int]:
-    require(multiplier < largest, op,
-            f"the scale of {op.outputs[0].name} is too small: its multiplier is {multiplier:.3g}, "
-            f"needed less than {largest:.0f}")
-    m0, t = fixed_point(multiplier, op.outputs[0].quantization.rounding)
-    return int(m0), int(t)
 
 
 def binary(op: OpLike, facts: Facts) -> list[Launch]:
@@ -80,21 +73,22 @@ def _form(op: OpLike, a: TensorLike, b: TensorLike, y: TensorLike) -> tuple[str,
             return "sum", (int4_arg([ma, mb, start, k]), i32(zy))
         twice, shift = 2 * max(sa, sb), SUM_SHIFT[a.dtype]
         return "scaled_sum", (
-            int4_arg([za, *_fixed(op, sa / twice), sign]),
-            int4_arg([zb, *_fixed(op, sb / twice), shift]),
-            int4_arg([zy, *_fixed(op, twice / (2.0**shift * sy), SUM_LARGEST[a.dtype])]))
+            int4_arg([za, *fixed(op, sa / twice), sign]),
+            int4_arg([zb, *fixed(op, sb / twice), shift]),
+            int4_arg([zy, *fixed(op, twice / (2.0**shift * sy), SUM_LARGEST[a.dtype])]))
     if kind == "squared_difference":
         twice = 2 * max(sa, sb)
         return "squared_difference", (
-            int4_arg([za, *_fixed(op, sa / twice)]),
-            int4_arg([zb, *_fixed(op, sb / twice), SQUARE_SHIFT]),
-            int4_arg([zy, *_fixed(op, twice * twice / (2.0**(2 * SQUARE_SHIFT) * sy),
+            int4_arg([za, *fixed(op, sa / twice)]),
+            int4_arg([zb, *fixed(op, sb / twice), SQUARE_SHIFT]),
+            int4_arg([zy, *fixed(op, twice * twice / (2.0**(2 * SQUARE_SHIFT) * sy),
                                   SQUARE_LARGEST)]))
     if kind == "mul":
         return "product", (int4_arg([za, zb, zy]), int4_arg(
-            _fixed(op, sa * sb / sy, PRODUCT_LARGEST[a.dtype])))
+            fixed(op, ratio([sa, sb], y.quantization), PRODUCT_LARGEST[a.dtype])))
     if kind == "prelu":
         return "prelu", (int4_arg([za, zb, zy]), int4_arg([
-            *_fixed(op, sa / sy), *_fixed(op, sa * sb / sy, PRODUCT_LARGEST[a.dtype])]))
-    return "extreme", (int4_arg([za, *_fixed(op, sa / sy), kind == "max"]),
-                       int4_arg([zb, *_fixed(op, sb / sy)]), i32(zy))
+            *fixed(op, sa / sy),
+            *fixed(op, ratio([sa, sb], y.quantization), PRODUCT_LARGEST[a.dtype])]))
+    return "extreme", (int4_arg([za, *fixed(op, sa / sy), kind == "max"]),
+                       int4_arg([zb, *fixed(op, sb / sy)]), i32(zy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgerun.dtypes import FLOAT
-from edgerun.ops import binary_integer
+from edgerun.ops import binary_integer, quantize
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
     i32, int8_arg, require, require_dtype, require_same_dtype)
@@ -136,8 +136,10 @@ def _unary_expression(op: OpLike) -> str:
 
 def infer_unary(op: OpLike) -> Outputs:
     """y has the shape of x; its dtype too, unless the kind is a question."""
-    _unary_expression(op)
     x = op.inputs[0]
+    if quantize.is_quantized(x):
+        return quantize.infer_unary(op)
+    _unary_expression(op)
     return [(x.shape, "bool" if op.options["kind"] in UNARY_TO_BOOL else x.dtype)]
 
 
@@ -145,9 +147,12 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     """y = f(x), f given by `kind` with `alpha` and `beta`.
 
     x [...] fp32, fp16, for a few kinds int32 or bool -> y [...] of the same dtype (is_nan, is_inf,
-    not: bool).
+    not: bool). Quantized uint8 or int16 x has relu, clip and leaky_relu -> y quantized uint8 or
+    int16, as requantize; leaky_relu has a second multiplier for negative x. Other kinds are tables.
     """
     x, y = op.inputs[0], op.outputs[0]
+    if quantize.is_quantized(x):
+        return quantize.unary(op, facts)
     n = count(x.shape)
     defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op),
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}

@@ -7,12 +7,14 @@ from edgerun.dtypes import FLOAT, QUANTIZED
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, TensorLike, count, f32, float_types, i32, require,
     require_dtype, require_quantized)
-from edgerun.ops._integer import rounding_defines
-from edgerun.quantization import clamp, fixed_point
+from edgerun.ops._integer import ACTIVATIONS, rounding_defines
+from edgerun.quantization import clamp, fixed_point, ratio
 
 RUN = 4096  # elements a work-item of a CPU converts
 LONG = 256  # elements; a work-item with fewer shares a work-group
 INTEGERS = (*QUANTIZED, "int32")
+# unary kind -> (alpha, beta) -> the least and largest number
+CLAMPS = {"relu": lambda alpha, beta: (0.0, np.inf), "clip": lambda alpha, beta: (alpha, beta)}
 SMALLEST = 2.0**-126  # scale: below, fp32 loses bits, or the device flushes to 0
 LARGEST = 2.0**14  # ratio of scales: times a difference of 17 bits it still fits into an int32
 
@@ -89,23 +91,60 @@ def requantize(op: OpLike, facts: Facts) -> list[Launch]:
     """
     x, y = op.inputs[0], op.outputs[0]
     low, high = clamp(require_quantized(y, op), y.dtype)
-    m0, t = rescale(op, x, y)
-    return [_launch("rescale", x, y, facts, (
-        i32(x.quantization.zero), i32(m0), i32(t), i32(y.quantization.zero), i32(low), i32(high)),
-        rounding_defines(y))]
+    return _rescale(op, facts, low, high, require_quantized(x, op).step / y.quantization.step)
 
 
-def rescale(op: OpLike, x: TensorLike, y: TensorLike) -> tuple[int, int]:
-    """Return the fixed-point number x.scale / y.scale.
+def is_quantized(x: TensorLike) -> bool:
+    """Whether a tensor holds quantized activations."""
+    return x.dtype in ACTIVATIONS and x.quantization is not None
+
+
+def infer_unary(op: OpLike) -> Outputs:
+    """y has the shape and dtype of x (mixed: see OpDef)."""
+    x, kind = op.inputs[0], op.options["kind"]
+    require_quantized(x, op)
+    require(kind in CLAMPS or kind == "leaky_relu", op,
+            f"has no kind {kind!r} for quantized {x.dtype}, known are {', '.join(CLAMPS)}, "
+            "leaky_relu; others are tables")
+    require(kind != "leaky_relu" or op.options["alpha"] >= 0, op,
+            f"alpha is {op.options['alpha']}, needed at least 0 for integers")
+    return [(x.shape, x.dtype)]
+
+
+def unary(op: OpLike, facts: Facts) -> list[Launch]:
+    """Return the launch of a unary op over quantized integers (see elementwise.unary)."""
+    x, y, kind, alpha = op.inputs[0], op.outputs[0], op.options["kind"], op.options["alpha"]
+    require_dtype(y, ACTIVATIONS, op)
+    given, wanted = require_quantized(x, op), require_quantized(y, op)
+    ends = CLAMPS[kind](alpha, op.options["beta"]) if kind in CLAMPS else ()
+    low, high = clamp(wanted, y.dtype, *ends)
+    factors = [[given.step]] if kind in CLAMPS else [[given.step], [given.step, alpha]]
+    return _rescale(op, facts, low, high, *(ratio(f, wanted) for f in factors))
+
+
+def _rescale(op: OpLike, facts: Facts, low: int, high: int, *multipliers: float) -> list[Launch]:
+    """Return the launch that brings x to the grid of y; a second multiplier is for negative x."""
+    x, y = op.inputs[0], op.outputs[0]
+    args = [x.quantization.zero, y.quantization.zero, *fixed(op, multipliers[0]), low, high]
+    for multiplier in multipliers[1:]:
+        args += fixed(op, multiplier)
+    return [_launch("leaky_relu" if multipliers[1:] else "rescale", x, y, facts,
+                    tuple(map(i32, args)), rounding_defines(y))]
+
+
+def fixed(op: OpLike, multiplier: float, largest: float = LARGEST) -> tuple[int, int]:
+    """Return the fixed-point number (m0, t) by which an op brings integers to the grid of y.
 
     Raises:
-        ModelError: x or y has no quantization, or steps of x are so much larger than those of y
-            that 2^16 of them do not fit into an int32.
+        ModelError: it is so large that results might not fit into an int32.
     """
-    ratio = require_quantized(x, op).step / require_quantized(y, op).step
-    require(ratio < LARGEST, op, f"{x.name} has the scale {x.quantization.step:.3g}, {y.name} "
-            f"{y.quantization.step:.3g}: needed a ratio below {LARGEST:.0f}")
-    m0, t = fixed_point(ratio, y.quantization.rounding)
+    y = op.outputs[0]
+    require(multiplier < largest, op,
+            f"the scale of {y.name} is {y.quantization.step:.3g}, too small: its multiplier is "
+            f"{multiplier:.3g}, needed less than {largest:.0f}")
+    if multiplier == 0:
+        return 0, 62
+    m0, t = fixed_point(multiplier, y.quantization.rounding)
     return int(m0), int(t)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.quantization import fixed_point, weighted_sum
+from edgerun.quantization import clamp, fixed_point, ratio, weighted_sum
 from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.reference import elementwise
 from edgerun.tools.reference.integer import activation_bounds, requantize
@@ -39,9 +39,9 @@ def _steps(op: Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         difference = _to_twice(op, a, x, 7) - _to_twice(op, b, z, 7)
         return _scaled(op, difference**2, twice**2 / (2.0**14 * sy))
     if kind == "mul":
-        return _scaled(op, a * b, sa * sb / sy)
+        return _scaled(op, a * b, ratio([sa, sb], y.quantization))
     if kind == "prelu":
-        return np.where(a < 0, _scaled(op, a * b, sa * sb / sy), _scaled(op, a, sa / sy))
+        return np.where(a < 0, _scaled(op, a * b, ratio([sa, sb], y.quantization)), _scaled(op, a, sa / sy))
     choose = np.minimum if kind == "min" else np.maximum
     return choose(_scaled(op, a, sa / sy), _scaled(op, b, sb / sy))
 
@@ -54,4 +54,20 @@ def _binary(op: Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.clip(_steps(op, a, b) + y.quantization.zero, *activation_bounds(op, y))
 
 
-REFERENCE = {"binary": _binary}
+def _unary(op: Op, x: np.ndarray) -> np.ndarray:
+    (given, *_), y = op.inputs, op.outputs[0]
+    if given.quantization is None or x.dtype == np.int32:
+        return elementwise.REFERENCE["unary"](op, x)
+    kind, alpha, beta = (op.options[key] for key in ("kind", "alpha", "beta"))
+    alpha, beta = float(np.float32(alpha)), float(np.float32(beta))  # as in the file
+    factor = given.quantization.step
+    x = x.astype(np.int64) - given.quantization.zero
+    steps = _scaled(op, x, ratio([factor], y.quantization))
+    if kind == "leaky_relu":
+        below = _scaled(op, x, ratio([factor, alpha], y.quantization)) if alpha else 0
+        steps = np.where(x >= 0, steps, below)
+    ends = {"relu": (0.0,), "clip": (alpha, beta)}.get(kind, ())
+    return np.clip(steps + y.quantization.zero, *clamp(y.quantization, y.dtype, *ends))
+
+
+REFERENCE = {"binary": _binary, "unary": _unary}
