@@ -39,7 +39,7 @@ def _cases(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return acc, m0, t
 
 
-@pytest.mark.parametrize("rounding", ["once", "twice"])
+@pytest.mark.parametrize("rounding", ["once", "twice", "upward"])
 @pytest.mark.parametrize("lanes", [1, 4, 16])
 def test_million(device, rounding, lanes, tmp_path, monkeypatch):
     acc, m0, t = _cases(np.random.default_rng(lanes))
@@ -56,7 +56,8 @@ def test_million(device, rounding, lanes, tmp_path, monkeypatch):
     for name in ("common.cl", "integer.cl"):
         (tmp_path / name).write_text((edgerun._paths.folder("kernels") / name).read_text())
     (tmp_path / "probe.cl").write_text(PROBE)
-    defines = {"VEC": lanes, "T_int32": 1} | ({"ROUND_TWICE": 1} if rounding == "twice" else {})
+    defines = {"VEC": lanes, "T_int32": 1} | (
+        {} if rounding == "once" else {f"ROUND_{rounding.upper()}": 1})
     kernel = device.kernel("probe", "probe", defines)
     flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
     buffers = [cl.Buffer(device.context, flags, hostbuf=a) for a in (acc, m0, t, acc, acc)]

@@ -107,7 +107,7 @@ def test_conv_2d(dtype, options, tmp_path):
     kept_as_integers(graph)
     assert codes(graph).count("conv2d") == 1
     assert graph.outputs[0].tensor.quantization.rounding == ("short" if dtype == "int16"
-                                                             else "twice")
+                                                             else "upward")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -136,7 +136,7 @@ def test_transpose_conv(dtype, tmp_path):
     graph = check(m, y, [x], tmp_path)
     kept_as_integers(graph)
     assert graph.outputs[0].tensor.quantization.rounding == ("short" if dtype == "int16"
-                                                             else "twice")
+                                                             else "upward")
 
 
 @pytest.mark.parametrize("dtype,per_channel", [("int8", False), ("int8", True), ("uint8", False),
@@ -388,9 +388,9 @@ def test_padding_with_a_quantized_value(tmp_path):
     check(m, y, [x], tmp_path, steps=0, equal=1)
 
 
-@pytest.mark.parametrize("bias,rounding", [("int64", "short"), ("int32", "twice"), ("", "short")])
+@pytest.mark.parametrize("bias,rounding", [("int64", "once"), ("int32", "upward"), ("", "once")])
 def test_rounding_of_int16(bias, rounding, tmp_path):
-    """LiteRT adds int16 up in 64 bits, and then multiplies by 16, unless the bias has 32."""
+    """LiteRT adds int16 up in 64 bits unless the bias has 32."""
     m = TFLiteBuilder()
     n = m.input((2, 8), "int16", quantization=grid("int16"))
     w = m.const(integers((5, 8), "int8"), quantization=([0.01], [0], 0))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgerun.quantization import clamp
+from edgerun.quantization import TWO_STEPS, clamp
 from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.reference.elementwise import activate
 
@@ -17,15 +17,17 @@ def requantize(acc: np.ndarray, m0: np.ndarray, t: np.ndarray, rounding: str = "
     Args:
         acc: int64, any shape, within int32.
         m0, t: broadcast against acc.
-        rounding: "once", "short" (the same arithmetic), or "twice".
+        rounding: "once", "short" (the same arithmetic), "twice" or "upward".
     """
     acc, m0, t = (np.asarray(a, np.int64) for a in (acc, m0, t))
-    if rounding != "twice":
+    if rounding not in TWO_STEPS:
         # acc * m0 has up to 62 bits: the half that is added to it must not carry out of 64
         return (acc * m0 + (np.int64(1) << t - 1)) >> t
     shifted = (acc << np.maximum(0, 31 - t)).astype(np.int32).astype(np.int64)
     high, e = shifted * m0 + 2**30 >> 31, np.maximum(0, t - 31)
     half = (np.int64(1) << e) >> 1
+    if rounding == "upward":
+        return high + half >> e
     return np.where(high >= 0, high + half >> e, -(-high + half >> e))
 
 

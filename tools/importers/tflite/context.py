@@ -28,9 +28,17 @@ ACTIVATIONS = {
     tflite.ActivationFunctionType.TANH: ("tanh", 0.0, 0.0),
 }
 
-# With int16 inputs their LiteRT kernels add up in 64 bits, and multiply by 16 bits then.
-ACCUMULATING = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED",
-                "BATCH_MATMUL")
+# How LiteRT's kernels round sums of products, by the type of their first input and op, as measured
+# with LiteRT 2.3 on x86; all other kernels round twice. Sums of int16 have 64 bits, and are mostly
+# multiplied by 16.
+ROUNDING = {
+    **{(kind, op): "upward" for kind in ("INT8", "UINT8")
+       for op in ("CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")},
+    ("INT8", "DEPTHWISE_CONV_2D"): "upward",
+    **{("INT16", op): "short" for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV",
+                                         "BATCH_MATMUL")},
+    ("INT16", "FULLY_CONNECTED"): "once",
+}
 
 
 @dataclass(frozen=True)
@@ -276,16 +284,14 @@ class Context:
 
     def rounding(self, op: SourceOp) -> str:
         """Return how LiteRT's kernel of an op rounds what it stores."""
-        if op.type not in ACCUMULATING:
-            return "twice"
         at = 2 if op.type == "TRANSPOSE_CONV" else 0
         types = [self.source.tensors[n].type if n >= 0 else "" for n in op.inputs]
-        bias = types[at + 1:] if at else types[2:]
-        if not bias or not bias[0]:
-            narrow = op.option("QuantizedBiasType") == tflite.TensorType.INT32
-        else:
-            narrow = bias[0] == "INT32"
-        return "short" if types[at] == "INT16" and not narrow else "twice"
+        bias = "".join(types[at + 1 if at else 2:])
+        narrow = (bias == "INT32" if bias
+                  else op.option("QuantizedBiasType") == tflite.TensorType.INT32)
+        if narrow and types[at] == "INT16" and (types[at], op.type) in ROUNDING:  # 32-bit sums
+            return "upward"
+        return ROUNDING.get((types[at], op.type), "twice")
 
     def add(self, code: str, inputs: Sequence[Tensor | None], op: SourceOp,
             **options: Any) -> Tensor:

@@ -1,0 +1,199 @@
+"""Models that are already quantized, packed as they are and run on every driver, against golden
+outputs of LiteRT and ONNX Runtime.
+
+An integer may differ by one quantization step, 99 of 100 must not, and the largest stays the
+largest. Where an output is real numbers made of integers, their step counts.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgerun import loader
+from edgerun.model import Model, TensorInfo
+from edgerun.session import Session
+from edgerun.tools.importers.tflite.source import read as read_tflite
+from edgerun.tools.pack import PackReport, pack
+from tests.test_parity import Golden, output_range, read_golden
+
+SAMPLES = 8
+EQUAL = 0.99  # of the elements of an output, over all samples
+STEPS = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and what is special about its outputs.
+
+    Attributes:
+        classes: the outputs are indices of classes: they have no order, so only EQUAL counts.
+        relative: of the output's range; for real numbers that are not made of integers.
+        inner: outputs that the golden file has not, since they are inside the source model; LiteRT
+            computes them here.
+        missing: outputs of the source model that an op writes which edgerun leaves out.
+    """
+    name: str
+    classes: bool = False
+    relative: float = 0.0
+    inner: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+DETECTION = "TFLite_Detection_PostProcess"
+TFLITE = [
+    Case("ad01_fc_ae_int8"),
+    # LiteRT rounds the activations of the ten layers to int8 as well, edgerun does not
+    Case("ad_toycar_quant", relative=0.02),
+    Case("coral_deeplabv3_mnv2_dm05_pascal_quant", classes=True),
+    Case("coral_mobilenet_v1_0.25_128_quant"),
+    Case("coral_mobilenet_v1_0.5_160_quant"),
+    Case("coral_movenet_single_pose_lightning_ptq"),
+    Case("coral_traffic_model", inner=("concat", "convert_scores"),
+         missing=(DETECTION, *(f"{DETECTION}:{k}" for k in (1, 2, 3)))),
+    Case("hello_world_int8"),
+    Case("ic01_resnet8_int8"),
+    Case("kws01_dscnn_int8"),
+    Case("micro_speech_quantized"),
+    Case("sww01_int8"),
+    Case("vww01_mbv1_96_int8"),
+]
+ONNX = [
+    Case("fashion_mnist_cnn_qdq_int8"),
+    Case("shufflenet-v2-12-int8"),
+    Case("squeezenet_v1.0_dc_qdq_int8"),
+]
+CASES = [*(("tflite", case) for case in TFLITE), *(("onnx", case) for case in ONNX)]
+
+# Single int16 ops: op -> numbers of the files. Those of UNSUPPORTED are not promised to be exact.
+OPS_INT16 = {
+    "add": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16),
+    "conv": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21),
+    "leaky_relu": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22),
+    "pad": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18),
+    "quantize": (0, 1),
+    "strided_slice": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24, 25, 27, 28, 30,
+                      31, 33),
+    "sub": (0, 1, 3, 4),
+    "transpose_conv": (0, 1, 3, 4),
+}
+UNSUPPORTED: dict[str, str] = {}  # file -> why it is not exact
+
+
+@dataclass
+class Difference:
+    """How an output differs from the golden one, over samples."""
+    most: float = 0.0
+    equal: list[float] = field(default_factory=list)
+    same_top: bool = True
+
+    def add(self, found: np.ndarray, want: np.ndarray, step: float) -> None:
+        """Take in one sample."""
+        apart = np.abs(found.astype(np.float64) - want.astype(np.float64)) / step
+        self.most = max(self.most, float(apart.max()))
+        self.equal.append(float(np.mean(apart < 0.5)))
+        self.same_top &= bool(want.reshape(-1)[found.argmax()] == want.max())
+
+
+def step_of(model: Model, info: TensorInfo) -> float:
+    """Return the real number that one step of an output is; 1 for integers, 0 if it has none."""
+    if info.dtype.kind in "iu":
+        return 1.0
+    quantization = model.tensors[info.tensor].quantization
+    return quantization.step if quantization is not None else 0.0
+
+
+@pytest.fixture(scope="session")
+def packed(shared_data, tmp_path_factory):
+    """Return a function (format, name) -> (file, PackReport, Golden); it packs once."""
+    folder = tmp_path_factory.mktemp("quantized")
+    done: dict[tuple[str, str], tuple[Path, PackReport, Golden]] = {}
+
+    def get(kind: str, name: str) -> tuple[Path, PackReport, Golden]:
+        if (kind, name) not in done:
+            golden = read_golden(shared_data / "golden" / kind / f"{name}.npz")
+            shapes = {tensor: array.shape[1:] for tensor, array in golden.inputs.items()}
+            out = folder / f"{name}.{kind}.edge"
+            report = pack(shared_data / "models" / kind / f"{name}.{kind}", out, shapes=shapes)
+            done[kind, name] = out, report, golden
+        return done[kind, name]
+    return get
+
+
+def computed_inside(path: Path, inputs: dict[str, np.ndarray], names: tuple[str, ...]
+                    ) -> dict[str, np.ndarray]:
+    """Return what LiteRT computes for tensors inside a .tflite file."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    interpreter = Interpreter(
+        str(path), experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+    interpreter.invoke()
+    return {detail["name"]: interpreter.get_tensor(detail["index"])
+            for detail in interpreter.get_tensor_details() if detail["name"] in names}
+
+
+@pytest.mark.parametrize("kind,case", CASES, ids=str)
+def test_golden_outputs(packed, shared_data, device, kind, case):
+    path, _, golden = packed(kind, case.name)
+    differences: dict[str, Difference] = {}
+    with Session(loader.read(path), device) as session:
+        infos = {info.name: info for info in session.outputs}
+        assert set(infos) == {*golden.outputs, *case.inner} - {*case.missing}
+        for sample in range(min(SAMPLES, len(next(iter(golden.inputs.values()))))):
+            inputs = {name: array[sample] for name, array in golden.inputs.items()}
+            found = session.run(inputs)
+            wanted = {name: array[sample] for name, array in golden.outputs.items()}
+            if case.inner:
+                source = shared_data / "models" / kind / f"{case.name}.{kind}"
+                wanted |= computed_inside(source, inputs, case.inner)
+            for name, y in found.items():
+                want = wanted[name]
+                assert (y.shape, y.dtype) == (want.shape, want.dtype), name
+                step = (case.relative * output_range(golden.outputs[name]) if case.relative
+                        else step_of(session.model, infos[name]))
+                assert step, f"{name} is not made of integers"
+                differences.setdefault(name, Difference()).add(y, want, step)
+    for name, difference in differences.items():
+        if not case.classes:
+            assert difference.most <= STEPS + 1e-3, (name, difference)
+            assert difference.same_top, (name, difference)
+        if not case.relative:
+            assert np.mean(difference.equal) >= EQUAL, (name, difference)
+
+
+@pytest.mark.parametrize("op", OPS_INT16)
+def test_int16_ops_are_exact(shared_data, device, tmp_path, op):
+    wrong = {}
+    for number in OPS_INT16[op]:
+        name = f"{op}{number}"
+        if name in UNSUPPORTED:
+            continue
+        source = shared_data / "models" / "tflite_ops_int16" / f"{name}.tflite"
+        with np.load(shared_data / "golden" / "tflite_ops_int16" / f"{name}.npz") as arrays:
+            golden = dict(arrays)
+        model = read_tflite(source)
+        inputs = {model.tensors[index].name: golden[f"input_{k}"]
+                  for k, index in enumerate(model.inputs)}
+        pack(source, tmp_path / "op.edge")
+        with Session(loader.read(tmp_path / "op.edge"), device) as session:
+            found, = session.run(inputs).values()
+        want = golden["output_0"]
+        assert (found.shape, found.dtype) == (want.shape, want.dtype)
+        if not np.array_equal(found, want):
+            apart = np.abs(found.astype(np.int64) - want.astype(np.int64))
+            wrong[name] = f"at most {apart.max()}, {np.mean(apart > 0):.2%} differ"
+    assert not wrong
+
+
+def test_int16_ops_are_all_named(shared_data):
+    files = {path.stem for path in (shared_data / "models" / "tflite_ops_int16").glob("*.tflite")}
+    assert files == {f"{op}{number}" for op, numbers in OPS_INT16.items() for number in numbers}
+    assert set(UNSUPPORTED) <= files
