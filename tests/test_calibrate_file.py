@@ -43,7 +43,7 @@ def test_a_float_file_keeps_the_ranges(calibrated):
     found = ranges_of(calibrated)
     assert (found.observer, found.samples, found.observations) == ("minmax", 40, {})
     shifted = np.stack([X / np.float32(i + 1) for i in range(40)]) + models.SHIFT
-    expected = {"x": (-8, 4), "shifted": (0, shifted.max())}  # with the clamp fused
+    expected = {"x": (-8, 4), "shifted": (0, shifted.max())}  # the clamp is fused
     for name, ends in expected.items():
         entry = found.ranges[name]
         assert (entry.low, entry.high) == pytest.approx(ends)
@@ -138,8 +138,8 @@ def test_bad_data_on_the_command_line_leave_nothing(capsys, source, tmp_path, de
     tail = "--calibration", tmp_path / "in.npz", "--device", device.info.platform
     for given, sentence in (
             ({"z": X}, "has the arrays 'z', needed 'x' (2, 3) float32"),
-            ({"x": X[:, :2]}, "'x' has the shape (2, 2), needed (2, 3), or one more axis of samples "
-             "in front of it"),
+            ({"x": X[:, :2]}, "'x' has the shape (2, 2), needed (2, 3), or one more axis of "
+             "samples in front of it"),
             ({"x": np.full_like(X, np.nan)}, "'x' holds 6 values of 6 that are not finite numbers"),
             ({"x": X[None][:0]}, "'x' has the shape (0, 2, 3): no samples")):
         np.savez(tmp_path / "in.npz", **given)
@@ -170,7 +170,8 @@ def test_wrong_usage(capsys, source):
     ({"low8": -np.inf}, "is -inf to 4.0, needed finite numbers in order, 0 among them"),
     ({"low8": 1}, "is 1.0 to 4.0, needed finite numbers in order, 0 among them"),
     ({"high16": -1}, "is -8.0 to -1.0, needed finite numbers in order, 0 among them"),
-    ({"name": "shifted"}, "is given twice"), ({"name": "n" * 4097}, "has a name of 4097 characters")])
+    ({"name": "shifted"}, "is given twice"),
+    ({"name": "n" * 4097}, "has a name of 4097 characters")])
 def test_damaged_ranges_are_refused(calibrated, change, sentence):
     def damage(root, graph):
         next(entry for entry in graph["ranges"] if entry["name"] == "x").update(change)
