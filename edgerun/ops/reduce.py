@@ -8,8 +8,11 @@ import numpy as np
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, Shape, count, i32, lanes_within, normal_axis, require,
-    require_dtype, strides)
+    Facts, Launch, OpLike, Outputs, Shape, count, i32, int8_arg, lanes_within, normal_axis, require,
+    require_dtype, require_quantized, require_same_dtype, strides)
+from edgerun.ops._integer import rounding_defines
+from edgerun.ops._quantized_io import INTEGERS, grids, types
+from edgerun.quantization import clamp, fixed_point, limits
 
 LONG = 256  # elements; a work-item that folds as many is worth a work-group
 
@@ -42,9 +45,27 @@ REDUCE_INT = {**{kind: REDUCE[kind] for kind in ("sum", "mean", "prod", "sum_squ
               **REDUCE_ORDER, "l1": Kind("0", map="(x < 0 ? -x : x)")}
 
 
+def _form(op: OpLike) -> str:
+    """Return how quantized numbers are reduced: "order" and "sum" work on the integers, "real" on
+    what they mean; "" for tensors that are not quantized."""
+    x = op.inputs[0]
+    if x.quantization is None or x.dtype not in INTEGERS:
+        return ""
+    if op.options["kind"] in ("sum", "mean"):
+        return "sum"
+    y = op.outputs[0] if op.outputs else None  # not known yet while shapes are inferred
+    same = y is not None and y.dtype == x.dtype and y.quantization is not None
+    if op.options["kind"] in REDUCE_ORDER and same and x.quantization.grid == y.quantization.grid:
+        return "order"
+    return "real"
+
+
 def _kind(op: OpLike) -> Kind:
     kind, dtype = op.options["kind"], op.inputs[0].dtype
-    table = REDUCE if dtype in FLOAT else REDUCE_INT if dtype == "int32" else REDUCE_ORDER
+    real = dtype in FLOAT or _form(op) == "real"
+    if _form(op) == "sum":
+        return REDUCE["sum"]
+    table = REDUCE if real else REDUCE_INT if dtype == "int32" else REDUCE_ORDER
     require(kind in table, op, f"has no kind {kind!r} for {dtype}, known are {', '.join(table)}")
     return table[kind]
 
@@ -59,6 +80,8 @@ def infer_reduce(op: OpLike) -> Outputs:
     """y has one element along the reduced axes, or is without them."""
     x, axes = op.inputs[0], tuple(op.options["axes"])
     _kind(op)
+    if _form(op):
+        require_quantized(x, op)
     require(list(axes) == sorted({*axes}) and all(0 <= axis < len(x.shape) for axis in axes), op,
             f"axes are {axes}, needed ascending axes of the {len(x.shape)} of {x.name}")
     return [(_without(x.shape, axes, op.options["keep_dims"]), x.dtype)]
@@ -89,6 +112,56 @@ def _int4(values: Sequence[int], fill: int) -> np.ndarray:
     return np.array([fill] * (4 - len(values)) + list(values), np.int32)
 
 
+def sum_steps(op: OpLike) -> tuple[int, int, int, int]:
+    """Return (zero, m0, t, base): y = requantize(sum - n * zero, m0, t) + base, n elements a sum.
+
+    With rounding "twice" these are the numbers of TFLite, which has a way of its own for means
+    of images.
+
+    Raises:
+        ModelError: a sum or its product exceeds 32 bits.
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    given, wanted = require_quantized(x, op), require_quantized(y, op)
+    n = count([x.shape[axis] for axis in op.options["axes"]])
+    origin, mean = op.options["origin"], op.options["kind"] == "mean"
+    require(abs(origin) <= 2**8, op, f"has the origin {origin}, needed -256 to 256")
+    ratio = given.step / wanted.step
+    low, high = limits(x.dtype)
+    farthest = n * (max(-low, high) + max(abs(given.zero), abs(origin)))
+    require(farthest < 2**31 and farthest * ratio / (n if mean else 1) < 2**30, op,
+            f"sums of {n} integers of {x.dtype} in steps of {given.step:.3g}, stored in steps of "
+            f"{wanted.step:.3g}, may exceed 32 bits")
+    rounding = wanted.rounding
+    if not mean or rounding != "twice":
+        m0, t = fixed_point(ratio / (n if mean else 1), rounding)
+        return given.zero, int(m0), int(t), wanted.zero
+    if (x.dtype == "uint8" and len(x.shape) == 4 and tuple(op.options["axes"]) == (1, 2)
+            and op.options["keep_dims"]):
+        f = np.float32
+        m0, t = fixed_point(float(f(given.step) / (f(n) * f(wanted.step))))
+        shift = f(given.zero - origin) * f(given.step) / f(wanted.step)
+        return (origin, int(m0), int(t),
+                wanted.zero - int(shift + f(0.5 if shift > 0 else -0.5)))
+    m0, t = fixed_point(ratio)
+    bits = min(n.bit_length() - 1, 62 - int(t))
+    return given.zero, (int(m0) << bits) // n, int(t) + bits, wanted.zero
+
+
+def _integer_form(op: OpLike) -> tuple[dict[str, int], tuple]:
+    """Return the defines of the types, and the arguments at the end."""
+    x, y = op.inputs[0], op.outputs[0]
+    form = _form(op)
+    if form == "real" or x.dtype in FLOAT:
+        return types(op), grids(op)
+    if form != "sum":
+        require_same_dtype(op, x, y)
+        return {f"T_{x.dtype}": 1}, ()
+    require_dtype(y, INTEGERS, op)
+    steps = int8_arg([*sum_steps(op), *clamp(y.quantization, y.dtype), 0, 0])
+    return {f"T_{x.dtype}": 1, f"O_{y.dtype}": 1, "STEPS": 1, **rounding_defines(y)}, (steps,)
+
+
 def reduce(op: OpLike, facts: Facts) -> list[Launch]:
     """y = fold of x over `axes`, by `kind`.
 
@@ -97,18 +170,24 @@ def reduce(op: OpLike, facts: Facts) -> list[Launch]:
     (`keep_dims` false). l1: sum |x|; l2: sqrt(sum x^2); sum_square: sum x^2; log_sum: log(sum x);
     log_sum_exp: log(sum exp(x)), the maximum subtracted first. Sums are fp32; those of int32 are
     modulo 2^32, and their mean is truncated.
+
+    x may be quantized uint8, int16, and y too. A sum or mean adds up integers, and rounds once (or
+    as y.quantization.rounding says); max and min compare integers if x and y have one grid; the
+    other kinds read numbers and write them rounded, within one step of the exact result. `origin`
+    is for means of TFLite models, whose int8 is stored as uint8: 128.
     """
     x, y = op.inputs[0], op.outputs[0]
     kind = _kind(op)
     inside, kept, folded = _split(x.shape, op.options["axes"])
     vec = lanes_within((folded if inside else kept)[-1][0], facts)
-    defines = {f"T_{x.dtype}": 1, "VEC": vec, "INITIAL": kind.initial, "MAP": kind.map,
+    defines, rest = _integer_form(op)
+    defines = {**defines, "VEC": vec, "INITIAL": kind.initial, "MAP": kind.map,
                "JOIN": kind.join, "FINISH": kind.finish}
     if "shift" in kind.map:
         defines["SHIFTED"] = 1
     total = count([n for n, _ in folded])
     args = (x, y, _int4([n for n, _ in kept], 1), _int4([s for _, s in kept], 0),
-            _int4([n for n, _ in folded], 1), _int4([s for _, s in folded], 0), i32(total))
+            _int4([n for n, _ in folded], 1), _int4([s for _, s in folded], 0), i32(total), *rest)
     if inside:
         return [Launch("reduce", "rows", defines, (count(y.shape), 1, 1), args,
                        facts.one if total >= LONG else None)]

@@ -6,16 +6,20 @@ from fractions import Fraction
 
 import numpy as np
 
-from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, f32, fit_lanes, int8_arg, require, require_dtype, require_rank)
+    Facts, Launch, OpLike, Outputs, f32, fit_lanes, i32, int8_arg, require, require_quantized,
+    require_rank, require_same_dtype)
+from edgerun.ops._quantized_io import quantized, require_numbers
+from edgerun.quantization import quantize
 
 KINDS = ("nearest", "linear")
 COORDINATE_MODES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
                     "asymmetric", "tf_half_pixel_for_nn", "tf_crop_and_resize")
 NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+COARSE_MODES = ("half_pixel", "align_corners", "asymmetric")
 REACH = 2**24  # pixels: farther coordinates cannot be told apart in 32-bit units
 UNITS = 2**30  # largest coordinate in units
+FINE, COARSE = 15, 10  # bits of the weights of integers
 
 
 def simplest(value: float) -> Fraction:
@@ -99,7 +103,7 @@ def infer_resize(op: OpLike) -> Outputs:
     """x [N, H, W, C] gives y [N, height, width, C]."""
     x, options = op.inputs[0], op.options
     require_rank(x, 4, op)
-    require_dtype(x, FLOAT, op)
+    require_numbers(op)
     for option, known in (("kind", KINDS), ("coordinate_mode", COORDINATE_MODES),
                           ("nearest_mode", NEAREST_MODES)):
         if option != "nearest_mode" or options["kind"] == "nearest":
@@ -123,11 +127,28 @@ def infer_resize(op: OpLike) -> Outputs:
     return [((x.shape[0], options["height"], options["width"], x.shape[3]), x.dtype)]
 
 
+def coarse_coordinates(mode: str, size: int, out_size: int) -> tuple[int, int]:
+    """Return (a, b): output index i reads the source coordinate (a * i + b) / 2^10.
+
+    What TFLite's kernel for int8 and int16 computes with.
+    """
+    if mode == "align_corners" and out_size > 1:
+        size, out_size = size - 1, out_size - 1
+    step = ((size << COARSE) + out_size // 2) // out_size
+    return step, (step >> 1) - (1 << COARSE - 1) if mode == "half_pixel" else 0
+
+
 def _axis_argument(op: OpLike, axis: int) -> list[int]:
     """Return step, offset, unit and rounding of kernels/resize.cl."""
     size, out_size = op.inputs[0].shape[1 + axis], op.outputs[0].shape[1 + axis]
     a, b = _coordinates(op, axis)
+    integers = quantized(op) and op.options["kind"] == "linear"
+    if integers and op.options["coarse"]:
+        return [*coarse_coordinates(op.options["coordinate_mode"], size, out_size), 1 << COARSE,
+                0, 0, 0, 0, 0]
     finest = int(UNITS / _reach(size, out_size, a, b))
+    if integers:
+        finest = min(finest, 2 << FINE)
     unit = math.lcm(a.denominator, b.denominator)
     if unit > finest:  # not exact, but to within what fp32 tells apart
         a = a.limit_denominator(finest)
@@ -136,6 +157,24 @@ def _axis_argument(op: OpLike, axis: int) -> list[int]:
           "round_prefer_ceil": unit}.get(op.options["nearest_mode"], 0)
     outside = op.options["coordinate_mode"] == "tf_crop_and_resize"
     return [int(a * unit), round(b * unit), unit, up, int(outside), 0, 0, 0]
+
+
+def _integer_arguments(op: OpLike) -> tuple[int, int]:
+    """Return the integer outside the image and the bits of the weights."""
+    x, y = op.inputs[0], op.outputs[0]
+    require_same_dtype(op, x, y)
+    grid = require_quantized(y, op)
+    require(require_quantized(x, op).grid == grid.grid, op,
+            f"{x.name} and {y.name} differ in scale or zero point, needed the same")
+    origin, mode = op.options["origin"], op.options["coordinate_mode"]
+    require(abs(origin) <= 2**8, op, f"has the origin {origin}, needed -256 to 256")
+    require(not op.options["coarse"] or mode in COARSE_MODES, op,
+            f"is coarse in the mode {mode!r}, needed one of {', '.join(COARSE_MODES)}")
+    require(not op.options["coarse"] or max(x.shape[1:3] + y.shape[1:3]) <= UNITS >> COARSE, op,
+            f"is coarse with an image of {x.shape[1:3]} or {y.shape[1:3]}, at most "
+            f"{UNITS >> COARSE} rows and columns are allowed")
+    outside = quantize(np.float32(op.options["extrapolation_value"]), grid, y.dtype)
+    return int(outside), COARSE if op.options["coarse"] else FINE
 
 
 def resize(op: OpLike, facts: Facts) -> list[Launch]:
@@ -151,8 +190,16 @@ def resize(op: OpLike, facts: Facts) -> list[Launch]:
     bottom, right, and outside the image y is `extrapolation_value`. `nearest_mode` rounds the
     coordinate: floor, ceil, round_prefer_floor, round_prefer_ceil (the last two differ for ties).
     As in ONNX Resize; a scale stands for the simplest fraction that is the same fp32 number.
+
+    x may be quantized uint8, int16, and y of the same dtype and grid. Linear weights are then
+    rounded to 15 bits, and the mean of the pixels, in whole numbers, once, halves away from the
+    integer `origin`; `coarse` takes coordinates and weights of 10 bits as TFLite does for int8 and
+    int16, for half_pixel, align_corners and asymmetric.
     """
     x, y = op.inputs[0], op.outputs[0]
+    outside, bits = op.options["extrapolation_value"], 0
+    if quantized(op):
+        outside, bits = _integer_arguments(op)
     n, height, width, channels = x.shape
     out_h, out_w = y.shape[1:3]
     lanes = fit_lanes(facts, channels)
@@ -166,4 +213,4 @@ def resize(op: OpLike, facts: Facts) -> list[Launch]:
     return [Launch("resize", "resize", defines, (items, -(-out_w // run), n * out_h),
                    (x, y, int8_arg([n, height, width, channels, out_h, out_w, run, 0]),
                     int8_arg(_axis_argument(op, 0)), int8_arg(_axis_argument(op, 1)),
-                    f32(op.options["extrapolation_value"])), facts.one)]
+                    f32(outside), i32(bits), i32(op.options["origin"])), facts.one)]

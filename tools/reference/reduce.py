@@ -4,7 +4,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
+from edgerun.ops.reduce import sum_steps
+from edgerun.quantization import clamp
 from edgerun.tools.graph import Op
+from edgerun.tools.reference.integer import requantize
+from edgerun.tools.reference.real import on_numbers
 
 # kind -> function of x (fp64 or an integer dtype) and the axes, which keeps the dimensions
 REDUCE = {
@@ -22,6 +26,18 @@ REDUCE = {
 
 
 def _reduce(op: Op, x: np.ndarray) -> np.ndarray:
+    if op.inputs[0].quantization is None:
+        return _reduce_numbers(op, x)
+    if op.options["kind"] not in ("sum", "mean"):
+        return on_numbers(_reduce_numbers)(op, x)
+    y, axes = op.outputs[0], tuple(op.options["axes"])
+    zero, m0, t, base = sum_steps(op)
+    total = (x.astype(np.int64) - zero).sum(axes)
+    steps = requantize(total, m0, t, y.quantization.rounding) + base
+    return np.clip(steps, *clamp(y.quantization, y.dtype)).reshape(y.shape)
+
+
+def _reduce_numbers(op: Op, x: np.ndarray) -> np.ndarray:
     axes = tuple(op.options["axes"])
     if x.dtype.kind == "f":
         x = x.astype(np.float64)  # along other axes than the last one NumPy adds one by one
