@@ -164,8 +164,8 @@ def test_golden_outputs(packed, shared_data, device, kind, case):
     for name, difference in differences.items():
         if not case.classes:
             assert difference.most <= STEPS + 1e-3, (name, difference)
-            assert difference.same_top, (name, difference)
         if not case.relative:
+            assert case.classes or difference.same_top, (name, difference)
             assert np.mean(difference.equal) >= EQUAL, (name, difference)
 
 

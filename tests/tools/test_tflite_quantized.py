@@ -139,6 +139,19 @@ def test_transpose_conv(dtype, tmp_path):
                                                              else "upward")
 
 
+def test_transpose_conv_with_its_shape_as_an_input(tmp_path):
+    """As TensorFlow exports a streaming decoder: the file declares the only shape that fits."""
+    m = TFLiteBuilder()
+    x = integers((1, 4, 5, 4), "int8")
+    w, bias = weights(m, (6, 3, 3, 4), 0, "int8", "int8")
+    inputs = [m.input((4,), "int32"), w, m.input(x.shape, "int8", quantization=grid("int8")), bias]
+    y = m.op("TRANSPOSE_CONV", inputs, "TransposeConvOptions", out="int8", version=3,
+             shape=(1, 8, 10, 6), quantization=grid("int8", 0.5), Padding=SAME, StrideH=2,
+             StrideW=2)
+    graph = check(m, y, [np.array([1, 8, 10, 6], np.int32), x], tmp_path)
+    assert any("packed for (1, 8, 10, 6), whatever that input says" in n for n in graph.notes)
+
+
 @pytest.mark.parametrize("dtype,per_channel", [("int8", False), ("int8", True), ("uint8", False),
                                                ("int16", False)])
 def test_fully_connected(dtype, per_channel, tmp_path):

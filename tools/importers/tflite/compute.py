@@ -81,8 +81,17 @@ def depthwise_conv_2d(ctx: Context, op: SourceOp) -> Tensor:
 
 
 def transpose_conv(ctx: Context, op: SourceOp) -> Tensor:
-    """Output shape, w [OC,KH,KW,IC], x [N,H,W,IC], bias; cut so that the output shape results."""
-    shape, w, x = ctx.ints(op, 0, "the output shape"), _filter(ctx, op), ctx.input(op, 2)
+    """Output shape, w [OC,KH,KW,IC], x [N,H,W,IC], bias; cut so that the output shape results.
+
+    Where the shape is an input of the model, the one that the file declares is packed.
+    """
+    w, x, declared = _filter(ctx, op), ctx.input(op, 2), ctx.source.tensors[op.outputs[0]]
+    if op.inputs[0] in ctx.source.inputs and declared.shape and not declared.dynamic:
+        shape = list(declared.shape)
+        ctx.graph.notes.append(f"{op} reads its output shape from an input of the model; packed "
+                               f"for {declared.shape}, whatever that input says")
+    else:
+        shape = ctx.ints(op, 0, "the output shape")
     stride = op.option("StrideH"), op.option("StrideW")
     if len(shape) != 4 or len(x.shape) != 4 or min(stride) < 1:
         raise ctx.damaged(op, f"output shape {shape}, {x.name} of the shape {x.shape}, stride "
