@@ -1,7 +1,7 @@
 // Tables: x [n] -> y [n], a work-item looks up `run` elements: global size (ceil(n / run), 1, 1).
 //
 // table:         y = t[x], x uint8, t [256] of y's type
-// interpolated:  y = a + (((b - a) (x & 127) + 64) >> 7), a, b = t[(x >> 7) + 256] and the next one;
+// interpolated:  y = a + (((b - a) (x & 127) + 64) >> 7), a, b = t[(x >> 7) + 256] and the next;
 //                x, y and t [513] int16
 //
 // T_<dtype>, O_<dtype>: stored types of x and, where it is another one, of y and the table.

@@ -24,8 +24,8 @@ def table(op: OpLike, facts: Facts) -> list[Launch]:
     """y = table[x]; of an int16 x the high 9 bits choose two entries, the low 7 a point between.
 
     x [...] uint8, table [256] uint8, int16 -> y [...] of the table's dtype; or x [...]
-    int16, table [513] int16 -> y [...] int16:
-    y = a + (((b - a) (x & 127) + 64) >> 7) with a, b = table[(x >> 7) + 256], table[(x >> 7) + 257].
+    int16, table [513] int16 -> y [...] int16: y = a + (((b - a) (x & 127) + 64) >> 7) with
+    a, b = table[(x >> 7) + 256], table[(x >> 7) + 257].
     """
     (x, values), y = op.inputs, op.outputs[0]
     n = count(x.shape)

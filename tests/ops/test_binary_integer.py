@@ -140,7 +140,7 @@ def test_not_inferred(a, b, kind, message):
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 @pytest.mark.parametrize("rounding", ["once", "twice"])
 def test_refused(dtype, rounding):
-    """Scales that would overflow, activations that are no clamps, outputs that are not quantized."""
+    """Scales that would overflow, activations that are no clamps, an output without a scale."""
     for kind in KINDS:
         if (kind, dtype) == ("squared_difference", "int16"):
             continue

@@ -10,19 +10,20 @@ from __future__ import annotations
 from edgerun import dtypes
 from edgerun.quantization import Quantization
 from edgerun.tools.graph import Graph
-from edgerun.tools.lower import moves
+from edgerun.tools.lower import moves, pointwise, spatial, weighted
 from edgerun.tools.lower._lowering import Lowering, Rule
 from edgerun.tools.passes import dead_code, duplicates, fold
 
 # op code -> rules, tried in this order until one applies
 RULES: dict[str, list[Rule]] = {}
-for _module in (moves,):
+for _module in (moves, weighted, pointwise, spatial):
     for _code, _rule in _module.RULES.items():
         RULES.setdefault(_code, []).append(_rule)
 
 
 def apply(graph: Graph) -> None:
     """Lower a graph in place; afterwards 8-bit activations are uint8."""
+    spatial.mark_origins(graph)
     unsigned(graph)
     duplicates.apply(graph)
     lower = Lowering(graph)

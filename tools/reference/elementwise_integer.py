@@ -41,7 +41,8 @@ def _steps(op: Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if kind == "mul":
         return _scaled(op, a * b, ratio([sa, sb], y.quantization))
     if kind == "prelu":
-        return np.where(a < 0, _scaled(op, a * b, ratio([sa, sb], y.quantization)), _scaled(op, a, sa / sy))
+        below = _scaled(op, a * b, ratio([sa, sb], y.quantization))
+        return np.where(a < 0, below, _scaled(op, a, sa / sy))
     choose = np.minimum if kind == "min" else np.maximum
     return choose(_scaled(op, a, sa / sy), _scaled(op, b, sb / sy))
 

@@ -1,0 +1,126 @@
+"""Ops on single elements: integer sums and products, tables, concat, softmax."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgerun.errors import ModelError
+from edgerun.ops import OPS, Facts
+from edgerun.ops.binary_integer import KINDS
+from edgerun.ops.elementwise import BINARY_TO_BOOL, UNARY_TO_BOOL
+from edgerun.ops.quantize import CLAMPS
+from edgerun.quantization import dequantize
+from edgerun.tools.graph import Op, Tensor
+from edgerun.tools.lower import tables
+from edgerun.tools.lower._lowering import Lowering
+from edgerun.tools.reference import REFERENCE
+
+DEEPEST = 16  # ops behind one another in one table
+PIECEWISE = (*CLAMPS, "leaky_relu")  # unary kinds with an integer form
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def possible(code: str, inputs: list[Tensor | None], y: Tensor, **options) -> bool:
+    """Whether an integer op can write y: its scales may be beyond what 32 bits can do."""
+    op = Op(code, y.name, inputs, [y], options)
+    try:
+        OPS[code].infer(op)
+        OPS[code].prepare(op, Facts())
+    except ModelError:
+        return False
+    return True
+
+
+def _binary(lower: Lowering, op: Op) -> bool:
+    """dequantize two -> binary -> quantize."""
+    a, b, y = lower.integer(op.inputs[0]), lower.integer(op.inputs[1]), lower.store(op)
+    if (a is None or b is None or y is None or op.options["kind"] not in KINDS
+            or a.dtype != b.dtype or not possible("binary", [a, b], y, **op.options)):
+        return False
+    lower.replace(op, "binary", [a, b], y, **op.options)
+    return True
+
+
+class _Chain:
+    """Unary ops, and binary ops with numbers, between one quantized tensor and `op`'s output."""
+
+    def __init__(self, lower: Lowering, op: Op):
+        self.lower = lower
+        self.shape = op.outputs[0].shape
+        self.x: Tensor | None = None
+        self.ops = 0  # that it replaces
+        self.numbers = 0  # of them quantized
+        self.function = self._of(op.outputs[0], DEEPEST)
+
+    def _of(self, tensor: Tensor, depth: int) -> Function | None:
+        """Return the function of x that a tensor is; None if it is no such thing."""
+        if tensor.constant:
+            return self._number(tensor.data) if tensor.dtype == "fp32" else None
+        stored = self.lower.stored(tensor)
+        if stored is not None and stored.constant:
+            self.numbers += 1
+            return self._number(dequantize(stored.data, stored.quantization))
+        if tensor.shape != self.shape:
+            return None
+        if stored is not None:
+            x = self.lower.integer(tensor)
+            if x is None or self.x not in (None, x):
+                return None
+            self.x = x
+            return lambda numbers: numbers
+        op = self.lower.rewriter.producer(tensor)
+        if depth == 0 or op is None or op.code not in ("unary", "binary") or (
+                op.options["kind"] in (*BINARY_TO_BOOL, *UNARY_TO_BOOL)):
+            return None
+        self.ops += 1
+        functions = [self._of(t, depth - 1) for t in op.inputs]
+        if None in functions:
+            return None
+        return lambda numbers: REFERENCE[op.code](op, *(f(numbers) for f in functions))
+
+    @staticmethod
+    def _number(values: np.ndarray) -> Function | None:
+        if values.size == 0 or np.any(values != values.reshape(-1)[0]):
+            return None
+        return lambda numbers: numbers.dtype.type(values.reshape(-1)[0])
+
+
+def _table(lower: Lowering, op: Op) -> bool:
+    """dequantize -> unary ops, and binary ops with a number -> quantize is a table."""
+    y = lower.store(op)
+    if y is None:
+        return False
+    chain = _Chain(lower, op)
+    x = chain.x
+    if chain.function is None or x is None or x.shape != y.shape:
+        return False
+    twice, kind = y.quantization.rounding == "twice", op.options["kind"]
+    if twice and chain.numbers and chain.ops == 1:
+        return False  # the source model multiplies or adds integers
+    single = chain.ops == 1 and op.code == "unary"
+    if x.dtype == "int16":
+        if single and kind in PIECEWISE and possible("unary", [x], y, **op.options):
+            lower.replace(op, "unary", [x], y, **op.options)
+            return True
+        if y.dtype != "int16":
+            return False
+        values = tables.interpolated(chain.function, x.quantization, y)
+        if values is None:
+            return False
+    elif single and twice and kind in PIECEWISE and possible("unary", [x], y, **op.options):
+        values = tables.piecewise(op, x.quantization, y)
+    elif single and twice and kind == "hard_swish" and y.dtype == "uint8":
+        values = tables.hard_swish(x.quantization, y)
+    else:
+        values = tables.of_bytes(chain.function, x.quantization, y)
+    lower.replace(op, "table", [x, lower.graph.constant(values, f"{y.name}.table")], y)
+    return True
+
+
+def _pointwise(lower: Lowering, op: Op) -> bool:
+    return _table(lower, op) or (op.code == "binary" and _binary(lower, op))
+
+
+RULES = {"unary": _pointwise, "binary": _pointwise}
