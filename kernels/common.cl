@@ -86,13 +86,13 @@ typedef half S;
 #elif defined(T_uint8) || defined(T_bool) || defined(T_int8) || defined(T_int16)
 #if defined(T_int8)
 typedef char S;
-#define CONVERT(n) GLUE(convert_char, n)
+#define SMALL_S(n) GLUE(char, n)
 #elif defined(T_int16)
 typedef short S;
-#define CONVERT(n) GLUE(convert_short, n)
+#define SMALL_S(n) GLUE(short, n)
 #else
 typedef uchar S;
-#define CONVERT(n) GLUE(convert_uchar, n)
+#define SMALL_S(n) GLUE(uchar, n)
 #endif
 #ifdef REAL
 #define E float
@@ -136,19 +136,30 @@ typedef half O;
 #define STORE8(v, i, p) STORE_HALF(8)((v), (i), (p))
 #define STORE16(v, i, p) STORE_HALF(16)((v), (i), (p))
 #elif (defined(OTHER) && !defined(O_fp32) && !defined(O_int32)) \
-    || (defined(CONVERT) && !defined(OTHER))
+    || (defined(SMALL_S) && !defined(OTHER))
 #if defined(O_int8)
 typedef char O;
-#define NARROW(n) GLUE(convert_char, n)
+#define SMALL(n) GLUE(char, n)
 #elif defined(O_int16)
 typedef short O;
-#define NARROW(n) GLUE(convert_short, n)
+#define SMALL(n) GLUE(short, n)
 #elif defined(O_uint8)
 typedef uchar O;
-#define NARROW(n) GLUE(convert_uchar, n)
+#define SMALL(n) GLUE(uchar, n)
 #else
 typedef S O;
-#define NARROW(n) CONVERT(n)
+#define SMALL(n) SMALL_S(n)
+#endif
+#define NARROW(n) GLUE(convert_, SMALL(n))
+#ifdef POCL_DEVICE_ADDRESS_BITS
+// The vstore of PoCL 3.1 writes such elements one by one.
+typedef SMALL(2) PACKED2 __attribute__((aligned(1)));
+typedef SMALL(4) PACKED4 __attribute__((aligned(1)));
+typedef SMALL(8) PACKED8 __attribute__((aligned(1)));
+typedef SMALL(16) PACKED16 __attribute__((aligned(1)));
+#define STORE_SMALL(n, v, i, p) (((__global GLUE(PACKED, n) *)(p))[i] = NARROW(n)(v))
+#else
+#define STORE_SMALL(n, v, i, p) GLUE(vstore, n)(NARROW(n)(v), (i), (p))
 #endif
 #ifdef REAL
 #define OE float
@@ -165,17 +176,17 @@ DEFINE_STEPS(float4, steps4)
 DEFINE_STEPS(float8, steps8)
 DEFINE_STEPS(float16, steps16)
 #define STORE(v, i, p) ((p)[i] = (O)steps1(v, grids))
-#define STORE2(v, i, p) vstore2(NARROW(2)(steps2(v, grids)), (i), (p))
-#define STORE4(v, i, p) vstore4(NARROW(4)(steps4(v, grids)), (i), (p))
-#define STORE8(v, i, p) vstore8(NARROW(8)(steps8(v, grids)), (i), (p))
-#define STORE16(v, i, p) vstore16(NARROW(16)(steps16(v, grids)), (i), (p))
+#define STORE2(v, i, p) STORE_SMALL(2, steps2(v, grids), i, p)
+#define STORE4(v, i, p) STORE_SMALL(4, steps4(v, grids), i, p)
+#define STORE8(v, i, p) STORE_SMALL(8, steps8(v, grids), i, p)
+#define STORE16(v, i, p) STORE_SMALL(16, steps16(v, grids), i, p)
 #else
 #define OE int
 #define STORE(v, i, p) ((p)[i] = (O)(v))
-#define STORE2(v, i, p) vstore2(NARROW(2)(v), (i), (p))
-#define STORE4(v, i, p) vstore4(NARROW(4)(v), (i), (p))
-#define STORE8(v, i, p) vstore8(NARROW(8)(v), (i), (p))
-#define STORE16(v, i, p) vstore16(NARROW(16)(v), (i), (p))
+#define STORE2(v, i, p) STORE_SMALL(2, v, i, p)
+#define STORE4(v, i, p) STORE_SMALL(4, v, i, p)
+#define STORE8(v, i, p) STORE_SMALL(8, v, i, p)
+#define STORE16(v, i, p) STORE_SMALL(16, v, i, p)
 #endif
 #else
 #if defined(O_int32)

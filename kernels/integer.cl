@@ -5,8 +5,9 @@
 //   once:  floor((acc * m0 + 2^(t-1)) / 2^t)
 //   twice: h = floor(((acc << max(0, 31 - t)) * m0 + 2^30) / 2^31), then h / 2^max(0, t - 31) to
 //          nearest, half away from zero; upward: the same, half upwards
+//   single: acc times m0 * 2^-t, all in fp32, to nearest, halves to even
 //   requantize(acc, m0, t)     over int: twice if ROUND_TWICE is defined, upward if ROUND_UPWARD
-//                              is, else once
+//                              is, single if ROUND_SINGLE is, else once
 //   requantizev(acc, m0, t)    the same over I, the int vectors of VEC lanes
 //   saturate(v, low, high)     v between low and high
 
@@ -33,28 +34,57 @@ int requantize_twice(const int acc, const int m0, const int t) {
     return (h >> e) + ((h & mask) > (mask >> 1) + BELOW(h));
 }
 
+int requantize_single(const int acc, const int m0, const int t) {
+    // one rounding of acc, none of the multiplier, one of the product
+    return convert_int(rint(convert_float(acc) *
+                            (convert_float(m0) * as_float((127 - t) << 23))));
+}
+
 #if VEC == 1
 #define requantizev_once requantize_once
 #define requantizev_twice requantize_twice
+#define requantizev_single requantize_single
 #else
 typedef GLUE(uint, VEC) UI;
 #define AS_UI GLUE(as_uint, VEC)
 #define AS_I GLUE(as_int, VEC)
+#define FLOATS GLUE(convert_float, VEC)
+
+I requantizev_single(const I acc, const I m0, const I t) {
+    const I power = (127 - t) << 23;  // 2^-t
+    return GLUE(convert_int, VEC)(rint(FLOATS(acc) * (FLOATS(m0) * GLUE(as_float, VEC)(power))));
+}
 
 #ifdef POCL_DEVICE_ADDRESS_BITS
-// PoCL 3.1 puts the mul_hi of vectors together from four products; on its CPUs 64 bits are cheaper.
-typedef GLUE(long, VEC) LONGS;
-#define LONG GLUE(convert_long, VEC)
-#define INT GLUE(convert_int, VEC)
+// PoCL 3.1 puts the mul_hi of vectors together from four products; on its CPUs products of 64 bits
+// are cheaper. Even and odd lanes apart, because CPUs multiply the low halves of 64 bits.
+#if VEC == 2
+typedef long LONGS;
+#define AS_LONGS as_long
+#elif VEC == 4
+typedef long2 LONGS;
+#define AS_LONGS as_long2
+#elif VEC == 8
+typedef long4 LONGS;
+#define AS_LONGS as_long4
+#else
+typedef long8 LONGS;
+#define AS_LONGS as_long8
+#endif
+#define EVEN_LANES(v) (AS_LONGS(v) << 32 >> 32)
+#define ODD_LANES(v) (AS_LONGS(v) >> 32)
+#define JOIN_LANES(even, odd) AS_I(((even) & 0xFFFFFFFFl) | ((odd) << 32))
 
 I requantizev_once(const I acc, const I m0, const I t) {
-    const LONGS shift = LONG(t);
-    return INT((LONG(acc) * LONG(m0) + ((LONGS)(1) << (shift - 1))) >> shift);
+    const LONGS even = EVEN_LANES(t), odd = ODD_LANES(t);
+    return JOIN_LANES((EVEN_LANES(acc) * EVEN_LANES(m0) + ((LONGS)(1) << (even - 1))) >> even,
+                (ODD_LANES(acc) * ODD_LANES(m0) + ((LONGS)(1) << (odd - 1))) >> odd);
 }
 
 I requantizev_twice(const I acc, const I m0, const I t) {
-    const I x = acc << max((I)(0), 31 - t), e = max((I)(0), t - 31);
-    const I h = INT((LONG(x) * LONG(m0) + (1 << 30)) >> 31), mask = ((I)(1) << e) - 1;
+    const I x = acc << max((I)(0), 31 - t), e = max((I)(0), t - 31), mask = ((I)(1) << e) - 1;
+    const I h = JOIN_LANES((EVEN_LANES(x) * EVEN_LANES(m0) + (1 << 30)) >> 31,
+                     (ODD_LANES(x) * ODD_LANES(m0) + (1 << 30)) >> 31);
     return (h >> e) - ((h & mask) > (mask >> 1) - BELOW(h));
 }
 #else
@@ -81,6 +111,9 @@ I requantizev_twice(const I acc, const I m0, const I t) {
 #if defined(ROUND_TWICE) || defined(ROUND_UPWARD)
 #define requantize requantize_twice
 #define requantizev requantizev_twice
+#elif defined(ROUND_SINGLE)
+#define requantize requantize_single
+#define requantizev requantizev_single
 #else
 #define requantize requantize_once
 #define requantizev requantizev_once
