@@ -9,6 +9,7 @@ import numpy as np
 from edgerun import dtypes
 
 TWO_STEPS = ("twice", "upward")  # roundings of a product of which the first is to 31 bits
+ONE_STEP = ("once", "short")  # roundings of the exact product of an accumulator of any width
 SHORT = 16  # bits that "short" rounding drops from a multiplier
 
 
@@ -20,7 +21,7 @@ class Quantization:
         scale: fp32 [n], finite and above 0; n is 1, or the size of `axis`.
         zero_point: int32 [n], within the tensor's dtype.
         axis: -1 for one scale for the whole tensor.
-        rounding: of the op that writes the tensor: "once", "twice", "short" or "upward", see
+        rounding: of the op that writes the tensor: "once", "twice", "short", "upward" or "single", see
             Rounding in the schema.
     """
     scale: np.ndarray
@@ -72,12 +73,15 @@ def fixed_point(multiplier: np.ndarray | float, rounding: str = "once"
 
     Args:
         multiplier: positive, any shape; computed in fp64 from fp32 scales.
-        rounding: "short" leaves m0 15 significant bits.
+        rounding: "short" leaves m0 15 significant bits, "single" 24.
 
     Raises:
         ValueError: a multiplier is 2^30 or more, or not a positive number.
     """
     real = np.asarray(multiplier, np.float64)
+    if rounding == "single":
+        with np.errstate(all="ignore"):
+            real = real.astype(np.float32).astype(np.float64)
     if not np.all(np.isfinite(real) & (real > 0)):
         raise ValueError("a multiplier is not a positive finite number")
     fraction, exponent = np.frexp(real)

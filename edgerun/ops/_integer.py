@@ -18,7 +18,7 @@ from typing import Any
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     OpLike, Shape, TensorLike, require, require_dtype, require_quantized, require_same_dtype)
-from edgerun.quantization import TWO_STEPS, clamp
+from edgerun.quantization import ONE_STEP, clamp
 
 BIAS, RESIDUAL, ZEROS, M0, T = range(2, 7)  # inputs of an op with weights
 ACTIVATIONS = ("uint8", "int16")  # dtypes of quantized activations on the device
@@ -61,7 +61,7 @@ def bounds(op: OpLike, y: TensorLike) -> tuple[int, int]:
 def rounding_defines(y: TensorLike) -> dict[str, int]:
     """Return the macro with which kernels/integer.cl rounds as a quantized output wants it."""
     return ({f"ROUND_{y.quantization.rounding.upper()}": 1}
-            if y.quantization.rounding in TWO_STEPS else {})
+            if y.quantization.rounding not in ONE_STEP else {})
 
 
 def require_values(op: OpLike, tensor: TensorLike | None, dtype: str, shape: Shape, role: str
@@ -137,6 +137,6 @@ def output_defines(op: OpLike, y: TensorLike) -> dict[str, Any]:
         return {f"O_{y.dtype}": 1}
     require_dtype(y, ACTIVATIONS, op)
     quantization = require_quantized(y, op)
-    require(not op.options.get("wide", False) or quantization.rounding not in TWO_STEPS,
-            op, "is wide and rounds twice, needed once")
+    require(not op.options.get("wide", False) or quantization.rounding in ONE_STEP,
+            op, f"is wide and rounds {quantization.rounding}, needed once")
     return {f"O_{y.dtype}": 1, **rounding_defines(y)}

@@ -39,10 +39,12 @@ def _cases(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return acc, m0, t
 
 
-@pytest.mark.parametrize("rounding", ["once", "twice", "upward"])
+@pytest.mark.parametrize("rounding", ["once", "twice", "upward", "single"])
 @pytest.mark.parametrize("lanes", [1, 4, 16])
 def test_million(device, rounding, lanes, tmp_path, monkeypatch):
     acc, m0, t = _cases(np.random.default_rng(lanes))
+    if rounding == "single":
+        acc[0] = 2**30  # 2^31 - 1 becomes 2^31 in fp32
     expected = requantize(acc.astype(np.int64), m0, t, rounding)
     if rounding == "once":  # the definition, in whole numbers
         exact = [(int(a) * int(m) + (1 << int(s) - 1)) >> int(s)
@@ -77,6 +79,9 @@ def test_fixed_point():
     assert np.abs(m0 * np.exp2(-t.astype(np.float64)) / real - 1).max() <= 2.0**-31
     short, _ = fixed_point(real, "short")
     assert not np.any(short & 0xFFFF)
+    single, t = fixed_point(real, "single")
+    assert np.array_equal(np.ldexp(single.astype(np.float64), -t.astype(np.int32)),
+                          real.astype(np.float32))
     assert fixed_point(2.0**-40)[0] == 0
     for bad in (0.0, -1.0, np.nan, np.inf, 2.0**31):
         with pytest.raises(ValueError):

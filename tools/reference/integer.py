@@ -17,9 +17,12 @@ def requantize(acc: np.ndarray, m0: np.ndarray, t: np.ndarray, rounding: str = "
     Args:
         acc: int64, any shape, within int32.
         m0, t: broadcast against acc.
-        rounding: "once", "short" (the same arithmetic), "twice" or "upward".
+        rounding: "once", "short" (the same arithmetic), "twice", "upward" or "single".
     """
     acc, m0, t = (np.asarray(a, np.int64) for a in (acc, m0, t))
+    if rounding == "single":
+        multiplier = np.ldexp(m0.astype(np.float32), -t)
+        return np.rint(acc.astype(np.float32) * multiplier).astype(np.int64)
     if rounding not in TWO_STEPS:
         # acc * m0 has up to 62 bits: the half that is added to it must not carry out of 64
         return (acc * m0 + (np.int64(1) << t - 1)) >> t

@@ -7,6 +7,7 @@ behind a dequantize.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import helper
@@ -149,7 +150,9 @@ def stored(ctx: Context, node: Node, y: Tensor, scale_at: int, zero_at: int, axi
     if node.value(scale_at).known and (not node.given(zero_at) or node.value(zero_at).known):
         given = grid(node, scale_at, zero_at, dtype, y.shape, axis)
         if given.axis == -1:
-            return ctx.add("quantize", [y], quantization=given, dtype=dtype)
+            rounding = "once" if dtype == "int16" else "single"
+            return ctx.add("quantize", [y], quantization=replace(given, rounding=rounding),
+                           dtype=dtype)
     scale, zero = (_along(ctx, node, index, y, axis) for index in (scale_at, zero_at))
     y = unary(ctx, "round", binary(ctx, "div", cast(ctx, y, "fp32"), cast(ctx, scale, "fp32")))
     y = y if zero is None else binary(ctx, "add", y, cast(ctx, zero, "fp32"))
