@@ -124,7 +124,7 @@ def check_op(device: Device, code: str, inputs: list, tolerance: float = 1e-5,
 
 def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
                   quantization: Quantization | None = None, tolerance: float = 0,
-                  precision: str = "fp32", steps: int = 0, **options) -> np.ndarray:
+                  precision: str = "fp32", within: int = 0, **options) -> np.ndarray:
     """Run one op on quantized tensors on the device, and require what the reference gives, exactly.
 
     Args:
@@ -134,7 +134,7 @@ def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
         dtype, quantization: of the output, where it is quantized; `dtype` "" is what infer says.
         tolerance: as in check_op, for outputs that are real numbers.
         precision: storage of real numbers.
-        steps: largest difference of integers, for ops that compute with real numbers in between.
+        within: largest difference of integers, for ops that compute with real numbers in between.
         **options: of the op.
 
     Returns:
@@ -156,9 +156,9 @@ def check_integer(device: Device, code: str, inputs: list, dtype: str = "",
     with session_of(device, build(), precision) as session:
         found = run_guarded(session, feeds)["y"]
     assert found.dtype == expected.dtype
-    if steps:
+    if within:
         apart = np.abs(found.astype(np.int64) - expected)
-        assert apart.max() <= steps, f"{code} {options}: {apart.max()} steps apart"
+        assert apart.max() <= within, f"{code} {options}: {apart.max()} steps apart"
         return found
     compare(found, expected, tolerance, f"{code} {options}")
     return found

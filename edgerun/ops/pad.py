@@ -7,8 +7,10 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, TensorLike, count, i32, int8_arg, require)
+    Facts, Launch, OpLike, Outputs, TensorLike, count, i32, int8_arg, require, require_quantized,
+    require_same_dtype)
 from edgerun.ops.copy import GROUPED, TILE
+from edgerun.quantization import quantize
 
 MODES = ("constant", "reflect", "edge", "wrap", "symmetric")  # as numbered in kernels/pad.cl
 
@@ -91,7 +93,16 @@ def pad(op: OpLike, facts: Facts) -> list[Launch]:
     x [...] any dtype -> y [before + n + after of each axis]. constant: `value`, rounded to the
     dtype and clamped to its range. reflect: mirrored about the border element (padding < n).
     symmetric: mirrored about the border itself (padding <= n). edge: the border element. wrap: from
-    the other end, as often as needed.
+    the other end, as often as needed. Of a quantized x, whose grid is that of y, the constant is
+    the integer nearest to the real number `value`: the zero point for 0.
     """
-    return _launch(op.inputs[0], op.outputs[0], op.options["before"], op.options["after"],
-                   op.options["mode"], op.options["value"], facts)
+    x, y = op.inputs[0], op.outputs[0]
+    require_same_dtype(op, x, y)
+    value = op.options["value"]
+    if x.quantization is not None and op.options["mode"] == "constant":
+        grid = require_quantized(y, op)
+        require(require_quantized(x, op).grid == grid.grid, op,
+                f"{x.name} and {y.name} differ in scale or zero point, needed the same")
+        value = float(quantize(np.float32(value), grid, y.dtype))
+    return _launch(x, y, op.options["before"], op.options["after"], op.options["mode"], value,
+                   facts)

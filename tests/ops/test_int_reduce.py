@@ -72,7 +72,7 @@ def test_other_kinds(device, kind, dtype):
                   117 if dtype == "uint8" else 0)
     y = Quantization.per_tensor(0.3, 20) if dtype == "uint8" else Quantization.per_tensor(2e-3)
     for axes in ((2,), (1,)):
-        check_integer(device, "reduce", [x], dtype, y, steps=1, kind=kind, axes=axes)
+        check_integer(device, "reduce", [x], dtype, y, within=1, kind=kind, axes=axes)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])

@@ -37,7 +37,7 @@ def gamma_beta(n, seed=9):
 @pytest.mark.parametrize("x_type, y_type", TYPES)
 @pytest.mark.parametrize("shape", [(1,), (3, 16), (2, 3, 4, 7), (1, 5, 5, 37)])
 def test_lrn(device, shape, x_type, y_type):
-    check_integer(device, "lrn", [integers(shape, x_type)], y_type, NORMALIZED[y_type], steps=1,
+    check_integer(device, "lrn", [integers(shape, x_type)], y_type, NORMALIZED[y_type], within=1,
                   size=5, alpha=0.3, bias=2.0)
 
 
@@ -46,9 +46,9 @@ def test_lrn(device, shape, x_type, y_type):
                                          ((2, 5, 19), 1)])
 def test_layer_norm(device, shape, axis, x_type, y_type):
     x = integers(shape, x_type, 1)
-    check_integer(device, "layer_norm", [x], y_type, NORMALIZED[y_type], steps=1, axis=axis)
+    check_integer(device, "layer_norm", [x], y_type, NORMALIZED[y_type], within=1, axis=axis)
     check_integer(device, "layer_norm", [x, *gamma_beta(shape[axis:])], y_type, NORMALIZED[y_type],
-                  steps=1, axis=axis)
+                  within=1, axis=axis)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
@@ -56,30 +56,30 @@ def test_layer_norm(device, shape, axis, x_type, y_type):
 def test_instance_norm(device, shape, dtype):
     x = integers(shape, dtype, 2)
     check_integer(device, "instance_norm", [x, *gamma_beta(shape[-1:])], dtype, NORMALIZED[dtype],
-                  steps=1)
+                  within=1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 @pytest.mark.parametrize("shape", [(1,), (3, 16), (2, 5, 19)])
 def test_l2_normalize(device, shape, dtype):
     y = {"uint8": Quantization.per_tensor(1 / 128, 128), "int16": PARTS["int16"]}[dtype]
-    check_integer(device, "l2_normalize", [integers(shape, dtype, 3)], dtype, y, steps=1)
+    check_integer(device, "l2_normalize", [integers(shape, dtype, 3)], dtype, y, within=1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 @pytest.mark.parametrize("shape, axis", [((5,), 0), ((3, 16), -1), ((2, 37), -1), ((2, 9, 21), 1)])
 def test_softmax(device, shape, axis, dtype):
     x = integers(shape, dtype, 4)
-    check_integer(device, "softmax", [x], dtype, PARTS[dtype], steps=1, axis=axis)
+    check_integer(device, "softmax", [x], dtype, PARTS[dtype], within=1, axis=axis)
     y = {"uint8": Quantization.per_tensor(1 / 16, 255), "int16": Quantization.per_tensor(1 / 2048)}
-    check_integer(device, "softmax", [x], dtype, y[dtype], steps=1, axis=axis, log=True, scale=0.5)
+    check_integer(device, "softmax", [x], dtype, y[dtype], within=1, axis=axis, log=True, scale=0.5)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 def test_nearly_all_are_equal(device, dtype):
     """And the values that differ are ties: 1 in 100 at most."""
     x = integers((1, 14, 14, 96), dtype, 5)
-    found = check_integer(device, "lrn", [x], dtype, NORMALIZED[dtype], steps=1, size=5)
+    found = check_integer(device, "lrn", [x], dtype, NORMALIZED[dtype], within=1, size=5)
     real = (x.array.astype(np.float64) - x.quantization.zero) * np.float64(x.quantization.scale[0])
     squares = np.pad(real ** 2, [(0, 0)] * 3 + [(2, 2)])
     total = sum(squares[..., k:k + 96] for k in range(5))
@@ -116,7 +116,7 @@ def test_small_work_items(device, monkeypatch):
     monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, kind="gpu", lanes=4))
     x, y = integers((2, 7, 23), "uint8", 7), NORMALIZED["uint8"]
     for code in ("lrn", "layer_norm", "instance_norm"):
-        check_integer(device, code, [x], "uint8", y, steps=1)
+        check_integer(device, code, [x], "uint8", y, within=1)
 
 
 @pytest.mark.parametrize("dtype, quantization, message", [
