@@ -5,8 +5,8 @@ import numpy as np
 
 from edgerun.dtypes import FLOAT, QUANTIZED
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, TensorLike, count, f32, float_types, i32, require,
-    require_dtype, require_quantized)
+    Facts, Launch, OpLike, Outputs, TensorLike, count, f32, float_types, i32, int4_arg,
+    lanes_within, require, require_dtype, require_quantized)
 from edgerun.ops._integer import ACTIVATIONS, rounding_defines
 from edgerun.quantization import clamp, fixed_point, ratio
 
@@ -17,6 +17,7 @@ INTEGERS = (*QUANTIZED, "int32")
 CLAMPS = {"relu": lambda alpha, beta: (0.0, np.inf), "clip": lambda alpha, beta: (alpha, beta)}
 SMALLEST = 2.0**-126  # scale: below, fp32 loses bits, or the device flushes to 0
 LARGEST = 2.0**14  # ratio of scales: times a difference of 17 bits it still fits into an int32
+LARGEST_INT32 = 0.5  # the same for an int32: the result leaves room for a zero point
 
 
 def infer_quantize(op: OpLike) -> Outputs:
@@ -78,20 +79,26 @@ def dequantize(op: OpLike, facts: Facts) -> list[Launch]:
 def infer_requantize(op: OpLike) -> Outputs:
     """y has the shape of x and the dtype of the option."""
     x, dtype = op.inputs[0], op.options["dtype"]
-    require_dtype(x, QUANTIZED, op)
-    require(dtype in QUANTIZED, op, f"to {dtype}, needed {' or '.join(QUANTIZED)}")
+    require_dtype(x, INTEGERS, op)
+    require(dtype in INTEGERS, op, f"to {dtype}, needed {' or '.join(INTEGERS)}")
     return [(x.shape, dtype)]
 
 
 def requantize(op: OpLike, facts: Facts) -> list[Launch]:
     """y = clamp(round((x - x.zero_point) x.scale / y.scale) + y.zero_point).
 
-    x [...] uint8, int8, int16 -> y [...] of `dtype`, uint8, int8 or int16, clamped to its range and
-    rounded as y.quantization.rounding says.
+    x [...] uint8, int8, int16, int32 -> y [...] of `dtype`, one of these, clamped to its range and
+    rounded as y.quantization.rounding says. An int32 has the zero point 0, and the steps of y are at
+    least twice those of an int32 x.
     """
     x, y = op.inputs[0], op.outputs[0]
     low, high = clamp(require_quantized(y, op), y.dtype)
-    return _rescale(op, facts, low, high, require_quantized(x, op).step / y.quantization.step)
+    multiplier = require_quantized(x, op).step / y.quantization.step
+    for tensor in (x, y):
+        if tensor.dtype == "int32":
+            _require_no_zero(tensor, op)
+    return _rescale(op, facts, low, high, multiplier,
+                    largest=LARGEST_INT32 if x.dtype == "int32" else LARGEST)
 
 
 def is_quantized(x: TensorLike) -> bool:
@@ -122,14 +129,46 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     return _rescale(op, facts, low, high, *(ratio(f, wanted) for f in factors))
 
 
-def _rescale(op: OpLike, facts: Facts, low: int, high: int, *multipliers: float) -> list[Launch]:
+def _rescale(op: OpLike, facts: Facts, low: int, high: int, *multipliers: float,
+             largest: float = LARGEST) -> list[Launch]:
     """Return the launch that brings x to the grid of y; a second multiplier is for negative x."""
     x, y = op.inputs[0], op.outputs[0]
-    args = [x.quantization.zero, y.quantization.zero, *fixed(op, multipliers[0]), low, high]
+    args = [x.quantization.zero, y.quantization.zero, *fixed(op, multipliers[0], largest), low,
+            high]
     for multiplier in multipliers[1:]:
-        args += fixed(op, multiplier)
+        args += fixed(op, multiplier, largest)
     return [_launch("leaky_relu" if multipliers[1:] else "rescale", x, y, facts,
                     tuple(map(i32, args)), rounding_defines(y))]
+
+
+def same_grid(x: TensorLike, y: TensorLike) -> bool:
+    """Whether integers of x are copied to y: both mean the same numbers, or one has no meaning."""
+    return (not is_quantized(x) or y.quantization is None
+            or x.quantization.grid == y.quantization.grid)
+
+
+def requantize_rows(op: OpLike, x: TensorLike, rows: int, start: int, step: int, facts: Facts
+                    ) -> Launch:
+    """Return the launch that brings x to the grid of the op's output, as rows that lie apart in it.
+
+    Args:
+        op: its output has the dtype of x.
+        x: quantized.
+        rows: that it is cut into.
+        start, step: elements of y before the first row, and from one row to the next.
+    """
+    y, width = op.outputs[0], count(x.shape) // rows
+    low, high = clamp(require_quantized(y, op), y.dtype)
+    args = (x.quantization.zero, y.quantization.zero,
+            *fixed(op, require_quantized(x, op).step / y.quantization.step), low, high)
+    vec = lanes_within(width, facts)
+    run, each = ((min(width, RUN), min(rows, max(1, RUN // width))) if facts.kind == "cpu"
+                 else (vec, 1))
+    return Launch("quantize", "rescale_rows",
+                  {"VEC": vec, **float_types(x, y), **rounding_defines(y)},
+                  (-(-width // run), -(-rows // each), 1),
+                  (x, y, int4_arg([width, rows, run, each]), i32(start), i32(step),
+                   *map(i32, args)), facts.one if run * each >= LONG else None)
 
 
 def fixed(op: OpLike, multiplier: float, largest: float = LARGEST) -> tuple[int, int]:
@@ -141,7 +180,7 @@ def fixed(op: OpLike, multiplier: float, largest: float = LARGEST) -> tuple[int,
     y = op.outputs[0]
     require(multiplier < largest, op,
             f"the scale of {y.name} is {y.quantization.step:.3g}, too small: its multiplier is "
-            f"{multiplier:.3g}, needed less than {largest:.0f}")
+            f"{multiplier:.3g}, needed less than {largest:g}")
     if multiplier == 0:
         return 0, 62
     m0, t = fixed_point(multiplier, y.quantization.rounding)

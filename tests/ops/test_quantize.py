@@ -77,6 +77,21 @@ def test_requantize(device, source, target, rounding):
                       Quantization.per_tensor(1.0, min(zero_y, limits(target)[1]), rounding))
 
 
+@pytest.mark.parametrize("rounding", ["once", "twice"])
+def test_requantize_int32(device, rounding):
+    """Between int16 and sums: as wide as they may be, and as near as the scales may be."""
+    narrow = np.arange(-32768, 32768).astype(np.int16)
+    for scale in (1e-5, 0.37, 16000.0):
+        check_integer(device, "requantize", [Quantized(narrow, scale, 5)], "int32",
+                      per_tensor(1.0, 0, rounding))
+    wide = np.random.default_rng(0).integers(-2**31, 2**31, 5000)
+    wide = (wide >> np.random.default_rng(1).integers(0, 31, 5000)).astype(np.int32)
+    wide[:2] = -2**31, 2**31 - 1
+    for scale in (0.4999, 0.1, 2.0**-16, 1e-9):
+        check_integer(device, "requantize", [Quantized(wide, scale)], "int16",
+                      per_tensor(1.0, 7, rounding))
+
+
 def test_short(device):
     q = np.arange(-32768, 32768).astype(np.int16)
     check_integer(device, "requantize", [Quantized(q, 0.37)], "int16", per_tensor(1, 0, "short"))
@@ -99,6 +114,9 @@ def test_of_a_constant(device):
     ("requantize", "uint8", "uint8", None, per_tensor(1.0), "needed one scale"),
     ("requantize", "uint8", "uint8", per_tensor(1.0), None, "needed one scale"),
     ("requantize", "uint8", "uint8", per_tensor(1e5), per_tensor(1.0), "too small"),
+    ("requantize", "int16", "int32", per_tensor(0.5), per_tensor(1.0), "needed less than 0.5"),
+    ("requantize", "int16", "int32", per_tensor(0.1, 3), per_tensor(1.0), "zero point 3"),
+    ("requantize", "int32", "int16", per_tensor(0.1), per_tensor(1.0, 3), "zero point 3"),
 ])
 def test_refused(code, dtype, x, given, wanted, message):
     graph = Graph("test")
@@ -114,7 +132,7 @@ def test_refused(code, dtype, x, given, wanted, message):
     ("quantize", "fp16", "fp32", "to fp16"), ("quantize", "uint8", "int32", "is int32"),
     ("dequantize", "uint8", "uint8", "to uint8"), ("dequantize", "fp32", "fp32", "is fp32"),
     ("dequantize", "fp32", "int16", "needed a quantization"),
-    ("requantize", "int32", "uint8", "to int32"), ("requantize", "uint8", "int32", "is int32"),
+    ("requantize", "fp32", "uint8", "to fp32"), ("requantize", "uint8", "fp32", "is fp32"),
 ])
 def test_not_inferred(code, dtype, x, message):
     graph = Graph("test")

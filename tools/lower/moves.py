@@ -1,6 +1,7 @@
 """Ops that move elements, and conversions that meet."""
 from __future__ import annotations
 
+from edgerun.ops.quantize import LARGEST_INT32
 from edgerun.tools.graph import Op
 from edgerun.tools.lower._lowering import Lowering
 
@@ -29,7 +30,10 @@ def _late(lower: Lowering, op: Op) -> bool:
 def _meet(lower: Lowering, op: Op) -> bool:
     """quantize(dequantize(x)) is x, or a requantize."""
     x, y = lower.stored(op.inputs[0]), op.outputs[0]
-    if x is None or x.quantization.axis != -1 or x.dtype not in ("uint8", "int16"):
+    if x is None or x.quantization.axis != -1 or x.dtype not in ("uint8", "int16", "int32"):
+        return False
+    if x.dtype == "int32" and not (y.quantization.axis == -1
+                                   and x.quantization.step < LARGEST_INT32 * y.quantization.step):
         return False
     if x.dtype == y.dtype and x.quantization.grid == y.quantization.grid and not x.constant:
         lower.rewriter.replace(y, x)
