@@ -4,13 +4,15 @@ Driver quirks are here, those of kernels in kernels/common.cl, and nowhere else.
 """
 from __future__ import annotations
 
+import dataclasses
 import linecache
 import os
 from dataclasses import dataclass
 
-from edgerun import drivers
+from edgerun import dots, drivers
 from edgerun.errors import DeviceError
 from edgerun.ops import Facts
+from edgerun.ops._base import OpLike
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Device:
 
     Attributes:
         info: DeviceInfo.
-        facts: what ops may know.
+        facts: what ops may know; `dot` is "" until an op asks for it, see facts_for().
         created: number of OpenCL objects made so far, by kind: "buffer", "program", "kernel",
             "queue", "context".
     """
@@ -156,9 +158,20 @@ class Device:
         self.facts = Facts(
             kind=self.info.kind, lanes=_lanes(self.device, self.info.kind),
             compute_units=self.info.compute_units, max_work_group=self.device.max_work_group_size,
-            quirks=frozenset())
+            quirks=frozenset(), dot="")
         from edgerun.programs import Programs  # imports pyopencl
         self.programs = Programs(self.context, self.device)
+
+    def facts_for(self, op: OpLike) -> Facts:
+        """Return what an op may know; how to sum products is found out for integer weights only.
+
+        Raises:
+            DeviceError: EDGERUN_DOT asks for what the device does not have.
+        """
+        if not self.facts.dot and any(t is not None and t.dtype in ("int8", "int16")
+                                      for t in op.inputs):
+            self.facts = dataclasses.replace(self.facts, dot=dots.choose(self))
+        return self.facts
 
     def _queue(self, profiling: bool):
         properties = self.cl.command_queue_properties.PROFILING_ENABLE if profiling else 0

@@ -72,7 +72,8 @@ class Session:
             raise
 
     def _prepare(self, op: Op) -> list[Step]:
-        return [self._bind(op, launch) for launch in OPS[op.code].prepare(op, self.device.facts)]
+        facts = self.device.facts_for(op)
+        return [self._bind(op, launch) for launch in OPS[op.code].prepare(op, facts)]
 
     def _bind(self, op: Op, launch: Launch) -> Step:
         kernel = self.device.kernel(launch.family, launch.kernel, launch.defines)

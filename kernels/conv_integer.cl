@@ -21,14 +21,13 @@
 //          high parts before the low 16 bits. Needs weights above -32768, t > 17, rounding once.
 // ZERO_W:  T_uint8 only. Weights have a zero point.
 // ROUND_TWICE: see integer.cl.
-// How products are summed; all sums are exact:
-// DOT_VNNI:  x86 with AVX-512 VNNI and VL, by a compiler that takes assembly.
-// DOT_KHR:   T_uint8, devices with cl_khr_integer_dot_product.
-// DOT_FLOAT: T_uint8. By fp32 multiply-adds: up to 512 products of 255 * 128 stay below 2^24. PIECE
-//            words of each pixel are widened into private memory before they are used.
-// none of them: by integer multiply-adds.
+// DOT_VNNI, DOT_KHR: see dot.cl; the latter T_uint8 only.
+// DOT_FLOAT: T_uint8 only. By fp32 multiply-adds, exactly: up to 512 products of 255 * 128 stay
+//          below 2^24. PIECE words of each pixel are widened into private memory before they are
+//          used.
 
 #include "integer.cl"
+#include "dot.cl"
 
 #ifndef P
 #define P 4
@@ -78,66 +77,22 @@ typedef I A;
 // MAC(acc, x, w): acc + the dot product of a word of x with one of every lane's weights.
 #if defined(DOT_FLOAT)
 #define BYTE(w, k) GLUE(convert_float, VEC)((w) << (24 - 8 * (k)) >> 24)
-
-#elif defined(T_int16)
-// MAC2 of two int16, of which there is one pair in an int16 word and two in an int8 word.
-#ifdef DOT_VNNI
-I mac2(I acc, const int x, const I w) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"((I)(x)), "v"(w));
-    return acc;
-}
-#else
-I mac2(const I acc, const int x, const I w) {
-    return acc + (w << 16 >> 16) * (x << 16 >> 16) + (w >> 16) * (x >> 16);
-}
-#endif
-#ifdef W_int16
-typedef int X;
-typedef I W;
-#define LOAD_X(p) as_int(vload2(0, p))
-#define SPLIT(w) (w)
-#define MAC(acc, x, w) mac2(acc, x, w)
-#else
-typedef struct { I low, high; } PAIRS;  // the four int8 of a word as two pairs of int16
-PAIRS pairs(const I w) {
-    const I upper = (I)(0xFFFF0000);
-    const PAIRS result = {((w << 24 >> 24) & 0xFFFF) | ((w << 16 >> 8) & upper),
-                          ((w << 8 >> 24) & 0xFFFF) | ((w >> 8) & upper)};
-    return result;
-}
+#elif defined(T_int16) && !defined(W_int16)
 typedef int2 X;
 typedef PAIRS W;
 #define LOAD_X(p) as_int2(vload4(0, p))
 #define SPLIT(w) pairs(w)
 #define MAC(acc, x, w) mac2(mac2(acc, (x).s0, (w).low), (x).s1, (w).high)
-#endif
-
 #else
 typedef int X;
 typedef I W;
-#define LOAD_X(p) as_int(vload4(0, p))
+#define LOAD_X(p) as_int(GLUE(vload, WORD)(0, p))
 #define SPLIT(w) (w)
-#if defined(DOT_VNNI)
-I mac4(I acc, const int x, const I w) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"((I)(x)), "v"(w));
-    return acc;
-}
-#elif defined(DOT_KHR)
-#pragma OPENCL EXTENSION cl_khr_integer_dot_product : enable
-#define DOT1(x, w) dot_4x8packed_us_int((x), as_uint(w))
-#define DOT4(x, w) (int4)(DOT1(x, (w).s0), DOT1(x, (w).s1), DOT1(x, (w).s2), DOT1(x, (w).s3))
-#define DOT8(x, w) (int8)(DOT4(x, (w).lo), DOT4(x, (w).hi))
-#define DOT16(x, w) (int16)(DOT8(x, (w).lo), DOT8(x, (w).hi))
-I mac4(const I acc, const int x, const I w) {
-    return acc + GLUE(DOT, VEC)((uint)x, w);
-}
+#ifdef T_int16
+#define MAC(acc, x, w) mac2(acc, x, w)
 #else
-I mac4(const I acc, const int x, const I w) {
-    return acc + (w << 24 >> 24) * (x & 255) + (w << 16 >> 24) * (x >> 8 & 255)
-        + (w << 8 >> 24) * (x >> 16 & 255) + (w >> 24) * (x >> 24 & 255);
-}
-#endif
 #define MAC(acc, x, w) mac4(acc, x, w)
+#endif
 #endif
 
 // One step of the inner loop: every accumulator gets the word READ(p) of its pixel times its

@@ -45,7 +45,8 @@ class Facts:
         max_work_group: largest work-group of any kernel.
         quirks: names of driver peculiarities, see edgerun/device.py.
         dot: fastest way to sum products of integers: "vnni" (assembly), "khr" (the OpenCL
-            extension), "float" (exact fp32 multiply-adds) or "plain" (integer multiply-adds).
+            extension), "float" (exact fp32 multiply-adds) or "plain" (integer multiply-adds); see
+            edgerun/dots.py.
     """
     kind: str = "cpu"
     lanes: int = 16

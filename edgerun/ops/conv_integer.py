@@ -13,6 +13,7 @@ from edgerun.ops.elementwise import activation
 
 SIZES = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
          "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 DOTS = {"vnni": "DOT_VNNI", "khr": "DOT_KHR", "float": "DOT_FLOAT"}  # Facts.dot -> macro
 
 
@@ -76,6 +77,8 @@ def weights_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     defines = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
     if w.dtype == "int16":
         defines["W_int16"] = 1
+    if x.dtype == "fp16" and facts.kind == "cpu":
+        defines["CHUNK"] = CHUNK
     return Launch(
         "conv_weights", "conv2d_weights", defines,
         (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),

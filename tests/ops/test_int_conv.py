@@ -6,11 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from edgerun import dots
 from edgerun.errors import ModelError
-from edgerun.ops import OPS, Facts
+from edgerun.ops import OPS, Facts, conv_integer
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
-from tests.harness import Const, Quantized, check_integer
+from tests.harness import Const, Quantized, check_integer, run_guarded, session_of
 
 PADS = ("pad_top", "pad_left", "pad_bottom", "pad_right")
 
@@ -58,13 +59,34 @@ def check(device, x, w, *, seed=0, dtypes=("uint8", "int8"), zero_x=None, zero_w
         dtypes[0], Quantization.per_tensor(0.5, zero_y, rounding), **options)
 
 
-DOTS = ("plain", "float", "khr", "vnni")
+def use(device, monkeypatch, dot, tile=(3, 2, 8)):
+    """Sum products in a certain way, in tiles of P pixels x NV vectors x VEC lanes.
+
+    One small tile for all shapes: every other one is another program to compile.
+    """
+    if not dots.has(device, dot):
+        pytest.skip(f"{device.info.name} of {device.info.platform} has no {dot} products")
+    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=dot))
+    if tile:
+        monkeypatch.setattr(conv_integer, "tile", lambda *_: tile)
 
 
-@pytest.fixture(params=DOTS)
+@pytest.fixture(params=["plain", "float", "khr", "vnni"])
 def dot(request, device, monkeypatch):
-    """Every way to sum products that the device has."""
-    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=request.param))
+    """Every way to sum products of uint8 that the device has."""
+    use(device, monkeypatch, request.param)
+
+
+@pytest.fixture(params=["plain", "vnni"])
+def dot16(request, device, monkeypatch):
+    """Every way to sum products of int16 that the device has."""
+    use(device, monkeypatch, request.param)
+
+
+@pytest.fixture
+def tiled(device, monkeypatch):
+    """The small tile, and how the device itself sums."""
+    use(device, monkeypatch, dots.choose(device))
 
 
 @pytest.mark.parametrize("in_c", [1, 3, 4, 7, 32, 37])
@@ -72,3 +94,178 @@ def dot(request, device, monkeypatch):
 def test_channels(device, dot, in_c, out_c):
     """Every kind of last block and last word."""
     check(device, (1, 5, 7, in_c), (out_c, 3, 3, in_c), **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni"])
+@pytest.mark.parametrize("out_c", [3, 7, 16, 35, 64])
+def test_tiles(device, monkeypatch, name, out_c):
+    """The tiles that the device gets."""
+    use(device, monkeypatch, name, None)
+    check(device, (1, 9, 7, 6), (out_c, 3, 3, 6), **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"stride_h": 2, "stride_w": 3}, {"dilation_h": 2, "dilation_w": 3},
+    {"stride_h": 3, "dilation_w": 2}])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 3, 1, 0), (5, 0, 0, 7)])
+def test_windows(device, dot, options, padding):
+    check(device, (2, 13, 14, 5), (18, 3, 2, 5), **options, **pads(*padding))
+
+
+@pytest.mark.parametrize("groups, in_c, out_c", [(2, 8, 16), (3, 5, 4), (5, 1, 1), (7, 2, 17)])
+def test_groups(device, dot, groups, in_c, out_c):
+    check(device, (2, 6, 5, groups * in_c), (groups * out_c, 3, 3, in_c), groups=groups,
+          **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("in_c", [8, 6])
+def test_rows_of_taps_inside_the_image(device, dot, in_c):
+    """Wide rows: the taps of a whole tile are one run of channels if these fill whole words."""
+    check(device, (1, 4, 40, in_c), (24, 3, 3, in_c), **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("x, w, options", [
+    ((1, 14, 14, 128), (64, 3, 3, 128), pads(1, 1, 1, 1)),
+    ((1, 32, 32, 3), (16, 3, 3, 3), {"stride_h": 2, "stride_w": 2, **pads(0, 0, 1, 1)})])
+def test_real_layers(device, monkeypatch, x, w, options):
+    use(device, monkeypatch, dots.choose(device), None)
+    check(device, x, w, activation="relu", **options)
+
+
+def ends(rng, shape, dtype):
+    """Return only the ends of a dtype."""
+    info = np.iinfo(dtype)
+    return rng.choice([info.min, info.max], shape).astype(dtype)
+
+
+def top(rng, shape, dtype):
+    """Return the value of each dtype that makes products largest."""
+    return np.full(shape, np.iinfo(dtype).max, dtype)
+
+
+@pytest.mark.parametrize("values", [ends, top])
+@pytest.mark.parametrize("zero", [0, 255])
+def test_extremes(device, dot, values, zero):
+    """More than 512 products of 255 * 127 each: where fp32 would round."""
+    check(device, (1, 3, 5, 150), (17, 3, 3, 150), values=values, zero_x=zero, zero_y=zero,
+          **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("in_c", [3, 16, 37])
+@pytest.mark.parametrize("zero_w", [-128, 3, 127])
+def test_zero_point_of_weights(device, dot, in_c, zero_w):
+    """Weights of old uint8 models."""
+    check(device, (1, 6, 9, in_c), (20, 3, 3, in_c), zero_w=zero_w, **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("rounding", ["once", "twice", "upward"])
+@pytest.mark.parametrize("options", [
+    {}, {"activation": "relu"}, {"activation": "clip", "alpha": -3.0, "beta": 11.0}])
+@pytest.mark.parametrize("bias", [False, True])
+def test_rounding_and_clamps(device, tiled, rounding, options, bias):
+    check(device, (1, 4, 7, 16), (19, 1, 1, 16), rounding=rounding, bias=bias, **options)
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (3, 5)])
+@pytest.mark.parametrize("in_c, out_c", [(1, 1), (5, 17), (130, 64)])
+def test_dense(device, dot, rows, in_c, out_c):
+    check(device, (*rows, in_c), (out_c, in_c), code="dense")
+
+
+@pytest.mark.parametrize("w_dtype, wide", [
+    ("int8", False), ("int16", False), ("int8", True), ("int16", True)])
+@pytest.mark.parametrize("in_c, out_c", [(1, 3), (3, 16), (6, 20), (70, 35)])
+@pytest.mark.parametrize("rounding", ["once", "short"])
+def test_int16(device, dot16, w_dtype, wide, in_c, out_c, rounding):
+    options = {"wide": True} if wide else {}
+    check(device, (2, 5, 6, in_c), (out_c, 3, 2, in_c), dtypes=("int16", w_dtype),
+          rounding=rounding, stride_w=2, **pads(1, 1, 0, 1), **options)
+
+
+@pytest.mark.parametrize("values", [ends, top])
+@pytest.mark.parametrize("w_dtype", ["int8", "int16"])
+def test_int16_extremes(device, dot16, w_dtype, values):
+    """Sums far beyond 32 bits, one run of channels longer than a chunk."""
+    for seed in range(2):
+        check(device, (1, 3, 9, 602), (16, 1, 3, 602), seed=seed, dtypes=("int16", w_dtype),
+              values=values, wide=True)
+
+
+def test_int16_twice(device, tiled):
+    check(device, (1, 4, 6, 9), (16, 3, 3, 9), dtypes=("int16", "int8"), rounding="twice")
+
+
+def test_int16_dense(device, dot16):
+    for options in {}, {"wide": True}:
+        check(device, (7, 33), (18, 33), dtypes=("int16", "int16"), code="dense", **options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtypes, wide, activation", [
+    (("uint8", "int8"), False, ""), (("uint8", "int8"), False, "hard_swish"),
+    (("int16", "int8"), False, "relu"), (("int16", "int16"), True, "relu")])
+def test_real_output(device, tiled, dtypes, wide, activation, precision):
+    """Form (b): acc * scale, one rounding each; exact where nothing but a clamp follows."""
+    rng = np.random.default_rng(5)
+    x, w = integers(rng, (1, 5, 6, 10), dtypes[0]), integers(rng, (21, 3, 3, 10), dtypes[1])
+    w = np.maximum(w, -np.iinfo(w.dtype).max)
+    bias = rng.integers(-2**20, 2**20, 21) * (2**15 if wide else 1)
+    if wide:
+        bias = np.stack([bias >> 16, bias & 0xFFFF])
+    scale = rng.uniform(1, 2, 21) / (2.0**(15 if dtypes[0] == "int16" else 8)
+                                     * 2.0**(15 if dtypes[1] == "int16" else 7))
+    check_integer(
+        device, "conv2d",
+        [Quantized(x, 0.1, 9 if dtypes[0] == "uint8" else 0), Const(w),
+         Const(bias.astype(np.int32)), None, None, Const(scale.astype(np.float32))],
+        tolerance=2e-3 if precision == "fp16" else 1e-6 if activation == "hard_swish" else 0,
+        precision=precision, activation=activation, **pads(1, 1, 1, 1),
+        **({"wide": True} if wide else {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("w_dtype", ["int8", "int16"])
+@pytest.mark.parametrize("in_c, out_c, groups", [(1, 3, 1), (3, 16, 1), (5, 4, 3), (70, 35, 1)])
+def test_weights_only(device, tiled, w_dtype, in_c, out_c, groups, precision):
+    """Form (c), with and without bias and residual."""
+    rng = np.random.default_rng(6)
+    w = Const(integers(rng, (groups * out_c, 3, 2, in_c), w_dtype))
+    scale = Const(rng.uniform(0.5, 1, groups * out_c).astype(np.float32)
+                  / np.float32(np.iinfo(w_dtype).max * in_c ** 0.5))
+    x = rng.uniform(-1, 1, (2, 4, 6, groups * in_c)).astype(np.float16).astype(np.float32)
+    residual = rng.uniform(-1, 1, (2, 4, 6, groups * out_c)).astype(np.float16).astype(np.float32)
+    bias = Const(rng.uniform(-1, 1, groups * out_c).astype(np.float32))
+    for inputs in ([x, w, None, None, None, scale], [x, w, bias, residual, None, scale]):
+        check_integer(device, "conv2d", inputs, tolerance=2e-3 if precision == "fp16" else 1e-5,
+                      precision=precision, activation="relu", groups=groups, **pads(1, 0, 1, 1))
+
+
+def test_what_fills_up_words_is_not_multiplied(device):
+    """An infinity behind the last channel of a pixel stays out of its sum, where it met a 0."""
+    graph = Graph("test")
+    x = graph.add("unary", [graph.input("x", (1, 1, 2, 3), "fp32")], kind="exp")
+    graph.output("y", graph.add("conv2d", [
+        x, graph.constant(np.ones((4, 1, 1, 3), np.int8)), None, None, None,
+        graph.constant(np.ones(4, np.float32))], "y"))
+    logs = np.zeros((1, 1, 2, 3), np.float32)
+    logs[0, 0, 1] = 1000
+    with session_of(device, graph) as session:
+        found = run_guarded(session, {"x": logs})["y"]
+    assert np.array_equal(found[0, 0], [[3] * 4, [np.inf] * 4])
+
+
+def test_weights_only_dense(device):
+    rng = np.random.default_rng(7)
+    for rows in (1, 9):
+        check_integer(device, "dense", [
+            rng.uniform(-1, 1, (rows, 53)).astype(np.float32),
+            Const(integers(rng, (37, 53), "int8")), None, None, None,
+            Const(np.full(37, 1e-3, np.float32))], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 4), Facts("cpu", 8)])
+def test_as_on_other_devices(device, monkeypatch, facts):
+    """The tiles of devices that are not here."""
+    monkeypatch.setattr(device, "facts", facts)
+    check(device, (2, 6, 7, 35), (19, 3, 3, 35), **pads(1, 1, 1, 1))
+    check(device, (2, 6, 7, 5), (19, 3, 3, 5), dtypes=("int16", "int16"), wide=True)

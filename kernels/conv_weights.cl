@@ -1,0 +1,205 @@
+// Direct 2-D convolution of real numbers with integer weights, which are widened in registers; also
+// used for dense layers.
+//
+// y[n, oy, ox, o] = ACTIVATE(bias[o] + residual[n, oy, ox, o] + scale[o]
+//                   * sum over ky, kx, c of w[o, ky, kx, c]
+//                     * x[n, oy * stride_h - pad_top + ky * dilation_h,
+//                            ox * stride_w - pad_left + kx * dilation_w, group(o) * in_c + c])
+// where x outside the image is 0.
+//
+// A work-item computes P pixels times NV vectors of VEC output channels: it streams words of WORD
+// neighbouring input channels of the weights and broadcasts activations. Global size
+// (ceil(out_c / (NV * VEC)), ceil(pixels / P), groups).
+//
+// W_int16: w is int16 [..][ceil(in_c / 2)][block width][2] (layout oc16x2); without it int8
+//          [..][ceil(in_c / 4)][block width][4] (oc16x4). What fills up the last word is not used.
+// P, NV:   1 and up; P * NV vectors of accumulators should fit into the registers.
+// VEC:     4, 8 or 16 output channels per vector.
+// CHUNK:   a multiple of 8. If defined, CHUNK channels of each pixel are widened into private
+//          memory before they are used. Pays where CPU instructions widen T_fp16 one by one.
+
+#ifndef P
+#define P 4
+#endif
+#ifndef NV
+#define NV 1
+#endif
+#define BLOCK 16  // output channels of a block of weights, see Layout.oc16 in the schema
+#define VLOAD(p) GLUE(vload, VEC)(0, p)
+#define VSTORE(v, p) GLUE(vstore, VEC)(v, 0, p)
+
+// One word of weights per lane, as an int. PART(w, k): channel k of it.
+#ifdef W_int16
+#define WORD 2
+#else
+#define WORD 4
+#endif
+#define BITS (32 / WORD)
+#define PART(w, k) GLUE(convert_float, VEC)((w) << (32 - BITS - BITS * (k)) >> (32 - BITS))
+
+#define LOAD_WORDS                                                                                 \
+    I weights[NV];                                                                                 \
+    _Pragma("unroll") for (int v = 0; v < NV; v++) {                                               \
+        weights[v] = VLOAD(wp[v]);                                                                 \
+        wp[v] += step[v];                                                                          \
+    }
+// Every accumulator gets channel k of the word at c, X(p), times its weights.
+#define STEP(X)                                                                                    \
+    {                                                                                              \
+        F part[NV];                                                                                \
+        _Pragma("unroll") for (int v = 0; v < NV; v++) part[v] = PART(weights[v], k);              \
+        _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
+            const F value = (F)(X(p));                                                             \
+            _Pragma("unroll") for (int v = 0; v < NV; v++)                                         \
+                acc[p][v] = fma(value, part[v], acc[p][v]);                                        \
+        }                                                                                          \
+    }
+// The words of n channels.
+#define STEPS(n, X)                                                                                \
+    {                                                                                              \
+        int c = 0;                                                                                 \
+        for (; c + WORD <= (n); c += WORD) {                                                       \
+            LOAD_WORDS                                                                             \
+            _Pragma("unroll") for (int k = 0; k < WORD; k++) STEP(X)                               \
+        }                                                                                          \
+        if (c < (n)) {                                                                             \
+            LOAD_WORDS                                                                             \
+            for (int k = 0; c + k < (n); k++) STEP(X)                                              \
+        }                                                                                          \
+    }
+
+// The lanes of one value per channel; n of them lie in the tensor, the others are 0.
+F load_channels(__global const float *p, const int n) {
+    if (n >= VEC)
+        return VLOAD(p);
+    float part[VEC];
+    for (int k = 0; k < VEC; k++)
+        part[k] = k < n ? p[k] : 0;
+    return VLOAD(part);
+}
+
+// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
+// bias, scale [groups * out_c]; residual, y [pixels = n * out_h * out_w, groups * out_c];
+// zeros [in_c or more], all 0. in_c and out_c are per group. A bias or residual whose flag is 0 is
+// not read; zeros only where a tap lies outside the image.
+__kernel void conv2d_weights(
+        TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(zeros), TENSOR(scale),
+        TENSOR(y), const int has_bias, const int has_residual, const int pixels,
+        const int height, const int width, const int channels, const int in_c,
+        const int out_h, const int out_w, const int out_c, const int kernel_h, const int kernel_w,
+        const int stride_h, const int stride_w, const int dilation_h, const int dilation_w,
+        const int pad_top, const int pad_left, const float alpha, const float beta) {
+    const int first = get_global_id(0) * (NV * VEC), pixel = get_global_id(1) * P;
+    const int group = get_global_id(2), row_c = get_global_size(2) * out_c;
+    const int words = (in_c + WORD - 1) / WORD;
+
+    F acc[P][NV];
+    __global const int *wp[NV];
+    int step[NV];
+    #pragma unroll
+    for (int v = 0; v < NV; v++) {
+        // Vectors past the last channel repeat the last vector, and are not stored.
+        const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
+        step[v] = min(BLOCK, out_c - block);
+        wp[v] = AT(const int, w) + (group * out_c + block) * kernel_h * kernel_w * words
+            + c - block;
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            acc[p][v] = (F)(0);
+    }
+
+    __global const S *image[P];
+    int top[P], left[P];
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+    // A row of taps may be one run of channels.
+    bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
+    #pragma unroll
+    for (int p = 0; p < P; p++) {
+        top[p] = oy * stride_h - pad_top;
+        left[p] = ox * stride_w - pad_left;
+        image[p] = AT(const S, x) + n * height * width * channels + group * in_c;
+        runs_on = runs_on && left[p] >= 0 && left[p] + kernel_w <= width;
+        // Pixels past the last one repeat it, and are not stored.
+        if (pixel + p + 1 < pixels && ++ox == out_w) {
+            ox = 0;
+            if (++oy == out_h) {
+                oy = 0;
+                n++;
+            }
+        }
+    }
+
+    for (int ky = 0; ky < kernel_h; ky++) {
+        bool inside = runs_on;
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            inside = inside && (uint)(top[p] + ky * dilation_h) < (uint)height;
+        const int runs = inside ? 1 : kernel_w, length = inside ? kernel_w * in_c : in_c;
+        for (int run = 0; run < runs; run++) {
+            __global const S *xp[P];
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                const int iy = top[p] + ky * dilation_h, ix = left[p] + run * dilation_w;
+                xp[p] = (uint)iy < (uint)height && (uint)ix < (uint)width
+                    ? image[p] + (iy * width + ix) * channels : AT(const S, zeros);
+            }
+#ifdef CHUNK
+            for (int from = 0; from < length; from += CHUNK) {
+                float chunk[P][CHUNK];
+                const int n = min(CHUNK, length - from);
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+                    int c = 0;
+                    for (; c + 8 <= n; c += 8)
+                        vstore8(LOAD8(0, xp[p] + from + c), 0, chunk[p] + c);
+                    for (; c < n; c++)
+                        chunk[p][c] = LOAD(from + c, xp[p]);
+                }
+#define WIDENED(p) chunk[p][c + k]
+                STEPS(n, WIDENED)
+            }
+#else
+#define STORED(p) LOAD(c + k, xp[p])
+            STEPS(length, STORED)
+#endif
+        }
+    }
+
+    // A copy that is indexed at run time, so that acc itself can stay in registers.
+    F result[P][NV];
+    #pragma unroll
+    for (int p = 0; p < P; p++)
+        #pragma unroll
+        for (int v = 0; v < NV; v++)
+            result[p][v] = acc[p][v];
+    const int count = min(P, pixels - pixel);
+    #pragma unroll
+    for (int v = 0; v < NV; v++) {
+        const int c = first + v * VEC, lanes = out_c - c, channel = group * out_c + c;
+        if (lanes <= 0)
+            break;
+        const F factor = load_channels(AT(const float, scale) + channel, lanes);
+        F start = (F)(0);
+        if (has_bias)
+            start = load_channels(AT(const float, bias) + channel, lanes);
+        for (int p = 0; p < count; p++) {
+            const int at = (pixel + p) * row_c + channel;
+            __global const S *rp = AT(const S, residual) + at;
+            __global O *yp = AT(O, y) + at;
+            F x = fma(result[p][v], factor, start);
+            if (lanes >= VEC) {
+                if (has_residual)
+                    x += LOADV(rp);
+                STOREV(ACTIVATE(x), yp);
+            } else {
+                float part[VEC];  // filled whole: PoCL 3.1 loses elements if the loop ends early
+                for (int k = 0; k < VEC; k++)
+                    part[k] = has_residual && k < lanes ? LOAD(k, rp) : 0;
+                x += VLOAD(part);
+                VSTORE(ACTIVATE(x), part);
+                for (int k = 0; k < lanes; k++)
+                    STORE(part[k], k, yp);
+            }
+        }
+    }
+}
