@@ -14,8 +14,11 @@
 // P:   1 and up.
 // VEC: 1, 2, 4, 8 or 16 channels, at most out_c.
 // MULTIPLIED: defined where multiplier is not 1.
-// TAPS: 0, or the width of the kernel where stride_w and dilation_w are 1: a row of x is then loaded
-//       once for all of its taps.
+// ZERO_W: defined where zero_w is not 0.
+// TAPS: 0, or the width of the kernel where stride_w and dilation_w are 1: a row of x is then
+//       loaded once for all of its taps.
+// DOT_VNNI: x86 with AVX-512 VNNI and VL, by a compiler that takes assembly; integers only, not
+//       WIDE, TAPS above 0, VEC 4 and up. Neighbouring pixels are packed into words.
 
 #include "weights.cl"
 
@@ -38,9 +41,33 @@ F load_x(__global const S *p, const int multiplier, const int phase) {
 #define load_x(p, multiplier, phase) LOADV(p)
 #endif
 
-// x [n, height, width, out_c / multiplier]; w [kernel_h, kernel_w, out_c]; bias [out_c], int32 or, for
-//   weights only, fp32; WIDE [2, out_c]; residual, y [n, out_h, out_w, out_c]; m0 [out_c], int32 or
-//   the fp32 scales; t [out_c] int8. A bias or residual whose flag is 0 is not read.
+#ifdef ZERO_W
+#define WEIGHTS(p) (WLOAD(p) - zero_w)
+#else
+#define WEIGHTS(p) WLOAD(p)
+#endif
+
+#ifdef DOT_VNNI
+#ifdef T_uint8
+#define WORD 4  // elements of a word
+#define DOT "vpdpbusd %2, %1, %0"
+#else
+#define WORD 2
+#define DOT "vpdpwssd %2, %1, %0"
+#endif
+#define WORDS ((TAPS + WORD - 1) / WORD)
+#define ELEMENT (32 / WORD)  // bits
+#define MASK ((1 << ELEMENT) - 1)
+#define ONES(taps) ((taps) < WORD ? 0x01010101 & ((1 << (taps) * ELEMENT) - 1) : 0x01010101)
+I dot(I acc, const I x, const I w) {
+    __asm__(DOT : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+}
+#endif
+
+// x [n, height, width, out_c / multiplier]; w [kernel_h, kernel_w, out_c]; bias [out_c] int32 (WIDE
+//   [2, out_c]) or, for weights only, fp32; residual, y [n, out_h, out_w, out_c]; m0 [out_c] int32,
+//   or the fp32 scales; t [out_c] int8. A bias or residual whose flag is 0 is not read.
 // image: height, width, out_h, out_w, out_c, multiplier, run, 1 for a bias + 2 for a residual
 // rows, columns: kernel, stride, dilation, pad before
 // zeros: zero_x, zero_w, unused
@@ -78,11 +105,41 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                 continue;
             __global const S *line = AT(const S, x) + (n * height + iy) * width * in_c + from;
             __global const W *wp = AT(const W, w) + ky * columns.s0 * out_c + c;
-#if TAPS > 0
+#if defined(DOT_VNNI)
+            UI weight[WORDS], word = (UI)(0);
+            #pragma unroll
+            for (int k = 0; k < WORDS; k++) {
+                weight[k] = (UI)(0);
+                #pragma unroll
+                for (int e = 0; e < WORD && k * WORD + e < TAPS; e++)
+                    weight[k] |= (AS_UI(WLOAD(wp + (k * WORD + e) * out_c)) & MASK)
+                        << (e * ELEMENT);
+            }
+            // After pixel i, word holds the pixels from i - WORD + 1 to i.
+            #pragma unroll
+            for (int i = 0; i < P + WORDS * WORD - 1; i++) {
+                const int ix = left + i;
+                F pixel = outside;
+                if (i < P + TAPS - 1 && inside && (wide || (uint)ix < (uint)width))
+                    pixel = load_x(line + ix * in_c, multiplier, phase);
+                word = word >> ELEMENT | AS_UI(pixel) << (32 - ELEMENT);
+                #pragma unroll
+                for (int k = 0; k < WORDS; k++) {
+                    const int p = i - (k + 1) * WORD + 1;
+                    if (p >= 0 && p < P) {
+                        acc[p] = dot(acc[p], AS_I(word), AS_I(weight[k]));
+#ifdef ZERO_W
+                        acc[p] -= zero_w
+                            * dot((I)(0), AS_I(word), (I)(ONES(TAPS - k * WORD)));
+#endif
+                    }
+                }
+            }
+#elif TAPS > 0
             F weight[TAPS];
             #pragma unroll
             for (int kx = 0; kx < TAPS; kx++)
-                weight[kx] = WLOAD(wp + kx * out_c) - zero_w;
+                weight[kx] = WEIGHTS(wp + kx * out_c);
             #pragma unroll
             for (int i = 0; i < P + TAPS - 1; i++) {
                 const int ix = left + i;
@@ -95,7 +152,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
             }
 #else
             for (int kx = 0; kx < columns.s0; kx++) {
-                const F weight = WLOAD(wp + kx * out_c) - zero_w;
+                const F weight = WEIGHTS(wp + kx * out_c);
                 const int ix = left + kx * columns.s2;
                 #pragma unroll
                 for (int p = 0; p < P; p++) {
@@ -117,14 +174,23 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
 #ifndef INTEGERS
         const R offset = given & 1 ? BITS(float, AT(const float, bias) + c) : (R)(0);
 #endif
+#if defined(INTEGERS)
+        // All results before the first store: what they share is then computed once.
+        OF result[P];
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+#if defined(QUANTIZED)
+            result[p] = finish(acc[p], scale, shift, ends);
+#else
+            result[p] = finish(acc[p], scale, alpha, beta);
+#endif
+#endif
         #pragma unroll
         for (int p = 0; p < P; p++)
             if (p < count) {
                 const int to = (row * out_w + ox + p) * out_c + c;
-#if defined(QUANTIZED)
-                STOREV(finish(acc[p], scale, shift, ends), AT(O, y) + to);
-#elif defined(INTEGERS)
-                STOREV(finish(acc[p], scale, alpha, beta), AT(O, y) + to);
+#if defined(INTEGERS)
+                STOREV(result[p], AT(O, y) + to);
 #else
                 const R more = given & 2 ? LOADV(AT(const S, residual) + to) : (R)(0);
                 STOREV(finish(acc[p], scale, offset, more, alpha, beta), AT(O, y) + to);

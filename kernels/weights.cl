@@ -1,4 +1,4 @@
-// What integer kernels with constant weights share; a family includes it with #include "weights.cl".
+// What kernels with integer weights share; a family includes it with #include "weights.cl".
 //
 // Forms, by the stored types of the activations x (T_), the weights w (W_) and the result y (O_):
 //   integers            T_uint8 or T_int16, W_int8 or W_int16, O_uint8 or O_int16:
@@ -8,6 +8,7 @@
 //                       + residual)
 // where acc is the sum of the products of x and w; over integers it starts at the bias.
 //
+// ZERO_W: only with T_uint8. The weights have a zero point.
 // WIDE: only with T_int16. acc may exceed 32 bits: it is kept as hi * 2^16 + lo, lo >= 0, and so is
 //       the bias (two rows). Sums of up to 2^14 products are exact.
 //
@@ -18,10 +19,10 @@
 //   INTEGERS, QUANTIZED   defined where x, or y, is an integer
 //   SUM                   VEC sums; no_sum() is 0
 //   WEIGH(sum, x, w)      add x * w, each an F
-//   bias_sum(p, row)      integers: the sums at the start, the bias at p; `row` elements from hi to lo
-//   finish(..)            sums, then m0 and t as I, the ends (zero, low, high, unused) if QUANTIZED;
-//                         else the scales as R, bias and residual as R (weights only), alpha, beta:
-//                         the result as OF
+//   bias_sum(p, row)      integers: the bias at p, where sums start; `row` elements from hi to lo
+//   finish(..)            the result as OF. Arguments: the sums; if QUANTIZED m0 and t as I and the
+//                         ends (zero, low, high, unused); else the scales, for weights only also
+//                         bias and residual, all as R, and alpha, beta
 
 #include "integer.cl"
 
@@ -85,7 +86,7 @@ SUM bias_sum(__global const int *p, const int row) {
 #define AS_UNSIGNED AS_UI
 #define AS_SIGNED AS_I
 #endif
-// floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, 0 <= part < 2^16, and
+// floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, part < 2^16, and
 // more = floor(part * m0 / 2^16) that is floor((whole * m0 + more + 2^(t-17)) / 2^(t-16)).
 I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
     const I whole = hi + (lo >> 16);

@@ -34,6 +34,8 @@ def form_defines(op: OpLike) -> dict[str, Any]:
         defines |= activation(op).defines
     if op.options["wide"]:
         defines["WIDE"] = 1
+    if zero_of_weights(op, w):
+        defines["ZERO_W"] = 1
     return defines
 
 
@@ -48,7 +50,7 @@ def form_args(op: OpLike) -> tuple[Any, ...]:
     return zeros, int4_arg(y.quantization.zero, *bounds(op, y)), f32(0), f32(0)
 
 
-def _tile(facts: Facts, rows: int, out_w: int, out_c: int, wide: bool) -> tuple[int, int, int]:
+def tile(facts: Facts, rows: int, out_w: int, out_c: int, wide: bool) -> tuple[int, int, int]:
     """Return (P, VEC, run): pixels, lanes and channels of a work-item.
 
     Args:
@@ -76,12 +78,14 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
     m0, t = optional(op, M0), optional(op, T)
     (n, height, width, in_c), (out_h, out_w, out_c) = x.shape, y.shape[1:]
     kernel_h, kernel_w = w.shape[:2]
-    p, vec, run = _tile(facts, n * out_h, out_w, out_c, o["wide"])
+    p, vec, run = tile(facts, n * out_h, out_w, out_c, o["wide"])
     defines = {"P": p, "VEC": vec, **form_defines(op)}
     if out_c != in_c:
         defines["MULTIPLIED"] = 1
     if facts.kind == "cpu" and o["stride_w"] == o["dilation_w"] == 1 and kernel_w in ROW_TAPS:
         defines["TAPS"] = kernel_w
+        if facts.dot == "vnni" and x.dtype not in FLOAT and not o["wide"] and vec >= 4:
+            defines["DOT_VNNI"] = 1
     return [Launch(
         "depthwise_integer", "depthwise_integer", defines,
         (-(-out_c // run), -(-out_w // p), n * out_h),

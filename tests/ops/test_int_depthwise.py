@@ -1,14 +1,31 @@
 """depthwise_conv2d with integer weights, exactly as NumPy computes it."""
+import dataclasses
+
 import numpy as np
 import pytest
 
+from edgerun import dots
 from edgerun.errors import ModelError
-from edgerun.ops import OPS, Facts
+from edgerun.ops import OPS, Facts, depthwise_integer
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
 from tests.harness import Const, Quantized, check_integer
 
 TYPES = {"uint8": np.uint8, "int16": np.int16, "int8": np.int8}
+
+
+@pytest.fixture(params=["plain", "vnni"])
+def dot(request, device, monkeypatch):
+    """Every way to sum products."""
+    if not dots.has(device, request.param):
+        pytest.skip(f"{device.info.name} of {device.info.platform} has no {request.param} products")
+    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=request.param))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """One tile for all shapes of 16 channels and more: every other one is a program to compile."""
+    monkeypatch.setattr(depthwise_integer, "tile", lambda *_: (3, 8, 16))
 
 
 def pads(*sizes):
@@ -53,21 +70,21 @@ def check(device, x, w, *, x_type="uint8", w_type="int8", y_type=None, zero_x=12
 
 
 @pytest.mark.parametrize("x_type, w_type", [("uint8", "int8"), ("int16", "int8")])
-@pytest.mark.parametrize("channels", [1, 2, 3, 5, 13, 16, 31, 64])
-def test_channels(device, channels, x_type, w_type):
+@pytest.mark.parametrize("channels", [1, 2, 5, 13, 31, 64])
+def test_channels(device, dot, channels, x_type, w_type):
     """Every vector width, and tails that overlap the vector before."""
     check(device, (1, 6, 9, channels), (3, 3, channels), x_type=x_type, w_type=w_type,
           **pads(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("channels, multiplier", [(1, 2), (3, 2), (5, 7), (16, 2)])
+@pytest.mark.parametrize("channels, multiplier", [(1, 2), (5, 7)])
 def test_multiplier(device, channels, multiplier):
     check(device, (2, 5, 6, channels), (3, 3, channels * multiplier), **pads(1, 0, 1, 1))
 
 
-@pytest.mark.parametrize("image", [(1, 1, 1), (1, 1, 13), (1, 13, 1), (3, 5, 3), (2, 7, 15)])
+@pytest.mark.parametrize("image", [(1, 1, 1), (1, 13, 1), (2, 7, 15)])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 5), (7, 2)])
-def test_sizes(device, image, kernel):
+def test_sizes(device, small, dot, image, kernel):
     check(device, (*image, 19), (*kernel, 19), zero_x=3,
           **pads(kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2))
 
@@ -77,39 +94,42 @@ def test_sizes(device, image, kernel):
     {"dilation_h": 2, "dilation_w": 2}, {"dilation_h": 3}, {"dilation_w": 3},
     {"stride_h": 2, "stride_w": 2, "dilation_h": 2, "dilation_w": 3}])
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 3, 1, 0), (5, 0, 0, 7)])
-def test_windows(device, options, padding):
+def test_windows(device, small, options, padding):
     check(device, (1, 13, 20, 18), (3, 3, 18), **options, **pads(*padding))
 
 
 @pytest.mark.parametrize("zero_x, zero_w, zero_y", [
     (0, 0, 0), (255, 0, 255), (128, -128, 5), (7, 127, 250), (0, 23, 128)])
-@pytest.mark.parametrize("rounding", ["once", "twice", "short"])
+@pytest.mark.parametrize("rounding", ["once", "twice"])
 @pytest.mark.parametrize("kind", ["random", "extreme"])
-def test_numbers(device, zero_x, zero_w, zero_y, rounding, kind):
+def test_numbers(device, small, dot, zero_x, zero_w, zero_y, rounding, kind):
     """Zero points of everything, roundings, extreme values."""
     check(device, (1, 9, 11, 21), (3, 3, 21), zero_x=zero_x, zero_w=zero_w, zero_y=zero_y,
           rounding=rounding, kind=kind, **pads(2, 2, 2, 2))
 
 
-@pytest.mark.parametrize("w_type", ["int8", "int16"])
-@pytest.mark.parametrize("y_type", ["uint8", "int16"])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("w_type, y_type, kernel", [
+    ("int8", "int16", (3, 3)), ("int8", "uint8", (7, 7)), ("int16", "int16", (1, 1))])
 @pytest.mark.parametrize("kind", ["random", "extreme"])
-def test_int16(device, w_type, y_type, wide, kind):
-    """Sums of 49 products of int16 need more than 32 bits."""
-    kernel = (3, 3) if wide or w_type == "int8" else (1, 1)
+def test_int16(device, small, dot, w_type, y_type, kernel, kind):
+    """Sums that fit into 32 bits."""
     check(device, (1, 9, 11, 21), (*kernel, 21), x_type="int16", w_type=w_type, y_type=y_type,
-          wide=wide, kind=kind, rounding="short", bias=wide or w_type == "int8",
-          **pads(kernel[0] // 2, 1, 1, 0))
-    if wide:
-        check(device, (1, 9, 11, 21), (7, 7, 21), x_type="int16", w_type=w_type, y_type=y_type,
-              wide=wide, kind=kind, **pads(3, 3, 3, 3))
+          kind=kind, rounding="short", bias=w_type == "int8", **pads(kernel[0] // 2, 1, 1, 0))
+
+
+@pytest.mark.parametrize("w_type, y_type", [("int8", "uint8"), ("int16", "int16")])
+@pytest.mark.parametrize("kind", ["random", "extreme"])
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_wide(device, small, w_type, y_type, kind, kernel):
+    """Sums of products of int16, or biases, that need more than 32 bits."""
+    check(device, (1, 9, 11, 21), (kernel, kernel, 21), x_type="int16", w_type=w_type,
+          y_type=y_type, wide=True, kind=kind, rounding="short", **pads(3, 3, 3, 3))
 
 
 @pytest.mark.parametrize("activation, alpha, beta", [
     ("relu", 0, 0), ("clip", 0, 6), ("clip", -1.5, 1.5)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_clamps(device, activation, alpha, beta, bias):
+def test_clamps(device, small, activation, alpha, beta, bias):
     y = check(device, (1, 4, 5, 16), (3, 3, 16), activation=activation, alpha=alpha, beta=beta,
               bias=bias)
     least = 128 + (0 if activation == "relu" else round(alpha / 0.1))
@@ -133,11 +153,11 @@ def real_output(device, x_type, w_type, precision="fp32", **options):
 @pytest.mark.parametrize("x_type, w_type", [("uint8", "int8"), ("int16", "int8")])
 @pytest.mark.parametrize("activation", ["", "hard_swish"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_real_output(device, x_type, w_type, activation, precision):
+def test_real_output(device, small, x_type, w_type, activation, precision):
     real_output(device, x_type, w_type, precision, activation=activation)
 
 
-def test_wide_real_output(device):
+def test_wide_real_output(device, small):
     real_output(device, "int16", "int16", wide=True)
 
 
@@ -168,9 +188,43 @@ def test_real_layers(device, x, kernel, stride):
           stride_w=stride, **pads(pad, pad, pad, pad))
 
 
-@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 4), Facts("cpu", 8)])
-@pytest.mark.parametrize("channels, multiplier", [(3, 1), (37, 1), (6, 3)])
+@pytest.mark.parametrize("facts", [Facts("gpu", 4), Facts("cpu", 8)])
+@pytest.mark.parametrize("channels, multiplier", [(3, 1), (6, 3)])
 def test_as_on_other_devices(device, monkeypatch, facts, channels, multiplier):
     """The tiles of devices that are not here."""
     monkeypatch.setattr(device, "facts", facts)
     check(device, (2, 6, 7, channels), (3, 3, channels * multiplier), **pads(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"m0": 4}, r"multipliers .* needed \(5,\)"), ({"t": 4}, r"shifts .* needed \(5,\)"),
+    ({"bias": 4}, r"bias .* needed \(5,\)"), ({"w": (3, 3, 4)}, "needed a multiple of the 5"),
+    ({"wide": True}, "is wide, but x is uint8"), ({"w_type": np.int16}, "needed int8 for uint8")])
+def test_refused(change, message):
+    graph = Graph()
+    x = graph.input("x", (1, 8, 8, 5), "uint8")
+    with pytest.raises(ModelError, match=message):
+        graph.add("depthwise_conv2d", [
+            x, graph.constant(np.zeros(change.get("w", (3, 3, 5)), change.get("w_type", np.int8))),
+            graph.constant(np.zeros(change.get("bias", 5), np.int32)), None, None,
+            graph.constant(np.zeros(change.get("m0", 5), np.int32)),
+            graph.constant(np.zeros(change.get("t", 5), np.int8))],
+            wide=change.get("wide", False))
+
+
+@pytest.mark.parametrize("given, message", [
+    ((None, "uint8", 0), "needed one scale and one zero point"),
+    ((Quantization.per_tensor(1.0), "fp32", 0), "y is fp32, needed uint8 or int16"),
+    ((Quantization.per_tensor(1.0), "uint8", "silu"), "needed relu, clip or none")])
+def test_refused_when_prepared(given, message):
+    quantization, dtype, activation = given
+    graph = Graph()
+    x = graph.input("x", (1, 8, 8, 5), "uint8")
+    x.quantization = quantization
+    op = graph.insert(0, "depthwise_conv2d", [
+        x, graph.constant(np.zeros((3, 3, 5), np.int8)), None, None, None,
+        graph.constant(np.zeros(5, np.int32)), graph.constant(np.zeros(5, np.int8))], "y",
+        activation=activation or "")
+    op.outputs[0].dtype, op.outputs[0].quantization = dtype, Quantization.per_tensor(1.0)
+    with pytest.raises(ModelError, match=message):
+        OPS["depthwise_conv2d"].prepare(op, Facts())
