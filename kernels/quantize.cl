@@ -4,6 +4,7 @@
 // dequantize:  y = scale (x - zero)
 // rescale:     y = clamp(requantize(x - zero_x, m0, t) + zero_y, low, high), see integer.cl
 // leaky_relu:  the same, with the multiplier n0, s where x < zero_x
+// rescale_rows: as rescale, rows of x that lie apart in y
 //
 // A work-item converts `run` elements, whole vectors: global size (ceil(n / run), 1, 1).
 // Every vector is read before it is written.
@@ -79,4 +80,24 @@ __kernel void leaky_relu(TENSOR(x), TENSOR(y), const int n, const int run, const
         (TO_I(v) < zero_x ? requantizev(TO_I(v) - zero_x, (I)(n0), (I)(s))
                           : requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t))) + zero_y,
         (I)(low), (I)(high))))
+}
+
+// x [rows, width] -> y[start + row step + k]; size: width, rows, and the elements and rows that a
+// work-item brings over: global size (ceil(width / size.s2), ceil(rows / size.s3), 1)
+__kernel void rescale_rows(TENSOR(x), TENSOR(y), const int4 size, const int first, const int step,
+                           const int zero_x, const int zero_y, const int m0, const int t,
+                           const int low, const int high) {
+    const int from = get_global_id(0) * size.s2, n = min(size.s2, size.s0 - from);
+    const int row = get_global_id(1) * size.s3, rows = min(size.s3, size.s1 - row);
+    __global const S *xp = AT(const S, x) + row * size.s0 + from;
+    __global O *yp = AT(O, y) + first + row * step + from;
+    for (int j = 0; j < rows; j++, xp += size.s0, yp += step)
+        for (int i = 0; i < n; i += VEC) {
+            const int some = n - i < VEC;
+            const I v = some ? TO_I(load_some(n - i, xp + i)) : TO_I(LOADV(xp + i));
+            const OF y = TO_OF(saturate(requantizev(v - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
+                                        (I)(high)));
+            if (some) store_some(y, n - i, yp + i);
+            else STOREV(y, yp + i);
+        }
 }

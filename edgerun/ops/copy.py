@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgerun import dtypes
+from edgerun.ops import quantize
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Shape, TensorLike, broadcast, broadcast_strides, collapse,
     count, i32, int8_arg, normal_axis, require, require_same_dtype, strides)
@@ -133,13 +134,18 @@ def infer_concat(op: OpLike) -> Outputs:
 def concat(op: OpLike, facts: Facts) -> list[Launch]:
     """y = the inputs one after the other along `axis`.
 
-    x_k [..., n_k, ...] any dtype, equal dimensions except n_k -> y [..., sum of n_k, ...].
+    x_k [..., n_k, ...] any dtype, equal dimensions except n_k -> y [..., sum of n_k, ...]. A
+    quantized x_k that has not the scale and zero point of y is brought to them, as by requantize.
     """
     y = op.outputs[0]
     axis = normal_axis(op.options["axis"], len(y.shape), op)
     sy, at, launches = strides(y.shape), 0, []
     for x in op.inputs:
-        launches += copy(x, y, x.shape, strides(x.shape), sy, facts, y0=at * sy[axis])
+        if quantize.same_grid(x, y):
+            launches += copy(x, y, x.shape, strides(x.shape), sy, facts, y0=at * sy[axis])
+        else:
+            launches.append(quantize.requantize_rows(
+                op, x, count(x.shape[:axis]), at * sy[axis], count(y.shape[axis:]), facts))
         at += x.shape[axis]
     return launches
 

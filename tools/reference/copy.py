@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.tools.graph import Op
+from edgerun.tools.reference.quantize import requantized
 
 
 def _slice(op: Op, x: np.ndarray) -> np.ndarray:
@@ -11,6 +12,14 @@ def _slice(op: Op, x: np.ndarray) -> np.ndarray:
             zip(op.options["starts"], op.options["steps"], op.options["sizes"])):
         x = np.take(x, [start + i * step for i in range(size)], axis)
     return x
+
+
+def _concat(op: Op, *xs: np.ndarray) -> np.ndarray:
+    y = op.outputs[0]
+    if y.quantization is not None:
+        xs = [x if t.quantization is None or t.quantization.grid == y.quantization.grid
+              else requantized(x, t.quantization, y) for x, t in zip(xs, op.inputs)]
+    return np.concatenate(xs, op.options["axis"])
 
 
 def _expand(op: Op, x: np.ndarray) -> np.ndarray:
@@ -21,7 +30,7 @@ REFERENCE = {
     "reshape": lambda op, x: x.reshape(op.options["shape"]),
     "transpose": lambda op, x: np.transpose(x, op.options["perm"]),
     "slice": _slice,
-    "concat": lambda op, *xs: np.concatenate(xs, op.options["axis"]),
+    "concat": _concat,
     "expand": _expand,
     "tile": lambda op, x: np.tile(x, op.options["repeats"]),
 }

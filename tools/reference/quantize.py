@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun import quantization
-from edgerun.quantization import clamp, fixed_point
-from edgerun.tools.graph import Op
+from edgerun.quantization import Quantization, clamp, fixed_point
+from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.reference import integer
 
 
@@ -18,11 +18,16 @@ def _dequantize(op: Op, x: np.ndarray) -> np.ndarray:
     return quantization.dequantize(x, op.inputs[0].quantization)
 
 
-def _requantize(op: Op, x: np.ndarray) -> np.ndarray:
-    given, wanted = op.inputs[0].quantization, op.outputs[0].quantization
+def requantized(x: np.ndarray, given: Quantization, y: Tensor) -> np.ndarray:
+    """Return integers of y that mean what x means, rounded as y says."""
+    wanted = y.quantization
     m0, t = fixed_point(given.step / wanted.step, wanted.rounding)
     steps = integer.requantize(x.astype(np.int64) - given.zero, m0, t, wanted.rounding)
-    return np.clip(steps + wanted.zero, *clamp(wanted, op.outputs[0].dtype))
+    return np.clip(steps + wanted.zero, *clamp(wanted, y.dtype))
+
+
+def _requantize(op: Op, x: np.ndarray) -> np.ndarray:
+    return requantized(x, op.inputs[0].quantization, op.outputs[0])
 
 
 REFERENCE = {"quantize": _quantize, "dequantize": _dequantize, "requantize": _requantize}
