@@ -4,13 +4,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
-from edgerun.tools import calibrate, runtimes, verify as verify_module
+from edgerun.tools import calibrate, mixed, runtimes, verify as verify_module
 from edgerun.tools.pack import IMPROVEMENTS, PRECISIONS, PackReport, pack as pack_model
 
 PACK_EXAMPLES = """\
@@ -22,6 +23,7 @@ PACK_EXAMPLES = """\
   edgerun pack model.onnx -o fp32.edge --calibration photos --samples 100 \
     --preprocess "resize=256,size=224,scale=1/255,mean=0.485 0.456 0.406,std=0.229 0.224 0.225"
   edgerun pack model.onnx -o int8.edge --precision int8 --calibration fp32.edge   # once calibrated
+  edgerun pack model.onnx -o mixed.edge --precision mixed --calibration samples.npz --max-error 0.01
 
 samples.npz holds an array per input under its name, of the input's shape, or with one more axis of
 samples in front of it; the source model runs on them in ONNX Runtime or LiteRT, and inputs and
@@ -38,6 +40,16 @@ def _shape(argument: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=N,N,..., every N at least "
                                          "1")
     return name, dims
+
+
+def _error(argument: str) -> float:
+    try:
+        value = float(argument)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number above 0")
+    return value
 
 
 def _pack_parser() -> argparse.ArgumentParser:
@@ -71,6 +83,9 @@ def _pack_parser() -> argparse.ArgumentParser:
     calibration.add_argument("--improve", metavar="NAME", action="append", default=[],
                              choices=IMPROVEMENTS,
                              help="for accuracy (repeatable): " + ", ".join(IMPROVEMENTS))
+    calibration.add_argument("--max-error", metavar="E", type=_error,
+                             help="for mixed: relative RMS error of the outputs on the "
+                                  f"calibration data; default: {mixed.MAX_ERROR}")
     cli.add_device(calibration)
     cli.add_json(parser)
     return parser
@@ -90,7 +105,8 @@ def pack(argv: Sequence[str]) -> int:
                             shapes=dict(args.shape), vectors=vectors, progress=show,
                             calibration=args.calibration, preprocess=args.preprocess,
                             observer=args.observer, samples=args.samples, device=args.device,
-                            overrides=args.overrides, improve=args.improve)
+                            overrides=args.overrides, improve=args.improve,
+                            max_error=args.max_error)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 
@@ -122,10 +138,25 @@ def pack_text(report: PackReport) -> str:
         ("arena", f"{text.size(report.arena_bytes)}, lower bound {text.size(bound)}"
                   + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")),
         ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
+    if report.mixed is not None:
+        lines += ["", *mixed_text(report.mixed)]
     changed = [(name, before, after) for name, before, after in report.passes if before != after]
     if changed:
         lines += ["", *text.table(("pass", "ops before", "after"), changed, left=(0,))]
     return "\n".join(lines + [f"note: {text.clean(note)}" for note in report.notes])
+
+
+def mixed_text(report: mixed.MixedReport) -> list[str]:
+    """Return the lines that tell what was chosen for each op, and the error."""
+    agreed = "" if report.top1 is None else f", same largest output on {report.top1:.1%}"
+    lines = text.pairs([
+        ("error", f"{report.error:.3g} of at most {report.max_error:g}, measured on "
+                  f"{report.samples} sample{'s' if report.samples > 1 else ''}"),
+        ("signal", f"{text.number(report.snr_db)} dB above the error{agreed}")])
+    rows = [(c.op, c.code, c.dtype, text.size(c.weight_bytes), text.size(c.saved_bytes),
+             f"{c.noise:.1%}", c.reason) for c in report.choices]
+    return [*lines, "", *text.table(("op", "code", "type", "constants", "saved", "noise", "why"),
+                                    rows, left=(0, 1, 2, 6))]
 
 
 def verify(args: argparse.Namespace) -> int:

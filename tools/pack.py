@@ -10,12 +10,15 @@ import numpy as np
 
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
-from edgerun.tools import blob, calibrate, layout, lower, passes, plan as planner, quantize
-from edgerun.tools.graph import Graph
+from edgerun.tools import (
+    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize)
+from edgerun.tools.calibrate.run import copy_of
+from edgerun.tools.graph import Graph, Op
 from edgerun.tools.precision import convert, widen
 
 IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
-PRECISIONS = ("source", "fp32", "fp16", "int16", "int8")
+PRECISIONS = ("source", "fp32", "fp16", "int16", "int8", "mixed")
+CALIBRATED = (*quantize.INTEGERS, "mixed")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class PackReport:
         source_ops, ops: number of ops in the source model and in the file.
         passes: (name of the pass, ops before, ops after).
         notes: what the user should know, one sentence each.
+        mixed: what was chosen for precision "mixed", and the error; None for others.
     """
     path: str
     precision: str
@@ -40,6 +44,7 @@ class PackReport:
     ops: int
     passes: list[tuple[str, int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mixed: mixed.MixedReport | None = None
 
 
 def import_model(path: str | os.PathLike,
@@ -125,7 +130,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          calibration: str | os.PathLike | None = None,
          preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
          samples: int | None = None, device: str | int | None = None,
-         improve: Sequence[str] = ()) -> PackReport:
+         improve: Sequence[str] = (), max_error: float | None = None) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -133,8 +138,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         out: the .edge file to write; it appears whole or not at all.
         precision: "fp32"; "fp16" (storage of activations and weights; arithmetic and biases stay
             fp32); "int16", "int8" (activations and weights of every op that can compute on
-            integers; the others stay fp32); "source": the model's own numbers, a quantized model
-            exactly as it is.
+            integers; the others stay fp32); "mixed": for every op the one of them with which file
+            and arena are smallest, within `max_error`; "source": the model's own numbers, a
+            quantized model exactly as it is.
         shapes: input name -> shape, for inputs with dynamic dimensions.
         vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`;
             arrays in the order of the model's inputs and outputs.
@@ -154,6 +160,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             channels between layers), "clip-weights" (cut off weights where that lowers their
             squared error), "correct-bias" (make up for the mean error of rounded weights; needs
             samples). See docs/quantization.md for what each brings.
+        max_error: for "mixed": the largest error of an output over the calibration data, the root
+            mean square of its difference from fp32 in that of its values (the share of different
+            elements, for an output that is no real number); default edgerun.tools.mixed.MAX_ERROR.
 
     Returns:
         PackReport.
@@ -170,7 +179,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if calibration is None and (preprocess, observer, samples) != (None, None, None):
         raise InputError("a preprocessing line, an observer or a number of samples says how to "
                          "calibrate: needed calibration data too (--calibration)")
-    if calibration is None and precision in quantize.INTEGERS:
+    if calibration is None and precision in CALIBRATED:
         raise InputError(f"precision {precision} needs the range of every tensor: give samples, "
                          "images, or a file that was calibrated (--calibration)")
     unknown = [name for name in improve if name not in IMPROVEMENTS]
@@ -179,13 +188,15 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                          f"{', '.join(IMPROVEMENTS)}")
     if improve and precision not in quantize.INTEGERS:
         raise InputError(f"{', '.join(improve)} improve integers: needed --precision int8 or int16")
+    if max_error is not None and precision != "mixed":
+        raise InputError(f"an error bound is for --precision mixed, not {precision}")
     progress("import")
     graph = import_model(source, shapes)
     stages = Stages(graph, progress)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
-    if exact and precision in quantize.INTEGERS:
+    if exact and precision in CALIBRATED:
         raise InputError(f"{source}: is quantized already; needed --precision source to keep its "
                          "integers, or the float model to quantize")
     if exact and precision != "source":
@@ -196,7 +207,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if exact and overrides is not None:
         raise InputError(f"{source}: is quantized already; overrides are for a float model, or for "
                          "another precision than source")
-    chosen = precision in quantize.INTEGERS or overrides is not None
+    chosen = precision in CALIBRATED or overrides is not None
     integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
     stages.optimize(integers)
     if "equalize" in improve:
@@ -206,6 +217,11 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         ranges = calibrate.from_path(graph, calibration, preprocess, observer, samples, device,
                                      lambda done, total: progress("calibrate", done, total))
         graph.notes += ranges.warnings
+    if precision == "mixed":
+        data = calibrate.open_samples(graph, calibration, preprocess, samples)
+        built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress)
+        return _written(out, precision, built.data, built.plan, built.graph,
+                        [*stages.steps, *built.steps], choice)
     storage = {}
     if chosen:
         dtypes = quantize.assign(graph, real if precision == "source" else precision,
@@ -228,9 +244,36 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                                                  weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
-    model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))  # as a device will
+    return _written(out, label, data, plan, graph, stages.steps)
+
+
+def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples,
+         vectors: Sequence, max_error: float | None, overrides: str | os.PathLike | None,
+         device: str | int | None, progress: Callable[..., None]
+         ) -> tuple[mixed.Built, mixed.MixedReport]:
+    """Search the types of all ops; see edgerun.tools.mixed.search."""
+    def build(dtypes: dict[Op, str]) -> mixed.Built:
+        stages = Stages(copy_of(graph))
+        assigned = {twin: dtypes[op] for op, twin in zip(graph.ops, stages.graph.ops)
+                    if op in dtypes}
+        stages.run("quantize", lambda graph: quantize.insert(graph, assigned, ranges.range))
+        data, plan = stages.encode("fp32", "mixed", vectors, integers=True,
+                                   storage=quantize.storage(assigned))
+        return mixed.Built(data, plan, stages.graph, stages.steps)
+
+    return mixed.search(graph, ranges, samples, build,
+                        mixed.MAX_ERROR if max_error is None else max_error,
+                        quantize.read_overrides(overrides) if overrides else (), device,
+                        progress=progress)
+
+
+def _written(out: str | os.PathLike, label: str, data: bytes, plan: planner.Plan, graph: Graph,
+             steps: list[tuple[str, int, int]], choice: mixed.MixedReport | None = None
+             ) -> PackReport:
+    """Check the bytes as a device will, and write them."""
+    model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))
     blob.write(out, data)
     return PackReport(
         os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
-        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), stages.steps,
-        graph.notes)
+        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
+        graph.notes, choice)

@@ -81,8 +81,8 @@ def _residual(rewriter: Rewriter, op: Op) -> bool:
 
 
 def _on_integers(rewriter: Rewriter, op: Op) -> bool:
-    """Whether a layer will compute on integers, which takes no residual."""
-    return all(rewriter.producer(x, "dequantize") for x in op.inputs[:2])
+    """Whether a layer computes on integers, or will, which takes no residual."""
+    return not is_float(op.inputs[0]) or all(rewriter.producer(x, "dequantize") for x in op.inputs[:2])
 
 
 def _scalar_with_activation(rewriter: Rewriter, op: Op) -> bool:
