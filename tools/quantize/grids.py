@@ -7,6 +7,7 @@ from edgerun.quantization import Quantization, limits
 
 # Output channels of weights, by op code.
 WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d": 2}
+HEADROOM = 2  # int16 has a bit to spare for what calibration did not see; 8 bits have none
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
 
 
@@ -14,8 +15,8 @@ def activation_quantization(low: float, high: float, dtype: str) -> Quantization
     """Return scale and zero point that cover a range, 0 always exactly among its numbers.
 
     int8 (stored as uint8) is affine: scale = (high - low) / 255, zero_point = round(-low / scale);
-    int16 is symmetric: scale = max(|low|, |high|) / 32767, zero_point = 0 (Das et al., "Mixed
-    precision training of CNNs using integer operations", 2018, section 3).
+    int16 is symmetric: scale = HEADROOM * max(|low|, |high|) / 32767, zero_point = 0 (Das et al.,
+    "Mixed precision training of CNNs using integer operations", 2018, section 3).
 
     Args:
         low, high: of the real numbers; widened to hold 0.
@@ -24,7 +25,7 @@ def activation_quantization(low: float, high: float, dtype: str) -> Quantization
     low, high = min(low, 0.0), max(high, 0.0)
     if dtype == "int16":
         top = max(-low, high)
-        return Quantization.per_tensor(max(top / 32767, SMALLEST) if top else 1 / 32767)
+        return Quantization.per_tensor(max(HEADROOM * top / 32767, SMALLEST) if top else 1 / 32767)
     scale = float(np.float32(max((high - low) / 255, SMALLEST))) if high > low else 1 / 255
     return Quantization.per_tensor(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
 
