@@ -161,7 +161,7 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
     if not wide and bound.max() >= 2**31:
         return False
     if y is not None:
-        pair = multipliers(scale, y)
+        pair = multipliers(_as_tflite(lower, op, x, scale, y), y)
         if (pair is None or (bound * scale / y.quantization.step).max() >= 2**30
                 or wide and not _wide_fits(weights, bound, y, pair[1])):
             return False
@@ -180,6 +180,19 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
     options = {**op.options, "wide": True} if wide else op.options
     lower.replace(op, op.code, [x, weights.tensor, start, None, None, *ends], y, **options)
     return True
+
+
+def _as_tflite(lower: Lowering, op: Op, x: Tensor, scale: np.ndarray, y: Tensor) -> np.ndarray:
+    """Return the scale of an accumulator as TFLite's kernels have it, if y is rounded as theirs.
+
+    Those for weights with one scale (uint8, and dense) take the product of scales in fp32.
+    """
+    w = lower.weights(op.inputs[1])
+    if (y.quantization.rounding not in ("twice", "upward") or w.quantization.axis != -1
+            or w.dtype != "uint8" and op.code != "dense"):
+        return scale
+    single = x.quantization.scale[0] * w.quantization.scale[0]
+    return np.full(len(scale), np.float64(single))
 
 
 def _fits(x: Tensor, weights: Weights) -> bool:
