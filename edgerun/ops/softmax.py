@@ -1,6 +1,7 @@
 """Softmax over any axis."""
 from __future__ import annotations
 
+from edgerun.ops import softmax_integer
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, count, f32, i32, lanes_within, normal_axis)
 from edgerun.ops._quantized_io import grids, require_numbers, types
@@ -12,6 +13,8 @@ def infer_softmax(op: OpLike) -> Outputs:
     """y has the shape and dtype of x."""
     x = op.inputs[0]
     require_numbers(op)
+    if len(op.inputs) > 1:
+        softmax_integer.check(op)
     normal_axis(op.options["axis"], len(x.shape), op)
     return [(x.shape, x.dtype)]
 
@@ -22,7 +25,14 @@ def softmax(op: OpLike, facts: Facts) -> list[Launch]:
     x [...] fp32, fp16, or quantized uint8, int16 -> y [...]; integers are read as numbers, and
     written rounded, in registers: within one step of the exact result. The maximum is subtracted
     first (so nothing overflows); sums are fp32.
+
+    With a second input, exponentials int32 [256] of -d scale x.scale in steps of 2^-k, a uint8 x
+    has an exact form: e_k = exponentials[max_j(x_j) - x_k], y_k = clamp(round(e_k / sum_j(e_j) *
+    1 / y.scale) + y.zero_point), uint8 or int16; the sum is exact, the quotient and the product are
+    rounded to fp32. k is at most 23, less where a sum would overflow 31 bits.
     """
+    if len(op.inputs) > 1:
+        return softmax_integer.softmax(op, facts)
     x, y = op.inputs[0], op.outputs[0]
     shape = x.shape or (1,)
     axis = normal_axis(op.options["axis"], len(shape), op)

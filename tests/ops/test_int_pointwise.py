@@ -8,6 +8,7 @@ from edgerun.errors import ModelError
 from edgerun.ops import OPS, Facts
 from edgerun.quantization import Quantization, limits
 from edgerun.tools.graph import Graph
+from edgerun.tools.lower.tables import exponentials
 from tests.harness import Const, Quantized, check_integer
 
 per_tensor = Quantization.per_tensor
@@ -51,3 +52,59 @@ def test_concat_refused():
     y.quantization = Quantization(np.ones(3, np.float32), np.zeros(3, np.int32), 0)
     with pytest.raises(ModelError, match="needed one scale"):
         OPS["concat"].prepare(graph.ops[0], Facts())
+
+
+@pytest.mark.parametrize("shape,axis", [
+    ((1,), 0), ((2, 3), -1), ((5, 10), 1), ((4, 1001), -1), ((2, 7, 19), 1), ((3, 2, 40), 0),
+    ((2, 3000), 1)])
+@pytest.mark.parametrize("out", ["uint8", "int16"])
+def test_softmax(device, shape, axis, out):
+    for scale in (0.002, 0.1, 3.0):  # nearly even, soft, and nearly a maximum
+        table = exponentials(per_tensor(scale, 7), 1.0, shape[axis])
+        grid = per_tensor(1 / 256 if out == "uint8" else 1 / 32768)
+        x = _integers(shape, "uint8", len(shape))
+        found = check_integer(device, "softmax", [Quantized(x, scale, 7), Const(table)], out, grid,
+                              axis=axis)
+        numbers = np.exp((x - x.max(axis, keepdims=True).astype(np.float64)) * scale)
+        exact = np.minimum(numbers / numbers.sum(axis, keepdims=True), 255 / 256)
+        given = np.minimum(found * grid.step, 255 / 256)
+        assert np.abs(given - exact).max() < 0.51 * grid.step
+
+
+@pytest.mark.parametrize("n", [1, 2, 1023, 1024, 2047, 2048, 100000, 2**24])
+def test_exponentials_fit(n):
+    table = exponentials(per_tensor(0.1), 1.0, n).astype(np.int64)
+    assert table[0] * n < 2**31 and table[0] <= 2**24 and table[0] == table.max()
+
+
+def test_softmax_extremes(device):
+    """All equal, at both ends; one far above the others."""
+    x = np.array([[0] * 2000, [255] * 2000, [255] + [0] * 1999], np.uint8)
+    table = exponentials(per_tensor(0.1), 1.0, 2000)
+    check_integer(device, "softmax", [Quantized(x, 0.1), Const(table)], "uint8",
+                  per_tensor(1 / 256), axis=1)
+
+
+@pytest.mark.parametrize("x,table,options,message", [
+    ("int16", np.zeros(256, np.int32), {}, "is int16"),
+    ("uint8", np.zeros(255, np.int32), {}, "needed .256,."),
+    ("uint8", np.zeros(256, np.float32), {}, "is fp32"),
+    ("uint8", np.zeros(256, np.int32), {"log": True}, "logarithm")])
+def test_softmax_refused(x, table, options, message):
+    graph = Graph("test")
+    operand = graph.input("x", (3,), x)
+    operand.quantization = per_tensor(1.0)
+    with pytest.raises(ModelError, match=message):
+        graph.add("softmax", [operand, graph.constant(table)], "y", **options)
+
+
+def test_softmax_of_zeros_runs(device):
+    from tests.harness import session_of
+    graph = Graph("test")
+    x = graph.input("x", (3,), "uint8")
+    x.quantization = per_tensor(1.0)
+    y = graph.add("softmax", [x, graph.constant(np.zeros(256, np.int32))], "y", axis=0)
+    y.quantization = per_tensor(1 / 256)
+    graph.output("y", y)
+    with session_of(device, graph) as session:
+        assert not session.run({"x": np.arange(3, dtype=np.uint8)})["y"].any()

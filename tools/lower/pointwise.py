@@ -10,8 +10,8 @@ from edgerun.ops import OPS, Facts
 from edgerun.ops.binary_integer import KINDS
 from edgerun.ops.elementwise import BINARY_TO_BOOL, UNARY_TO_BOOL
 from edgerun.ops.quantize import CLAMPS
-from edgerun.quantization import dequantize
-from edgerun.tools.graph import Op, Tensor
+from edgerun.quantization import dequantize, quantize
+from edgerun.tools.graph import Op, Tensor, full_options
 from edgerun.tools.lower import tables
 from edgerun.tools.lower._lowering import Lowering
 from edgerun.tools.reference import REFERENCE
@@ -97,7 +97,7 @@ def _table(lower: Lowering, op: Op) -> bool:
     if chain.function is None or x is None or x.shape != y.shape:
         return False
     twice, kind = y.quantization.rounding == "twice", op.options["kind"]
-    if twice and chain.numbers and chain.ops == 1:
+    if twice and op.code == "binary" and chain.ops == 1:
         return False  # the source model multiplies or adds integers
     single = chain.ops == 1 and op.code == "unary"
     if x.dtype == "int16":
@@ -111,6 +111,9 @@ def _table(lower: Lowering, op: Op) -> bool:
             return False
     elif single and twice and kind in PIECEWISE and possible("unary", [x], y, **op.options):
         values = tables.piecewise(op, x.quantization, y)
+    elif single and twice and kind == "square" and possible(
+            "binary", [x, x], y, **full_options("binary", {"kind": "mul"})):
+        values = tables.square(op, x.quantization, y)
     elif single and twice and kind == "hard_swish" and y.dtype == "uint8":
         values = tables.hard_swish(x.quantization, y)
     else:
@@ -123,4 +126,48 @@ def _pointwise(lower: Lowering, op: Op) -> bool:
     return _table(lower, op) or (op.code == "binary" and _binary(lower, op))
 
 
-RULES = {"unary": _pointwise, "binary": _pointwise}
+def _softmax(lower: Lowering, op: Op) -> bool:
+    """dequantize -> softmax -> quantize: uint8 with a table of exponentials, int16 in registers."""
+    x, y = lower.integer(op.inputs[0]), lower.store(op)
+    if x is None or y is None:
+        return False
+    inputs: list[Tensor | None] = [x]
+    if x.dtype == "uint8" and not op.options["log"] and op.options["scale"] > 0:
+        n = x.shape[op.options["axis"]] if x.shape else 1
+        values = tables.exponentials(x.quantization, op.options["scale"], n)
+        inputs.append(lower.graph.constant(values, f"{y.name}.exponentials"))
+    if not possible("softmax", inputs, y, **op.options):
+        return False
+    lower.replace(op, "softmax", inputs, y, **op.options)
+    return True
+
+
+def _concat(lower: Lowering, op: Op) -> bool:
+    """concat of integers: each input is brought to the grid of the result while it is copied."""
+    y = lower.store(op)
+    inputs = [lower.integer(t) for t in op.inputs]
+    first = next((x for x in inputs if x is not None), None)
+    if first is None:
+        return False
+    grid, dtype = (first.quantization, first.dtype) if y is None else (y.quantization, y.dtype)
+    for i, t in enumerate(op.inputs):
+        if inputs[i] is None and t.constant and t.dtype == "fp32":
+            inputs[i] = lower.graph.constant(quantize(t.data, grid, dtype), t.name,
+                                             quantization=grid)
+    if any(x is None or x.dtype != dtype for x in inputs):
+        return False
+    if y is not None:
+        if not possible("concat", inputs, y, **op.options):
+            return False
+        lower.replace(op, "concat", inputs, y, **op.options)
+        return True
+    if any(x.quantization.grid != grid.grid for x in inputs) or any(
+            t.constant for t in op.inputs):
+        return False
+    joined = lower.rewriter.add(op, "concat", inputs, op.name, grid, **op.options)
+    real = lower.rewriter.add(op, "dequantize", [joined], f"{op.name}.real", dtype="fp32")
+    lower.rewriter.replace(op.outputs[0], real)
+    return True
+
+
+RULES = {"unary": _pointwise, "binary": _pointwise, "softmax": _softmax, "concat": _concat}

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from edgerun.dtypes import numpy_dtype
+from edgerun.ops.softmax_integer import exponent_bits
 from edgerun.quantization import Quantization, dequantize, fixed_point, limits, quantize
-from edgerun.tools.graph import Op, Tensor
+from edgerun.tools.graph import Op, Tensor, full_options
 from edgerun.tools.reference import REFERENCE
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -70,6 +71,20 @@ def interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray |
     return table.astype(np.int16)
 
 
+def square(op: Op, x: Quantization, y: Tensor) -> np.ndarray:
+    """Return what the product of integers gives for every uint8 x times itself.
+
+    Args:
+        op: the unary op, over real numbers.
+        x: what the integers mean.
+        y: quantized.
+    """
+    given = Tensor("x", (256,), "uint8", quantization=x)
+    product = Op("binary", op.name, [given, given], [y], full_options("binary", {"kind": "mul"}))
+    q = np.arange(256, dtype=np.uint8)
+    return REFERENCE["binary"](product, q, q).astype(numpy_dtype(y.dtype))
+
+
 def hard_swish(x: Quantization, y: Tensor) -> np.ndarray:
     """Return what TFLite's kernel of x relu6(x + 3) / 6 gives for every uint8 x: it computes with
     16 bits and rounds four times.
@@ -121,6 +136,12 @@ def piecewise(op: Op, x: Quantization, y: Tensor) -> np.ndarray:
     given = Tensor("x", (256,), "uint8", quantization=x)
     integer = Op("unary", op.name, [given], [y], op.options)
     return REFERENCE["unary"](integer, np.arange(256, dtype=np.uint8)).astype(numpy_dtype(y.dtype))
+
+
+def exponentials(x: Quantization, scale: float, n: int) -> np.ndarray:
+    """Return exp(-d scale) of every difference d of uint8 integers, for sums of n: int32 [256]."""
+    d = np.arange(256) * x.step * scale
+    return np.rint(np.exp(-d) * 2.0**exponent_bits(n)).astype(np.int32)
 
 
 def _stored(steps: np.ndarray, y: Tensor) -> np.ndarray:
