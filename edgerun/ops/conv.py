@@ -109,6 +109,8 @@ def infer_conv2d(op: OpLike) -> Outputs:
         require(not needs_zeros(op), op, f"has padding, needed a fifth input of {in_c} zeros")
     if is_integer(op):
         require(count(x.shape) <= MAX_INDEX, op, f"the input {x.shape} is too large")
+        if op.options["activation"]:
+            activation(op)
         return [(shape, infer_integer(op, shape))]
     require_bias(op, optional(op, 2), out_c)
     require_residual(op, optional(op, 3), shape)

@@ -27,6 +27,8 @@ def infer_dense(op: OpLike) -> Outputs:
     require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
     if is_integer(op):
         require(count(x.shape) <= MAX_INDEX, op, f"the input {x.shape} is too large")
+        if op.options["activation"]:
+            activation(op)
         return [(shape, infer_integer(op, shape))]
     require_bias(op, optional(op, 2), out_c)
     require_residual(op, residual, shape)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgerun import dots
-from edgerun.errors import ModelError
+from edgerun.errors import DeviceError, ModelError
 from edgerun.ops import OPS, Facts, conv_integer
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
@@ -269,3 +269,87 @@ def test_as_on_other_devices(device, monkeypatch, facts):
     monkeypatch.setattr(device, "facts", facts)
     check(device, (2, 6, 7, 35), (19, 3, 3, 35), **pads(1, 1, 1, 1))
     check(device, (2, 6, 7, 5), (19, 3, 3, 5), dtypes=("int16", "int16"), wide=True)
+
+
+def operands(graph, **changes):
+    """Return the inputs of a padded conv2d of form (a); `changes` replaces some by name."""
+    given = {"x": ("uint8", (1, 6, 6, 5)), "w": ("int8", (8, 3, 3, 5)), "bias": ("int32", (8,)),
+             "residual": None, "zeros": ("uint8", (8,)), "m0": ("int32", (8,)), "t": ("int8", (8,)),
+             **changes}
+    return [value and graph.input(name, value[1], value[0]) for name, value in given.items()]
+
+
+@pytest.mark.parametrize("changes, options, message", [
+    ({"w": ("uint8", (8, 3, 3, 5))}, {}, "w is uint8, needed int8 or int16"),
+    ({"w": ("int16", (8, 3, 3, 5))}, {}, "w is int16, needed int8 for uint8 activations"),
+    ({"w": ("fp32", (8, 3, 3, 5))}, {}, "w is fp32, needed int8 or int16"),
+    ({"x": ("int32", (1, 6, 6, 5)), "zeros": None}, {}, "x is int32, needed uint8 or int16"),
+    ({"x": ("int8", (1, 6, 6, 5)), "zeros": ("int8", (8,))}, {}, "needed uint8 or int16"),
+    ({"zeros": ("fp32", (8,))}, {}, "mixes the dtypes"),
+    ({"zeros": ("uint8", (4,))}, {}, "has 4 zeros, needed 5"),
+    ({"bias": ("fp32", (8,))}, {}, "bias is fp32, needed int32"),
+    ({"bias": ("int32", (7,))}, {}, r"the bias bias has the shape \(7,\), needed \(8,\)"),
+    ({"bias": ("int32", (2, 8))}, {}, "the bias bias has the shape"),
+    ({"residual": ("uint8", (1, 6, 6, 8))}, {}, "has a residual"),
+    ({"m0": None}, {}, "has no multipliers"),
+    ({"m0": ("int32", (7,))}, {}, "the multipliers m0 has the shape"),
+    ({"m0": ("int16", (8,))}, {}, "m0 is int16, needed int32"),
+    ({"t": None}, {}, "has no shifts"),
+    ({"t": ("int8", (1, 8))}, {}, "the shifts t has the shape"),
+    ({"m0": ("fp32", (8,))}, {}, "has shifts beside scales"),
+    ({"m0": ("fp32", (1,)), "t": None}, {}, "the scales m0 has the shape"),
+    ({}, {"wide": True}, "is wide, but x is uint8"),
+    ({"x": ("int16", (1, 6, 6, 5)), "zeros": ("int16", (8,))}, {"wide": True},
+     r"the bias bias has the shape \(8,\), needed \(2, 8\)"),
+    ({"x": ("fp32", (1, 6, 6, 5)), "zeros": ("fp32", (8,))}, {}, "bias is int32, needed fp32"),
+    ({"x": ("fp32", (1, 6, 6, 5)), "zeros": ("fp32", (8,)), "bias": None}, {},
+     "m0 is int32, needed fp32"),
+    ({"x": ("fp32", (1, 6, 6, 5)), "zeros": ("fp32", (8,)), "bias": None, "m0": ("fp32", (8,)),
+      "t": None}, {"activation": "is_nan"}, "unknown activation"),
+    ({"x": ("fp32", (1, 6, 6, 5)), "w": ("fp32", (8, 3, 3, 5)), "zeros": None, "bias": None}, {},
+     "has scales, but no integers")])
+def test_refused(changes, options, message):
+    graph = Graph()
+    with pytest.raises(ModelError, match=message):
+        graph.add("conv2d", operands(graph, **changes), **pads(1, 1, 1, 1), **options)
+
+
+@pytest.mark.parametrize("layout, zeros, y, w, options, message", [
+    ("rows", 8, Quantization.per_tensor(1), None, {}, "layout rows, needed oc16x4"),
+    ("oc16", 8, Quantization.per_tensor(1), None, {}, "layout oc16, needed oc16x4"),
+    ("oc16x4", 7, Quantization.per_tensor(1), None, {}, "has 7 zeros, needed 8"),
+    ("oc16x4", 8, None, None, {}, "needed one scale"),
+    ("oc16x4", 8, Quantization(np.ones(8, np.float32), np.zeros(8, np.int32), 3), None, {},
+     "needed one scale"),
+    ("oc16x4", 8, Quantization.per_tensor(1),
+     Quantization(np.ones(8, np.float32), np.arange(8, dtype=np.int32), 0), {},
+     "has several zero points"),
+    ("oc16x4", 8, Quantization.per_tensor(1), None, {"activation": "tanh"},
+     "the activation 'tanh' of a quantized output")])
+def test_what_only_a_device_refuses(layout, zeros, y, w, options, message):
+    graph = Graph()
+    op = graph.insert(0, "conv2d", operands(graph, zeros=("uint8", (zeros,))), "y",
+                      **pads(1, 1, 1, 1), **options)
+    op.inputs[1].layout, op.inputs[1].quantization, op.outputs[0].quantization = layout, w, y
+    with pytest.raises(ModelError, match=message):
+        OPS["conv2d"].prepare(op, Facts())
+
+
+def test_zero_points_of_int16_weights_are_refused():
+    graph = Graph()
+    op = graph.insert(0, "conv2d", operands(graph, x=("int16", (1, 6, 6, 5)),
+                                            zeros=("int16", (8,))), "y", **pads(1, 1, 1, 1))
+    op.inputs[1].layout, op.outputs[0].quantization = "oc16x4", Quantization.per_tensor(1)
+    op.inputs[1].quantization = Quantization.per_tensor(1, 3)
+    with pytest.raises(ModelError, match="needed 0 beside int16 activations"):
+        OPS["conv2d"].prepare(op, Facts())
+
+
+def test_choice_of_the_dot_product(device, monkeypatch):
+    monkeypatch.setenv("EDGERUN_DOT", "plain")
+    assert dots.choose(device) == "plain"
+    monkeypatch.setenv("EDGERUN_DOT", "udot")
+    with pytest.raises(DeviceError, match="no way to sum called 'udot', needed one of .*float"):
+        dots.choose(device)
+    monkeypatch.delenv("EDGERUN_DOT")
+    assert dots.choose(device) in dots.NAMES
