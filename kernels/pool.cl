@@ -46,6 +46,13 @@ I divide(const I a, const int c) {
     q = left < 0 ? q - 1 : left >= c ? q + 1 : q;
     return a < 0 ? -q : q;
 }
+
+// a / c, halves away from 0, or so that the result plus `base` is even.
+I mean(const I a, const int c, const int even, const int base) {
+    const I q = divide(a, c), left = a - q * c;
+    const I odd = (left == c - left) | (left == -c - left) ? (q + base) & even : (I)(0);
+    return left < 0 ? q - odd : q + odd;
+}
 #endif
 
 // First tap at or behind the image's first row, for a window that starts at row `start`.
@@ -61,9 +68,10 @@ int taps_before(const int start, const int end, const int kernel_size, const int
 // image: N, H, W, C, OH, OW, run, 0
 // rows, columns: kernel, stride, dilation, pad before, first row (column) that the divisor of an
 //                average does not count, or -1 if it counts the taps inside the image; three unused
-// steps: zero point of x; m0, t of what a step of x is in steps of y, times 2^bits, t = 0 if x and
-//        y have one grid; bits; zero point, least, largest integer of y; the integer that an
-//        average of one grid rounds halves away from. A maximum needs the bounds only.
+// steps: zero point of x; m0, t of what a step of x is in steps of y, times 2^bits, or if x and y
+//        have one grid 1 to round halves to even, 0; bits; zero point, least, largest integer of y;
+//        the integer that an average of one grid rounds halves away from. A maximum needs the
+//        bounds only.
 __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, const int8 columns,
 #ifdef INTEGER
                      const int8 steps) {
@@ -105,8 +113,8 @@ __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
                 result = steps.s4 + divide(requantizev(result - taps * steps.s0, (I)(steps.s1),
                                                        (I)(steps.s2)), counted << steps.s3);
             else
-                result = steps.s7 + divide(result + (counted - taps) * steps.s0
-                                           - counted * steps.s7, counted);
+                result = steps.s7 + mean(result + (counted - taps) * steps.s0
+                                         - counted * steps.s7, counted, steps.s1, steps.s7);
 #endif
             STOREV(saturate(result, (I)(steps.s5), (I)(steps.s6)), yp + c);
 #else

@@ -63,8 +63,9 @@ def counted_taps(op: OpLike) -> int:
 def multiplier(op: OpLike) -> tuple[int, int, int]:
     """Return (m0, t, bits) of a quantized average: m0 * 2^-t = 2^bits * x.scale / y.scale.
 
-    (0, 0, 0) if x and y have one grid. As many bits, up to 16, as sums and divisors have room for:
-    the product, which is rounded, is then divided by 2^bits times the counted taps, and rounded.
+    (1 if halves go to even integers, 0, 0) if x and y have one grid. As many bits, up to 16, as
+    sums and divisors have room for: the product, which is rounded, is then divided by 2^bits times
+    the counted taps, and rounded.
 
     Raises:
         ModelError: sums or products exceed 32 bits.
@@ -78,7 +79,7 @@ def multiplier(op: OpLike) -> tuple[int, int, int]:
     require(taps * farthest < 2**30, op,
             f"adds up {taps} integers of {x.dtype}, which may exceed 32 bits")
     if given.grid == wanted.grid:
-        return 0, 0, 0
+        return int(wanted.rounding == "single"), 0, 0
     ratio = given.step / wanted.step
     room = min(2.0**30 / (taps * farthest * max(ratio, 2.0**-30)), 2.0**30 / taps)
     bits = min(16, int(np.floor(np.log2(room))))
@@ -112,9 +113,10 @@ def pool2d(op: OpLike, facts: Facts) -> list[Launch]:
     a max and 0 as an average. Global pooling is a window as large as the image.
 
     x may be quantized uint8, int16, and y of the same dtype, the activation a clamp. The maximum
-    then needs x and y of one grid. So does an average that divides the sum of integers, halves
-    rounded away from the integer `origin`; of other grids it is the sum times x.scale / y.scale,
-    with up to 16 bits behind the point, divided by the taps, each rounded to nearest.
+    then needs x and y of one grid. Of one grid an average divides the sum of integers, halves
+    rounded away from the integer `origin` (to even if y.quantization.rounding is single); else it
+    is the sum times x.scale / y.scale, with up to 16 bits behind the point, divided by the taps,
+    each rounded to nearest.
     """
     x, y = op.inputs[0], op.outputs[0]
     options = op.options

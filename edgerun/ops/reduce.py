@@ -12,7 +12,7 @@ from edgerun.ops._base import (
     require_dtype, require_quantized, require_same_dtype, strides)
 from edgerun.ops._integer import rounding_defines
 from edgerun.ops._quantized_io import INTEGERS, grids, types
-from edgerun.quantization import clamp, fixed_point, limits
+from edgerun.quantization import TWO_STEPS, clamp, fixed_point, limits
 
 LONG = 256  # elements; a work-item that folds as many is worth a work-group
 
@@ -115,8 +115,8 @@ def _int4(values: Sequence[int], fill: int) -> np.ndarray:
 def sum_steps(op: OpLike) -> tuple[int, int, int, int]:
     """Return (zero, m0, t, base): y = requantize(sum - n * zero, m0, t) + base, n elements a sum.
 
-    With rounding "twice" these are the numbers of TFLite, which has a way of its own for means
-    of images.
+    With the roundings "twice" and "upward" these are the numbers of TFLite, which has a way of its
+    own for means of images.
 
     Raises:
         ModelError: a sum or its product exceeds 32 bits.
@@ -133,14 +133,18 @@ def sum_steps(op: OpLike) -> tuple[int, int, int, int]:
             f"sums of {n} integers of {x.dtype} in steps of {given.step:.3g}, stored in steps of "
             f"{wanted.step:.3g}, may exceed 32 bits")
     rounding = wanted.rounding
-    if not mean or rounding != "twice":
+    if not mean or rounding not in TWO_STEPS:
         m0, t = fixed_point(ratio / (n if mean else 1), rounding)
         return given.zero, int(m0), int(t), wanted.zero
     if (x.dtype == "uint8" and len(x.shape) == 4 and tuple(op.options["axes"]) == (1, 2)
             and op.options["keep_dims"]):
         f = np.float32
-        m0, t = fixed_point(float(f(given.step) / (f(n) * f(wanted.step))))
-        shift = f(given.zero - origin) * f(given.step) / f(wanted.step)
+        with np.errstate(all="ignore"):
+            scale = float(f(given.step) / (f(n) * f(wanted.step)))
+            shift = f(given.zero - origin) * f(given.step) / f(wanted.step)
+        require(0 < scale < np.inf and abs(shift) < 2**24, op,
+                f"means of steps of {given.step:.3g} in steps of {wanted.step:.3g} exceed fp32")
+        m0, t = fixed_point(scale)
         return (origin, int(m0), int(t),
                 wanted.zero - int(shift + f(0.5 if shift > 0 else -0.5)))
     m0, t = fixed_point(ratio)

@@ -7,9 +7,12 @@ import pytest
 from edgerun.errors import ModelError
 from edgerun.ops import OPS, Facts
 from edgerun.quantization import Quantization
+from edgerun.tools import reference
 from edgerun.tools.graph import Graph
 from tests.harness import Quantized, check_integer
 from tests.ops.test_pool import window
+from tests.tools.test_tflite_importer import interpret
+from tests.tools.tflite_builder import TFLiteBuilder
 
 GRID = {"uint8": (0.05, 117), "int16": (0.0002, 0)}
 
@@ -68,11 +71,20 @@ def test_average_of_another_grid(device, dtype, grid, options):
     real = Graph()
     real.output("y", real.add("pool2d", [real.input("x", x.array.shape, "fp32")], kind="average",
                               **options))
-    from edgerun.tools import reference
     numbers = (x.array.astype(np.float32) - x.quantization.zero) * np.float32(x.quantization.step)
     exact = reference.execute(real, {"x": numbers})["y"].astype(np.float64) / grid.step + grid.zero
     info = np.iinfo(dtype)
     assert np.abs(found - np.clip(exact, info.min, info.max)).max() < 0.51
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_halves_to_even(device, dtype):
+    x = image((1, 8, 10, 37), dtype, 7)
+    found = check(device, x, Quantization.per_tensor(*GRID[dtype], "single"), kind="average",
+                  **window(2, 2))
+    exact = x.array.astype(np.float64).reshape(1, 4, 2, 5, 2, 37).mean((2, 4))
+    assert np.array_equal(found, np.rint(exact))
+    assert not np.array_equal(found, np.floor(exact + 0.5))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
@@ -97,6 +109,34 @@ def test_windows_without_taps(device, kind):
 def test_layers(device, kind):
     check(device, image((1, 56, 56, 64), "uint8", 4), kind=kind, **window(3, 2, 1))
     check(device, image((1, 7, 7, 1280), "uint8", 5), kind=kind, kernel_h=7, kernel_w=7)
+
+
+@pytest.mark.parametrize("kernel, stride, same", [(2, 2, False), (3, 2, True), (4, 1, True),
+                                                   (3, 1, False)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_average_agrees_with_litert(dtype, kernel, stride, same):
+    """Bit for bit: it rounds halves away from the stored 0, which int8 keeps at 128 here."""
+    shape, signed = (2, 9, 10, 7), dtype == "int8"
+    builder, quantization = TFLiteBuilder(), ([0.05], [0 if dtype == "int16" else 3], 0)
+    x = builder.input(shape, dtype, quantization=quantization)
+    y = builder.op("AVERAGE_POOL_2D", [x], "Pool2DOptions", out=dtype, quantization=quantization,
+                   version=3, FilterHeight=kernel, FilterWidth=kernel, StrideH=stride,
+                   StrideW=stride, Padding=0 if same else 1)
+    values = image(shape, dtype, 8).array if dtype != "int8" else (
+        image(shape, "uint8", 8).array ^ 128).view(np.int8)
+    want = interpret(builder.finish([y]), {"x0": values})[0]
+    graph = Graph()
+    stored = (values.view(np.uint8) ^ 128) if signed else values
+    x = graph.input("x", shape, stored.dtype.name)
+    x.quantization = Quantization.per_tensor(0.05, quantization[1][0] + 128 * signed)
+    total = [max((out - 1) * stride + kernel - size, 0)
+             for out, size in zip(want.shape[1:3], shape[1:3])]
+    y = graph.add("pool2d", [x], kind="average", origin=128 * signed, **window(
+        kernel, stride, (total[0] // 2, total[1] // 2, -(-total[0] // 2), -(-total[1] // 2))))
+    y.quantization = x.quantization
+    graph.output("y", y)
+    found = reference.execute(graph, {"x": stored})["y"]
+    assert np.array_equal(found, want.astype(np.int64) + 128 * signed)
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])

@@ -1,6 +1,8 @@
 """Pooling, resizing, padding, reductions and normalizations between quantized tensors."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgerun.errors import ModelError
@@ -14,7 +16,8 @@ ORDER = ("max", "min")
 
 def mark_origins(graph: Graph) -> None:
     """Note in the options of ops what int8 tensors lose when they are stored as uint8, and which
-    resizes are TFLite's: both decide how ties and coordinates are rounded.
+    resizes are TFLite's: both decide how ties and coordinates are rounded. TFLite's mean of int8
+    images rounds halves upwards.
 
     Args:
         graph: of a source model, changed in place, before any lowering.
@@ -33,8 +36,14 @@ def mark_origins(graph: Graph) -> None:
         rounding = {store.outputs[0].quantization.rounding for store in stores
                     if store.code == "quantize"}
         if (op.options["kind"] == "linear" and dtype in ("int8", "int16")
-                and rounding - {"once"}):
+                and rounding & {"twice", "upward", "short"}):
             op.options["coarse"] = True
+        if (op.options["kind"] == "mean" and dtype == "int8" and len(op.inputs[0].shape) == 4
+                and tuple(op.options["axes"]) == (1, 2) and op.options["keep_dims"]):
+            for store in stores:
+                if store.code == "quantize" and store.outputs[0].quantization.rounding == "twice":
+                    y = store.outputs[0]
+                    y.quantization = replace(y.quantization, rounding="upward")
 
 
 def _fits(op: Op, x: Tensor, y: Tensor) -> bool:

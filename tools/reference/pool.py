@@ -25,6 +25,8 @@ def _average(op: Op, total: np.ndarray, taps: int, counted: int) -> np.ndarray:
     if x.grid == y.grid:
         origin = op.options["origin"]
         padded = total + (counted - taps) * x.zero
+        if y.rounding == "single":
+            return np.rint(padded / counted)  # halves are exact in fp64
         return origin + _divide(padded - counted * origin, counted)
     return y.zero + _divide(requantize(total - taps * x.zero, m0, t), counted << bits)
 
