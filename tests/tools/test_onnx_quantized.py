@@ -16,7 +16,8 @@ from tests.tools.onnx_models import (
 
 def run_model(model, inputs, equal=0.99):
     """Import, compare with ONNX Runtime: integers may differ by one step, seldom. Then run passes,
-    which must change nothing, and lower; returns the graph as it was imported."""
+    which must change nothing, and lower, which may round otherwise; returns the graph as it was
+    imported."""
     expected = runtime(model, inputs)
     imported = import_proto(model)
     graph = import_proto(model)
@@ -38,6 +39,12 @@ def run_model(model, inputs, equal=0.99):
             np.testing.assert_allclose(y, want, rounding, atol, err_msg=name)
             np.testing.assert_allclose(after[name], y, 1e-5, atol, err_msg=name)
     lower.apply(graph)
+    lowered = reference.execute(graph, inputs)
+    for name, y in before.items():
+        apart = np.abs(lowered[name].astype(np.float64) - y)
+        largest = max(1.0, float(np.abs(y).max()))
+        assert (apart <= 1e-4 * largest).mean() >= min(equal, 0.9), f"{name} after lowering"
+        assert apart.max() <= (1 if y.dtype.kind in "iu" else 0.1 * largest), name
     assert not any(t.dtype == "int8" and t.quantization and not t.constant
                    for t in graph.tensors())
     return imported
@@ -409,6 +416,15 @@ def test_ops_on_the_integers_themselves():
     run(nodes, x, {"s": f32(0.037), "z": np.array(-77, np.int8)}, to=np.int32, equal=1)
     nodes[-1] = make_node("Relu", ["t"], ["y"])
     run(nodes, x, {"s": f32(0.037), "z": np.array(-7, np.int8)}, 14, to=np.int8, equal=1)
+
+
+def test_integers_that_are_read_before_they_mean_something():
+    nodes = [make_node("Transpose", ["x"], ["t"]),
+             make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
+             make_node("DequantizeLinear", ["x", "s", "z"], ["r"]),
+             make_node("Sigmoid", ["r"], ["v"])]
+    run(nodes, {"x": random_ints(np.int8, 3, 4)}, {"s": f32(0.02), "z": np.array(5, np.int8)},
+        outputs=("y", "v"), equal=1)
 
 
 def test_integers_that_are_given_another_meaning():

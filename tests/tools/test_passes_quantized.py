@@ -149,6 +149,15 @@ def test_integers_are_gathered():
     assert graph.ops[0].inputs[0].dtype == "int8" and integers_agree(graph)
 
 
+def test_scales_along_an_axis_follow_it_or_are_lost():
+    graph = Graph()
+    q = graph.constant(quantize(values((5, 6)), ROW, "int8"), quantization=ROW)
+    turned = graph.add("transpose", [q], perm=(1, 0))
+    assert turned.quantization.axis == 1 and len(turned.quantization.scale) == 5
+    assert graph.add("reshape", [q], shape=(30,)).quantization is None
+    assert graph.add("reshape", [q], quantization=GRID, shape=(30,)).quantization is GRID
+
+
 def test_moved_constant_is_folded_and_keeps_its_meaning():
     graph, x = start(3, 4)
     q = graph.constant(quantize(values((2, 6)), GRID, "int8"), quantization=GRID)
@@ -184,6 +193,16 @@ def test_rounding_that_others_read_stays():
     assert count(graph, "unary") == 1 and count(graph, "quantize") == 2
 
 
+def test_rounding_whose_integers_others_read_stays():
+    graph, x = start(2, 6)
+    q = graph.quantize(unary(graph, "tanh", x), "int8", GRID)
+    graph.output("y", grid(graph, unary(graph, "relu", graph.dequantize(q))))
+    graph.output("z", q)
+    check(graph, identities.apply, expected=["unary tanh", "quantize", "dequantize", "unary relu",
+                                             "quantize", "dequantize"])
+    assert graph.ops[3].inputs[0] is graph.ops[2].outputs[0]
+
+
 def test_clamp_of_nothing_goes():
     graph, x = start(2, 6)
     rounded = grid(graph, x, Quantization.per_tensor(0.01, 0), "uint8")
@@ -200,6 +219,14 @@ def test_pad_of_a_grid_goes_into_the_convolution():
     graph.output("y", conv(graph, grid(graph, y), 4))
     check(graph, pads.apply, identities.apply, expected=["quantize", "dequantize", "conv2d"])
     assert graph.ops[-1].options["pad_left"] == 1
+
+
+def test_pad_with_another_number_stays():
+    graph, x = start(1, 4, 6, 3)
+    y = graph.add("pad", [x], "pad", mode="constant", before=(0, 1, 1, 0), after=(0, 1, 1, 0),
+                  value=1.0)
+    graph.output("y", conv(graph, grid(graph, y), 4))
+    check(graph, pads.apply, expected=["pad", "quantize", "dequantize", "conv2d"])
 
 
 @pytest.mark.parametrize("dtype, zero, folded", [("uint8", 0, True), ("uint8", 7, False)])

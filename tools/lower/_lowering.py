@@ -24,7 +24,8 @@ class Lowering:
         self.rewriter = Rewriter(graph)
 
     def integer(self, x: Tensor | None) -> Tensor | None:
-        """Return the integers (uint8 or int16, one scale) that a real tensor is made of, or None.
+        """Return the integers (uint8, or int16 with 0 for 0; one scale) that a real tensor is made
+        of, or None.
 
         A constant of int8 becomes uint8, as activations are.
         """
@@ -36,7 +37,7 @@ class Lowering:
             return self.graph.constant(
                 (q.data.astype(np.int16) + 128).astype(np.uint8), q.name,
                 quantization=Quantization(given.scale, given.zero_point + 128, -1, given.rounding))
-        return q if q.dtype in ("uint8", "int16") else None
+        return q if _activations(q) else None
 
     def stored(self, x: Tensor | None) -> Tensor | None:
         """Return the quantized tensor (any dtype, activation or constant) behind a dequantize, or
@@ -50,13 +51,13 @@ class Lowering:
         return q if q is not None and q.constant else None
 
     def store(self, op: Op) -> Tensor | None:
-        """Return the integers (uint8 or int16) that the result of an op is rounded to, if nothing
-        else reads the result; else None."""
+        """Return the integers (as those of integer()) that the result of an op is rounded to, if
+        nothing else reads the result; else None."""
         user = self.rewriter.only_user(op.outputs[0])
         if user is None or user.code != "quantize":
             return None
         y = user.outputs[0]
-        return y if y.dtype in ("uint8", "int16") and y.quantization.axis == -1 else None
+        return y if _activations(y) else None
 
     def replace(self, op: Op, code: str, inputs: Sequence[Tensor | None], y: Tensor,
                 **options: Any) -> Op:
@@ -85,6 +86,12 @@ class Lowering:
         held = Tensor(y.name, y.shape, y.dtype, quantization=y.quantization)
         self.rewriter.replace(y, held)
         return held
+
+
+def _activations(q: Tensor) -> bool:
+    """Whether integer ops compute with a quantized tensor: int16 is symmetric for them."""
+    given = q.quantization
+    return given.axis == -1 and (q.dtype == "uint8" or q.dtype == "int16" and given.zero == 0)
 
 
 Rule = Callable[[Lowering, Op], bool]

@@ -276,9 +276,8 @@ class _Region:
     def _other(self, tensor: Tensor, perm: Perm, at: int) -> Tensor:
         """Make the turned form of a tensor, and insert its transpose back, which may go later."""
         graph = self.rewriter.graph
-        given = tensor.quantization
         other = Tensor(tensor.name, tuple(tensor.shape[axis] for axis in perm), tensor.dtype,
-                       quantization=given and given.transposed(perm))
+                       quantization=tensor.quantization)  # of activations: one for all axes
         tensor.name = graph.unique(tensor.name)
         self._made[tensor] = other, perm
         back = Op("transpose", tensor.name, [other], [tensor], {"perm": inverse(perm)})
