@@ -59,8 +59,8 @@ def reasons(result: Result) -> list[str]:
         return [f"element type {match[1]}"]
     if match := re.search(r"casts to ONNX element type (\d+)", text):
         return [f"element type {onnx.TensorProto.DataType.Name(int(match[1]))}"]
-    if match := re.search(r"casts to (\w+)\.", text):
-        return [f"element type {match[1].upper()}"]
+    if match := re.search(r"casts to (\w+)\.|it quantizes to (\w+), needed", text):
+        return [f"element type {(match[1] or match[2]).upper()}"]
     if match := re.search(r"not supported: (.*)\. Needed: ", text):
         return [_reason(part, result.op) for part in match[1].split("; ")]
     text = re.sub(r"^(in|out)put '[^']*': ", r"an \1put ", text)
