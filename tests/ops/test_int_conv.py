@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,3 +356,12 @@ def test_choice_of_the_dot_product(device, monkeypatch):
         dots.choose(device)
     monkeypatch.delenv("EDGERUN_DOT")
     assert dots.choose(device) in dots.NAMES
+
+
+@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni"])
+def test_no_byte_behind_the_image_is_read(device, name):
+    if not dots.has(device, name):
+        pytest.skip(f"{device.info.platform} has no {name} products")
+    ran = subprocess.run([sys.executable, "-m", "tests.guard_page", device.info.platform, name],
+                         capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+    assert ran.returncode == 0 and ran.stdout.endswith("done\n"), (ran.returncode, ran.stderr)
