@@ -178,6 +178,7 @@ def _add_verify(commands) -> None:
   edgerun verify model.edge                                # the vectors inside the file
   edgerun verify model.edge --against model.onnx           # needs onnxruntime
   edgerun verify model.edge --against model.tflite --inputs in.npz --device pocl
+  edgerun verify model.edge --against model.onnx --layers   # where the error enters, op by op
 
 exit status 1 if an output differs by more than is allowed, relative to the range of the output.""",
                 _verify)
@@ -193,15 +194,18 @@ exit status 1 if an output differs by more than is allowed, relative to the rang
     p.add_argument("--tolerance", metavar="X", type=float,
                    help="with --against: allowed difference relative to the output's range; "
                         "default 0.001, for fp16 0.02")
+    p.add_argument("--layers", action="store_true",
+                   help="with --against: compare every op with the source model in fp32, and "
+                        "the integers of a quantized one with those of its runtime")
     add_device(p)
     add_json(p)
 
 
 def _verify(args: argparse.Namespace) -> int:
     model = loader.read(args.model)
-    if args.inputs is not None or args.tolerance is not None:
-        raise InputError("verify: --inputs and --tolerance go with --against MODEL; the vectors in "
-                         "the file have their own")
+    if args.inputs is not None or args.tolerance is not None or args.layers:
+        raise InputError("verify: --inputs, --tolerance and --layers go with --against MODEL; the "
+                         "vectors in the file have their own")
     from edgerun import verify
     verify.require_vectors(model)
     from edgerun.device import Device

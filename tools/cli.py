@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
-from edgerun.tools import calibrate, mixed, runtimes, verify as verify_module
+from edgerun.tools import calibrate, layers, mixed, runtimes, verify as verify_module
 from edgerun.tools.pack import IMPROVEMENTS, PRECISIONS, PackReport, pack as pack_model
 
 PACK_EXAMPLES = """\
@@ -112,14 +112,14 @@ def pack(argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
+def _progress(command: str = "pack") -> Iterator[Callable[..., None]]:
     """Show the stage on a terminal, with a bar where it is counted; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield lambda stage, *of: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-    with Progress(SpinnerColumn(), TextColumn("pack: {task.description}"), BarColumn(),
+    with Progress(SpinnerColumn(), TextColumn(f"{command}: {{task.description}}"), BarColumn(),
                   console=Console(stderr=True), transient=True) as bar:
         def show(stage: str, done: int = 0, total: int | None = None) -> None:
             for task in bar.task_ids:  # a task whose total is known cannot forget it
@@ -167,6 +167,19 @@ def verify(args: argparse.Namespace) -> int:
         samples = verify_module.samples_of(arrays.read_npz(args.inputs), model.inputs, args.inputs)
     else:
         samples = [arrays.random_inputs(model.inputs, args.seed + i) for i in range(args.samples)]
+    reference = source = None
+    if args.layers:
+        reference = layers.reference_of(args.against, model)
+        source = layers.inside(args.against, model) if layers.has_inside(model) else None
     with Session(model, Device(args.device)) as session:
         found = verify_module.verify_against(session, runtime, samples, args.tolerance)
-    return cli.print_verdict(found, args.json)
+        if reference is not None:
+            with _progress("verify") as show:
+                measured = layers.layers(session, reference, samples, source,
+                                         lambda done, total: show("layers", done, total))
+    if reference is None:
+        return cli.print_verdict(found, args.json)
+    if args.json:
+        return cli.print_verdict(found | {"layers": layers.as_dict(measured)}, True)
+    print(layers.layers_text(measured), end="\n\n")
+    return cli.print_verdict(found, False)

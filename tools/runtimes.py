@@ -61,9 +61,14 @@ def _missing(package: str, pip_name: str, path: Path) -> EdgerunError:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the model; names it in errors.
+        model: its bytes, if they are not those of the file.
+    """
+
+    def __init__(self, path: Path, model: bytes | None = None):
         try:
             import onnxruntime
         except ImportError:
@@ -73,7 +78,7 @@ class OnnxRuntime:
         options.log_severity_level = 3  # warnings about the model are not news here
         try:
             self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"])
+                path if model is None else model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no base of their own
             raise ModelError(f"{path}: {self.name} cannot load it: {error}") from None
         self.inputs = [self._info(value, path) for value in self._session.get_inputs()]
@@ -97,9 +102,14 @@ class OnnxRuntime:
 
 
 class LiteRt:
-    """LiteRT with its built-in CPU kernels, without delegates: the reference of the format."""
+    """LiteRT with its built-in CPU kernels, without delegates: the reference of the format.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the model.
+        keep: whether every tensor stays readable after a run.
+    """
+
+    def __init__(self, path: Path, keep: bool = False):
         try:
             import ai_edge_litert
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -108,7 +118,7 @@ class LiteRt:
         self.name = f"LiteRT {getattr(ai_edge_litert, '__version__', '')}".strip()
         try:
             self._interpreter = Interpreter(
-                os.fspath(path),
+                os.fspath(path), experimental_preserve_all_tensors=keep,
                 experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -142,3 +152,11 @@ class LiteRt:
             raise InputError(f"{self.name} refuses the inputs: {error}") from None
         return {detail["name"]: interpreter.get_tensor(detail["index"])
                 for detail in interpreter.get_output_details()}
+
+    def details(self) -> list[dict]:
+        """Return what LiteRT tells of every tensor."""
+        return self._interpreter.get_tensor_details()
+
+    def tensor(self, index: int) -> np.ndarray:
+        """Return a tensor as the last run left it, by its index in details()."""
+        return self._interpreter.get_tensor(index)
