@@ -122,7 +122,7 @@ def test_depthwise_conv_2d(dtype, tmp_path):
     w, bias = weights(m, (1, 4, 3, 4), 3, "uint8" if dtype == "uint8" else "int8", dtype)
     y = m.op("DEPTHWISE_CONV_2D", [n, w, bias], "DepthwiseConv2DOptions", out=dtype, version=3,
              shape=(1, 7, 8, 4), quantization=grid(dtype, 0.5), DepthMultiplier=2, **CONV)
-    graph = check(m, y, [x], tmp_path)
+    graph = check(m, y, [x], tmp_path, exact=True)
     kept_as_integers(graph)
     w = next(op.inputs[0] for op in graph.ops if op.outputs[0] is graph.ops[-2].inputs[1])
     assert w.shape == (4, 3, 4) and w.quantization.axis == (-1 if dtype == "uint8" else 2)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -222,4 +223,5 @@ def _weights_only(lower: Lowering, op: Op, weights: Weights) -> bool:
     return True
 
 
-RULES = {"conv2d": lower_weighted, "dense": lower_weighted}
+RULES = {"conv2d": lower_weighted, "dense": lower_weighted,
+         "depthwise_conv2d": partial(lower_weighted, axis=2)}
