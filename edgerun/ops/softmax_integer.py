@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, count, f32, float_types, i32, normal_axis, require, require_dtype,
-    require_quantized)
+    Facts, Launch, OpLike, count, f32, float_types, i32, lanes_within, normal_axis, require,
+    require_dtype, require_quantized)
 from edgerun.ops._integer import ACTIVATIONS, require_values
 from edgerun.quantization import clamp
 
@@ -46,8 +46,11 @@ def softmax(op: OpLike, facts: Facts) -> list[Launch]:
     outer, n, inner = count(shape[:axis]), shape[axis], count(shape[axis + 1:])
     low, high = (end - quantization.zero for end in clamp(quantization, y.dtype))
     steps = np.float32(1) / np.float32(quantization.step)
-    return [Launch("softmax_integer", "softmax_integer",
-                   {"VEC": 1, **float_types(x, y)}, (inner, outer, 1),
-                   (x, table, y, i32(n), i32(inner), steps, i32(quantization.zero), f32(low),
-                    f32(high)),
-                   facts.one if n >= LONG else None)]
+    ends = (steps, i32(quantization.zero), f32(low), f32(high))
+    vec = lanes_within(n, facts)
+    defines = {"VEC": vec, **float_types(x, y)}
+    if inner == 1:
+        return [Launch("softmax_integer", "rows", defines, (outer, 1, 1),
+                       (x, table, y, i32(n), *ends), facts.one if n >= LONG else None)]
+    return [Launch("softmax_integer", "columns", defines, (inner, outer, 1),
+                   (x, table, y, i32(n), i32(inner), *ends), facts.one if n >= LONG else None)]

@@ -1,6 +1,8 @@
 """Binary ops over quantized integers: exactly as NumPy, on every driver."""
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,11 @@ def test_refused(dtype, rounding):
         op.options["activation"] = "tanh"
         with pytest.raises(ModelError, match="tanh"):
             OPS["binary"].prepare(op, Facts())
+
+
+def test_small_work_items(device, monkeypatch):
+    """The launches that a GPU gets."""
+    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, kind="gpu", lanes=4))
+    for shapes in ([(2, 5, 19), (2, 5, 19)], [(2, 5, 19), (19,)], [(2, 3), (3,)], [(4, 5), (4, 1)]):
+        _check(device, "add", "uint8", shapes)
+        _check(device, "mul", "int16", shapes)

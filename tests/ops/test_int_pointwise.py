@@ -1,6 +1,8 @@
 """Concat and softmax of quantized tensors: exactly as NumPy, on every driver."""
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,10 +56,10 @@ def test_concat_refused():
         OPS["concat"].prepare(graph.ops[0], Facts())
 
 
-@pytest.mark.parametrize("shape,axis", [
-    ((1,), 0), ((2, 3), -1), ((5, 10), 1), ((4, 1001), -1), ((2, 7, 19), 1), ((3, 2, 40), 0),
-    ((2, 3000), 1)])
-@pytest.mark.parametrize("out", ["uint8", "int16"])
+@pytest.mark.parametrize("shape,axis,out", [
+    ((1,), 0, "uint8"), ((2, 3), -1, "uint8"), ((5, 16), 1, "uint8"), ((4, 1001), -1, "uint8"),
+    ((2, 19, 7), 1, "uint8"), ((17, 2, 40), 0, "uint8"), ((2, 3000), 1, "uint8"),
+    ((3, 91), 1, "int16"), ((17, 5), 0, "int16")])
 def test_softmax(device, shape, axis, out):
     for scale in (0.002, 0.1, 3.0):  # nearly even, soft, and nearly a maximum
         table = exponentials(per_tensor(scale, 7), 1.0, shape[axis])
@@ -108,3 +110,17 @@ def test_softmax_of_zeros_runs(device):
     graph.output("y", y)
     with session_of(device, graph) as session:
         assert not session.run({"x": np.arange(3, dtype=np.uint8)})["y"].any()
+
+
+def test_small_work_items(device, monkeypatch):
+    """The launches that a GPU gets."""
+    monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, kind="gpu", lanes=4))
+    inputs = [Quantized(_integers((3, n), "uint8", n), 0.1 * n, n) for n in (1, 5, 19)]
+    check_integer(device, "concat", inputs, "uint8", per_tensor(0.2, 9), axis=1)
+    check_integer(device, "requantize", inputs[2:], "int16", per_tensor(0.2))
+    check_integer(device, "dequantize", inputs[2:], "fp32")
+    check_integer(device, "table", [inputs[2], Const(_integers((256,), "uint8", 0))], "uint8",
+                  per_tensor(0.2, 9))
+    table = exponentials(per_tensor(1.9, 19), 1.0, 19)
+    check_integer(device, "softmax", [inputs[2], Const(table)], "uint8", per_tensor(1 / 256),
+                  axis=1)

@@ -17,6 +17,7 @@ from edgerun.tools.lower._lowering import Lowering
 from edgerun.tools.reference import REFERENCE
 
 DEEPEST = 16  # ops behind one another in one table
+LOOKED_UP = ("exp", "gelu", "gelu_tanh")  # unary kinds of which TFLite has an int16 table
 PIECEWISE = (*CLAMPS, "leaky_relu")  # unary kinds with an integer form
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -106,7 +107,9 @@ def _table(lower: Lowering, op: Op) -> bool:
             return True
         if y.dtype != "int16":
             return False
-        values = tables.interpolated(chain.function, x.quantization, y)
+        build = (tables.tflite_interpolated if single and twice and kind in LOOKED_UP
+                 else tables.interpolated)
+        values = build(chain.function, x.quantization, y)
         if values is None:
             return False
     elif single and twice and kind in PIECEWISE and possible("unary", [x], y, **op.options):

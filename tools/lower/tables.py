@@ -85,6 +85,37 @@ def square(op: Op, x: Quantization, y: Tensor) -> np.ndarray:
     return REFERENCE["binary"](product, q, q).astype(numpy_dtype(y.dtype))
 
 
+def tflite_interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray:
+    """Return the int16 entries [513] that TFLite computes (LUTPopulateInt16), in fp32.
+
+    Its pieces are 65535 / 512 integers wide but are read as if they were 128.
+
+    Args:
+        function: real numbers fp32 -> real numbers.
+        x: what the integers mean.
+        y: int16, quantized.
+    """
+    low, high = limits("int16")
+    first, last = (np.float32(x.step) * np.float32(q) for q in (low, high))
+    ends = [np.float32(y.quantization.step) * np.float32(q) for q in (low, high)]
+    inverse = np.float32(high - low + 1) / (ends[1] - ends[0])
+    piece = (last - first) / np.float32(KNOTS)
+    at = first + np.arange(KNOTS, dtype=np.float32) * piece
+    following = first + np.arange(1, KNOTS + 1, dtype=np.float32) * piece
+    with np.errstate(all="ignore"):
+        here, middle, there, end = (
+            np.nan_to_num(np.asarray(function(numbers), np.float32) * inverse)
+            for numbers in (at, at + piece / np.float32(2), following, last[None]))
+    between = _nearest((there + _nearest(here)) / np.float32(2))
+    knots = _nearest(here) - _nearest((between - _nearest(middle)) / np.float32(2))
+    return np.clip(np.append(knots, _nearest(end)), low, high).astype(np.int16)
+
+
+def _nearest(v: np.ndarray) -> np.ndarray:
+    """Return v rounded to whole numbers, halves away from zero."""
+    return np.copysign(np.floor(np.abs(v) + np.float32(0.5)), v)
+
+
 def hard_swish(x: Quantization, y: Tensor) -> np.ndarray:
     """Return what TFLite's kernel of x relu6(x + 3) / 6 gives for every uint8 x: it computes with
     16 bits and rounds four times.
