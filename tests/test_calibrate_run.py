@@ -12,8 +12,8 @@ from edgerun.tools import reference
 from edgerun.tools.calibrate import calibrate, channel_means, collect
 from edgerun.tools.calibrate.data import Samples
 from edgerun.tools.calibrate.observers import Observation, choose
-from edgerun.tools.calibrate.run import copy_of, session_of
-from edgerun.tools.graph import Graph
+from edgerun.tools.calibrate.run import session_of
+from edgerun.tools.graph import Graph, copy_of
 from edgerun.trace import trace
 
 RNG = np.random.default_rng(5)

@@ -6,7 +6,7 @@ inferred cannot be added.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -233,3 +233,18 @@ def full_options(code: str, given: dict[str, Any]) -> dict[str, Any]:
         options[key] = tuple(value) if isinstance(value, (list, np.ndarray)) else value
     return {key: tuple(value) if isinstance(value, list) else value
             for key, value in options.items()}
+
+
+def copy_of(graph: Graph) -> Graph:
+    """Return a graph of new tensors and ops; the values of constants are shared."""
+    twins = {id(tensor): replace(tensor) for tensor in graph.tensors()}
+
+    def twin(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else twins[id(tensor)]
+
+    ops = [Op(op.code, op.name, [twin(t) for t in op.inputs], [twin(t) for t in op.outputs],
+              dict(op.options)) for op in graph.ops]
+    return replace(
+        graph, ops=ops, inputs=[replace(b, tensor=twin(b.tensor)) for b in graph.inputs],
+        outputs=[replace(b, tensor=twin(b.tensor)) for b in graph.outputs],
+        notes=list(graph.notes), _names=set(graph._names))

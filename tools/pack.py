@@ -12,8 +12,7 @@ from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
     blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize)
-from edgerun.tools.calibrate.run import copy_of
-from edgerun.tools.graph import Graph, Op
+from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.precision import convert, widen
 
 IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
@@ -211,6 +210,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
     stages.optimize(integers)
     if "equalize" in improve:
+        if Path(calibration).suffix == ".edge":
+            raise InputError(f"{calibration}: holds the ranges of a network that is not equalized: "
+                             "needed samples or images to equalize")
         stages.run("equalize", quantize.equalize)
     ranges = None
     if calibration is not None:
@@ -224,12 +226,14 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                         [*stages.steps, *built.steps], choice)
     storage = {}
     if chosen:
-        dtypes = quantize.assign(graph, real if precision == "source" else precision,
-                                 quantize.read_overrides(overrides) if overrides else ())
+        given = quantize.read_overrides(overrides) if overrides else []
+        dtypes = quantize.assign(graph, real if precision == "source" else precision, given)
         if ranges is None and {*quantize.INTEGERS} & {*dtypes.values()}:
             raise InputError(f"{overrides}: gives ops an integer type, which needs the range of "
                              "every tensor: give samples, images, or a file that was calibrated "
                              "(--calibration)")
+        if ranges is not None:
+            dtypes = quantize.keep_real(graph, dtypes, ranges.range, given)
         storage = quantize.storage(dtypes)
         means = None
         if "correct-bias" in improve:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from edgerun.tools import blob, layout, lower, passes, plan as planner
 from edgerun.tools.calibrate.data import Samples, given, infos_of
 from edgerun.tools.calibrate.observers import OBSERVERS, Observation
 from edgerun.tools.calibrate.ranges import Calibration
-from edgerun.tools.graph import Graph, Op
+from edgerun.tools.graph import Graph, copy_of
 from edgerun.trace import trace
 
 Progress = Callable[[int, int], None]  # (samples done, all)
@@ -141,18 +140,3 @@ def _quick_plan(graph: Graph, aliases: dict) -> planner.Plan:
     return planner.Plan(arena, bound, min(peak, len(graph.ops) - 1),
                         {tensor: block.offset for tensor, block in blocks.items()},
                         {op: (block.offset, block.size) for op, block in scratch.items()})
-
-
-def copy_of(graph: Graph) -> Graph:
-    """Return a graph of new tensors and ops; the values of constants are shared."""
-    twins = {id(tensor): replace(tensor) for tensor in graph.tensors()}
-
-    def twin(tensor):
-        return None if tensor is None else twins[id(tensor)]
-
-    ops = [Op(op.code, op.name, [twin(t) for t in op.inputs], [twin(t) for t in op.outputs],
-              dict(op.options)) for op in graph.ops]
-    return replace(
-        graph, ops=ops, inputs=[replace(b, tensor=twin(b.tensor)) for b in graph.inputs],
-        outputs=[replace(b, tensor=twin(b.tensor)) for b in graph.outputs],
-        notes=list(graph.notes), _names=set(graph._names))

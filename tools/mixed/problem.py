@@ -9,11 +9,12 @@ pushed down by the objective or by the bound:
         its readers want
     n[t, d] >= u[t, d, 0]: t is rounded to d; less x[p, d] if p only moves numbers
     w[c, d] >= x[r, d] of the readers r of constant c: the constant is in the file in d
+    s[d] >= x[r, d] of all r with constants: the file has constants in d
     A >= sum of bytes u over the tensors that are live at a step, and scratch: for every step; no
         plan has a smaller arena
     sum n[t, d] noise[t, d] + sum x[g, d] noise of constants <= allowance: for every output
 
-    minimize sum w bytes + A + OP_BYTES (sum u[t, d, 0] - 1) + TRAFFIC sum u[t, d, 0] bytes
+    minimize sum w bytes + SEGMENT_BYTES sum s + A + OP_BYTES (sum u[t, d, 0] - 1) + TRAFFIC sum u[t, d, 0] bytes
 """
 from __future__ import annotations
 
@@ -31,12 +32,13 @@ from edgerun.tools.plan import aligned
 from edgerun.tools.precision import FP32_INPUTS
 from edgerun.tools.quantize.assign import INTEGERS, WEIGHTED, keeps_grid
 from edgerun.tools.quantize.grids import WEIGHT_AXIS
-from edgerun.tools.quantize.insert import REAL_RESULTS
+from edgerun.tools.quantize.insert import REAL_RESULTS, follows_readers
 
 DTYPES = ("fp32", "fp16", "int16", "int8")  # from the largest to the smallest
 REAL = {"fp32", "fp16"}
 BYTES = {"fp32": 4, "fp16": 2, "int16": 2, "int8": 1}
 OP_BYTES = 320  # of one more op and its tensor in a file
+SEGMENT_BYTES = 2112  # of one more type of constants in a file: half a page on average, and slack
 TRAFFIC = 1e-3  # worth of a byte that is written and read, beside a byte of size: breaks ties
 BLOCKED = ("conv2d", "conv_transpose2d", "dense")  # their weights fill up words of input channels
 
@@ -156,6 +158,16 @@ class Problem:
                     + aligned(4 * channels) + aligned(channels))
         return aligned(size * (BYTES[dtype] if op.code in INTEGER_OPERANDS else 4))
 
+    def segment(self, op: Op, index: int, dtype: str) -> str:
+        """Return the type of which an op's constant is in the file."""
+        if index in FP32_INPUTS.get(op.code, ()):
+            return "int32" if dtype in INTEGERS else "fp32"
+        if dtype not in INTEGERS or op.code in WEIGHTED:
+            return dtype
+        if op.code not in INTEGER_OPERANDS:
+            return "fp32"
+        return "uint8" if dtype == "int8" else dtype
+
     def written(self, held: Held, own: str, kinds: set[str]) -> set[str]:
         """Return the type, if any, in which a tensor exists although no reader wants it.
 
@@ -167,7 +179,7 @@ class Problem:
         if not own or held.writer is None:
             return set()
         if own in INTEGERS:
-            return set() if held.writer.code in REAL_RESULTS or self.follows(held) else {own}
+            return set() if self.real_result(held) else {own}
         free = OPS[held.writer.code].mixed and bool(kinds & REAL - {own})
         return set() if free else {own}
 
@@ -182,6 +194,10 @@ class Problem:
     def roundings(self, held: Held, dtype: str) -> Noise:
         """Return the noise of storing a tensor in a type."""
         return self.sensitivity.stored.get((held.tensor.name, dtype), {})
+
+    def real_result(self, held: Held) -> bool:
+        """Whether an op on integers writes real numbers if nobody reads integers."""
+        return held.writer.code in REAL_RESULTS or follows_readers(held.writer)
 
     def follows(self, held: Held) -> bool:
         """Whether a tensor has the very numbers of another one."""
@@ -204,6 +220,8 @@ class Problem:
 
         for op, kind in dtype.items():
             add(self.noises(op, kind))
+        size += SEGMENT_BYTES * len({self.segment(op, index, dtype[op]) for readers in
+                                     self.constants.values() for op, index in readers})
         for readers in self.constants.values():
             size += sum({dtype[op]: self.constant_bytes(op, index, dtype[op])
                          for op, index in readers}.values())
@@ -229,8 +247,7 @@ class Problem:
 
     def kept(self, held: Held, own: str) -> str:
         """Return the type in which a tensor is kept that only the caller reads, or nobody."""
-        if not own or own in INTEGERS and (
-                held.writer.code in REAL_RESULTS or self.follows(held)):
+        if not own or own in INTEGERS and self.real_result(held):
             return "fp32"
         return own
 

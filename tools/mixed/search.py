@@ -14,8 +14,8 @@ from edgerun.session import Session
 from edgerun.tools import lower
 from edgerun.tools.calibrate.data import Subset
 from edgerun.tools.calibrate.ranges import Calibration
-from edgerun.tools.calibrate.run import copy_of, session_of
-from edgerun.tools.graph import Graph, Op
+from edgerun.tools.calibrate.run import session_of
+from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.mixed import sensitivity
 from edgerun.tools.mixed.error import Error, Meter, allowance
 from edgerun.tools.mixed.problem import DTYPES, Problem

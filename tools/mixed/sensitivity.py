@@ -18,8 +18,8 @@ from edgerun.device import Device
 from edgerun.quantization import Quantization, dequantize, limits, quantize
 from edgerun.stepper import Stepper
 from edgerun.tools.calibrate.ranges import Calibration
-from edgerun.tools.calibrate.run import copy_of, session_of
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.calibrate.run import session_of
+from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.mixed.error import SMALLEST, powers
 from edgerun.tools.precision import FP32_INPUTS, halves
 from edgerun.tools.quantize.assign import WEIGHTED

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from edgerun.ops import OPS
 from edgerun.tools.graph import Op
-from edgerun.tools.mixed.problem import DTYPES, OP_BYTES, REAL, TRAFFIC, Held, Problem
+from edgerun.tools.mixed.problem import (
+    DTYPES, OP_BYTES, REAL, SEGMENT_BYTES, TRAFFIC, Held, Problem)
 from edgerun.tools.quantize.assign import INTEGERS
-from edgerun.tools.quantize.insert import REAL_RESULTS
 
 UNIT = 1024  # bytes: numbers of the size of 1 suit the solver
 SECONDS = 60.0  # after which the best choice so far is taken
@@ -77,7 +77,7 @@ class _Formulation:
             terms = [(self.x[op, dtype], 1.0) for dtype in problem.allowed[op]]
             self.program.at_least(terms, 1.0)
             self.program.at_least([(variable, -1.0) for variable, _ in terms], -1.0)
-        self.add_constants()
+        self.add_layers()
         for held in problem.held:
             self.add_held(held)
         for step, terms in enumerate(self.live):
@@ -99,13 +99,23 @@ class _Formulation:
             elif value > NEGLIGIBLE * allowed:
                 self.noise[output].append((variable, value / allowed))
 
-    def add_constants(self) -> None:
+    def add_layers(self) -> None:
+        """Add what the constants of ops disturb and cost."""
         for op in self.problem.group:
             for dtype in DTYPES:
                 variable = self.choice(op, dtype)
                 if variable is not None:
                     self.disturb(variable, self.problem.noises(op, dtype))
+        segments: dict[str, int] = {}
         for readers in self.problem.constants.values():
+            for op, index in readers:
+                for dtype in DTYPES:
+                    segment, variable = (self.problem.segment(op, index, dtype),
+                                         self.choice(op, dtype))
+                    if variable is not None:
+                        if segment not in segments:
+                            segments[segment] = self.program.variable(cost=SEGMENT_BYTES)
+                        self.program.at_least([(segments[segment], 1.0), (variable, -1.0)])
             for dtype in DTYPES:
                 wanted = {self.choice(op, dtype): self.problem.constant_bytes(op, index, dtype)
                           for op, index in readers}
@@ -159,7 +169,7 @@ class _Formulation:
         if variable is None:
             return
         if dtype in INTEGERS:
-            if held.writer.code not in REAL_RESULTS and not self.problem.follows(held):
+            if not self.problem.real_result(held):
                 self.program.at_least([(copy, 1.0), (variable, -1.0)])
             return
         terms = [(copy, 1.0), (variable, -1.0)]

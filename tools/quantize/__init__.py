@@ -1,4 +1,5 @@
 """Quantize a float graph: a storage type for every op, then quantize and dequantize around them."""
+from edgerun.tools.quantize.answer import keep_real
 from edgerun.tools.quantize.assign import (
     INTEGERS, WEIGHTED, Override, assign, read_overrides, storage)
 from edgerun.tools.quantize.improve import clipped_weights, equalize
@@ -6,4 +7,4 @@ from edgerun.tools.quantize.insert import insert
 from edgerun.tools.quantize.strip import quantized, strip
 
 __all__ = ["INTEGERS", "WEIGHTED", "Override", "assign", "clipped_weights", "equalize", "insert",
-           "quantized", "read_overrides", "storage", "strip"]
+           "keep_real", "quantized", "read_overrides", "storage", "strip"]
