@@ -72,7 +72,7 @@ class _Storage:
 
     def wanted(self, op: Op, index: int) -> str | None:
         """Return the type in which an op reads a float input, None if it does not matter."""
-        return "fp32" if index in FP32_INPUTS.get(op.code, ()) else self.reads.get(op)
+        return "fp32" if _stays_fp32(op, index) else self.reads.get(op)
 
     def root(self, tensor: Tensor) -> Tensor:
         return self.aliases.get(tensor, tensor)
@@ -178,7 +178,14 @@ def _floats(op: Op) -> list[tuple[int, Tensor]]:
 
 def _operands(op: Op) -> list[tuple[int, Tensor]]:
     """Return the real inputs that are stored as the op wants, all in one type."""
-    return [(i, x) for i, x in _floats(op) if i not in FP32_INPUTS.get(op.code, ())]
+    return [(i, x) for i, x in _floats(op) if not _stays_fp32(op, i)]
+
+
+def _stays_fp32(op: Op, index: int) -> bool:
+    """Whether an input starts or scales a sum, or stands beside quantized numbers."""
+    first = op.inputs[0]
+    return index in FP32_INPUTS.get(op.code, ()) or (
+        first is not None and first.dtype in dtypes.QUANTIZED)
 
 
 def _writes_real(op: Op) -> bool:

@@ -24,7 +24,8 @@ def lrn(op: OpLike, facts: Facts) -> list[Launch]:
     c - floor((size - 1) / 2) to c + ceil((size - 1) / 2), of the channels there are.
 
     x [..., C] fp32, fp16, or quantized uint8, int16 -> y [..., C]; integers are read as numbers,
-    and written rounded, in registers: within one step of the exact result. As in ONNX LRN (Krizhevsky, Sutskever, Hinton 2012, 3.3).
+    and written rounded, in registers: within one step of the exact result. As in ONNX LRN
+    (Krizhevsky, Sutskever, Hinton 2012, 3.3).
     """
     x, y, o = op.inputs[0], op.outputs[0], op.options
     channels = x.shape[-1]

@@ -123,5 +123,6 @@ def l2_normalize(op: OpLike, facts: Facts) -> list[Launch]:
     x, y = op.inputs[0], op.outputs[0]
     n = x.shape[-1]
     return [Launch("norm", "l2_normalize", {**types(op), "VEC": lanes_within(n, facts)},
-                   (count(x.shape[:-1]), 1, 1), (x, y, i32(n), f32(op.options["epsilon"]), *grids(op)),
+                   (count(x.shape[:-1]), 1, 1),
+                   (x, y, i32(n), f32(op.options["epsilon"]), *grids(op)),
                    facts.one if n >= LONG else None)]

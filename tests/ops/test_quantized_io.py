@@ -59,6 +59,13 @@ def test_instance_norm(device, shape, dtype):
                   within=1)
 
 
+def test_parameters_stay_fp32(device):
+    """Also where real numbers are stored as fp16."""
+    for code in ("layer_norm", "instance_norm"):
+        check_integer(device, code, [integers((2, 5, 19), "uint8"), *gamma_beta(19)], "uint8",
+                      NORMALIZED["uint8"], precision="fp16", within=1)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 @pytest.mark.parametrize("shape", [(1,), (3, 16), (2, 5, 19)])
 def test_l2_normalize(device, shape, dtype):
