@@ -11,6 +11,7 @@
 // y [N, OH, OW, OC]
 // Global size (phases * tiles, N * OH, groups * ceil(OC / groups / VEC)).
 //
+// O_fp32, O_fp16: y has another stored type than x and w.
 // P:     output pixels of a work-item, 1 to 8.
 // VEC:   4, 8 or 16 output channels.
 // CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are copied into private memory
@@ -123,11 +124,11 @@ __kernel void conv_transpose2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(y), co
     }
 
     const int row_c = out_c * image.s7;
-    __global S *yp = AT(S, y) + ((n * out_h + oh) * out_w + phase) * row_c + group * out_c + c;
+    __global O *yp = AT(O, y) + ((n * out_h + oh) * out_w + phase) * row_c + group * out_c + c;
     #pragma unroll
     for (int p = 0; p < P; p++) {
         if (p < pixels) {
-            __global S *to = yp + (from + p) * stride_w * row_c;
+            __global O *to = yp + (from + p) * stride_w * row_c;
             const F value = activated(acc[p], alpha, beta);
             if (lanes == VEC) {
                 STOREV(value, to);

@@ -9,8 +9,8 @@
 // where acc is the sum of the products of x and w; over integers it starts at the bias.
 //
 // ZERO_W: only with T_uint8. The weights have a zero point.
-// WIDE: only with T_int16. acc may exceed 32 bits: it is kept as hi * 2^16 + lo, lo >= 0, and so is
-//       the bias (two rows). Sums of up to 2^14 products are exact.
+// WIDE: only with T_int16. acc may exceed 32 bits: it is kept as hi * 2^16 + lo, and so is the
+//       bias (two rows). lo stays below 2^32 if there are at most 65000 products.
 //
 //   BITS(type, p)         VEC elements of a type at p
 //   TO(type)              converts a vector to one of another type
@@ -19,6 +19,7 @@
 //   INTEGERS, QUANTIZED   defined where x, or y, is an integer
 //   SUM                   VEC sums; no_sum() is 0
 //   WEIGH(sum, x, w)      add x * w, each an F
+//   ADD(sum, v)           integers: add v, an I
 //   bias_sum(p, row)      integers: the bias at p, where sums start; `row` elements from hi to lo
 //   finish(..)            the result as OF. Arguments: the sums; if QUANTIZED m0 and t as I and the
 //                         ends (zero, low, high, unused); else the scales, for weights only also
@@ -55,14 +56,15 @@ SUM no_sum(void) { return (F)(0); }
 #elif !defined(WIDE)
 #define WLOAD(p) TO(int)(BITS(W, p))
 typedef I SUM;
-#define WEIGH(sum, x, w) sum += (x) * (w)
+#define ADD(sum, v) sum += (v)
+#define WEIGH(sum, x, w) ADD(sum, (x) * (w))
 SUM no_sum(void) { return (I)(0); }
 SUM bias_sum(__global const int *p, const int row) { return BITS(int, p); }
 #else
 #define WLOAD(p) TO(int)(BITS(W, p))
 typedef struct { I hi, lo; } SUM;
-#define WEIGH(sum, x, w) \
-    { const I product = (x) * (w); sum.hi += product >> 16; sum.lo += product & 0xFFFF; }
+#define ADD(sum, v) { const I part = (v); sum.hi += part >> 16; sum.lo += part & 0xFFFF; }
+#define WEIGH(sum, x, w) ADD(sum, (x) * (w))
 SUM no_sum(void) {
     SUM sum;
     sum.hi = sum.lo = (I)(0);
@@ -89,7 +91,7 @@ SUM bias_sum(__global const int *p, const int row) {
 // floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, part < 2^16, and
 // more = floor(part * m0 / 2^16) that is floor((whole * m0 + more + 2^(t-17)) / 2^(t-16)).
 I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
-    const I whole = hi + (lo >> 16);
+    const I whole = hi + AS_SIGNED(AS_UNSIGNED(lo) >> 16);
     const UNSIGNED more = mul_hi(AS_UNSIGNED(lo << 16), AS_UNSIGNED(m0));
     const UNSIGNED product = AS_UNSIGNED(whole) * AS_UNSIGNED(m0), low = product + more;
     const UNSIGNED carry = low < product ? (UNSIGNED)(1) : (UNSIGNED)(0);
@@ -110,7 +112,7 @@ OF finish(const SUM sum, const R scale, const R bias, const R residual, const fl
 #elif !defined(QUANTIZED)
 OF finish(const SUM sum, const R scale, const float alpha, const float beta) {
 #ifdef WIDE
-    const R whole = fma(TO(float)(sum.hi + (sum.lo >> 16)), (R)(65536.0f),
+    const R whole = fma(TO(float)(sum.hi + AS_SIGNED(AS_UNSIGNED(sum.lo) >> 16)), (R)(65536.0f),
                         TO(float)(sum.lo & 0xFFFF));
 #else
     const R whole = TO(float)(sum);

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, count, f32, i32, int8_arg, require, require_dtype, require_rank,
-    require_same_dtype)
-from edgerun.ops.conv import CHUNK, optional, require_bias, require_blocks
+    Facts, Launch, OpLike, Outputs, count, f32, float_types, i32, int8_arg, require, require_dtype,
+    require_rank, require_same_dtype)
+from edgerun.ops._integer import RESIDUAL, ZEROS, infer_integer, is_integer, optional
+from edgerun.ops.conv import (
+    CHUNK, MAX_INDEX, require_bias, require_blocks, require_no_scales)
+from edgerun.ops.conv_transpose_integer import conv_transpose_integer
 from edgerun.ops.elementwise import activation
 
 LIMIT = 2**30  # rows or columns: sums of two of them are 32-bit integers
@@ -36,18 +39,27 @@ def infer_conv_transpose2d(op: OpLike) -> Outputs:
     x, w, groups = op.inputs[0], op.inputs[1], op.options["groups"]
     require_rank(x, 4, op)
     require_rank(w, 4, op)
-    require_dtype(x, FLOAT, op)
-    require_same_dtype(op, x, w)
-    activation(op)
+    if not is_integer(op):
+        require_dtype(x, FLOAT, op)
+        require_same_dtype(op, x, w)
+        activation(op)
     out_c, kernel_h, kernel_w, in_c = w.shape
     require(groups >= 1 and in_c * groups == x.shape[3], op,
             f"{w.name} of shape {w.shape} in {groups} groups does not fit {x.shape[3]} channels of "
             f"{x.name}")
     require(out_c % groups == 0, op, f"{groups} groups do not divide {out_c} output channels")
-    require_bias(op, optional(op, 2), out_c)
     out_h = _output_size(op, "h", "pad_top", "pad_bottom", x.shape[1], kernel_h)
     out_w = _output_size(op, "w", "pad_left", "pad_right", x.shape[2], kernel_w)
-    return [((x.shape[0], out_h, out_w, out_c), x.dtype)]
+    shape = (x.shape[0], out_h, out_w, out_c)
+    require(optional(op, RESIDUAL) is None and optional(op, ZEROS) is None, op,
+            "has a residual or zeros, needed neither")
+    if is_integer(op):
+        require(max(count(x.shape), count(w.shape), count(shape)) <= MAX_INDEX, op,
+                f"{x.shape}, {w.shape} or {shape} are too large")
+        return [(shape, infer_integer(op, shape))]
+    require_bias(op, optional(op, 2), out_c)
+    require_no_scales(op)
+    return [(shape, x.dtype)]
 
 
 def conv_transpose2d_macs(op: OpLike) -> int:
@@ -61,14 +73,14 @@ def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
     x[n, ih, iw, c]) over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih
     of the image, and iw likewise.
 
-    x [N, H, W, C], w constant [OC, KH, KW, C / groups], both fp32 or fp16, bias optional [OC] fp32
-    -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h +
+    x [N, H, W, C], w constant [OC, KH, KW, C / groups], both fp32 or fp16, bias optional [OC] fp32,
+    or quantized (see "Integer forms") -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h +
     1 + output_pad_h, OW likewise. With `groups`, each group of output channels reads its own group
     of the channels of x.
     """
     (x, w), bias, y = op.inputs[:2], optional(op, 2), op.outputs[0]
     require_blocks(op, w)
-    o, act, groups = op.options, activation(op), op.options["groups"]
+    o, groups = op.options, op.options["groups"]
     n, height, width, channels = x.shape
     kernel_h, kernel_w, in_c = w.shape[1:]
     out_h, out_w = y.shape[1:3]
@@ -79,7 +91,10 @@ def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
     per_phase = -(-out_w // o["stride_w"])
     pixels = 8 if facts.kind == "cpu" and per_phase > 4 else 4
     phases, tiles = min(o["stride_w"], out_w), -(-per_phase // pixels)
-    defines = {f"T_{x.dtype}": 1, "VEC": lanes, "P": pixels, **act.defines}
+    if is_integer(op):
+        return conv_transpose_integer(op, facts, lanes, pixels, phases, tiles)
+    act = activation(op)
+    defines = {"VEC": lanes, "P": pixels, **float_types(x, y), **act.defines}
     if facts.kind == "cpu":
         defines["CHUNK"] = CHUNK
     return [Launch(
