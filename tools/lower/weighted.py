@@ -156,6 +156,11 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
         return False
     y = lower.store(op) if op.options["activation"] in CLAMPS else None
     bound = accumulator_bound(weights, x, bias)
+    if y is not None:
+        # Quantizers give channels without weights tiny scales and with them biases that fill an
+        # int32. Where no sum reaches a step of y, no bias does.
+        bias = np.where(bound * scale / y.quantization.step < QUARTER, 0, bias)
+        bound = accumulator_bound(weights, x, bias)
     folded = bias - x.quantization.zero * weights.total if folds_zero else bias
     narrow = 2**30 if y is not None and y.quantization.rounding in TWO_STEPS else 2**31
     wide = x.dtype == "int16" and bool(bound.max() >= narrow)
@@ -224,4 +229,5 @@ def _weights_only(lower: Lowering, op: Op, weights: Weights) -> bool:
 
 
 RULES = {"conv2d": lower_weighted, "dense": lower_weighted,
-         "depthwise_conv2d": partial(lower_weighted, axis=2)}
+         "depthwise_conv2d": partial(lower_weighted, axis=2),
+         "conv_transpose2d": partial(lower_weighted, folds_zero=False)}
