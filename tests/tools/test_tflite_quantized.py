@@ -114,18 +114,19 @@ def test_conv_2d(dtype, options, tmp_path):
                                                              else "upward")
 
 
+@pytest.mark.parametrize("in_c", [2, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_depthwise_conv_2d(dtype, tmp_path):
+def test_depthwise_conv_2d(dtype, in_c, tmp_path):
     m = TFLiteBuilder()
-    x = integers((1, 7, 8, 2), dtype)
+    x, out_c = integers((1, 16, 15, in_c), dtype), 2 * in_c
     n = m.input(x.shape, dtype, quantization=grid(dtype))
-    w, bias = weights(m, (1, 4, 3, 4), 3, "uint8" if dtype == "uint8" else "int8", dtype)
+    w, bias = weights(m, (1, out_c, 3, out_c), 3, "uint8" if dtype == "uint8" else "int8", dtype)
     y = m.op("DEPTHWISE_CONV_2D", [n, w, bias], "DepthwiseConv2DOptions", out=dtype, version=3,
-             shape=(1, 7, 8, 4), quantization=grid(dtype, 0.5), DepthMultiplier=2, **CONV)
+             shape=(1, 16, 15, out_c), quantization=grid(dtype, 0.5), DepthMultiplier=2, **CONV)
     graph = check(m, y, [x], tmp_path, exact=True)
     kept_as_integers(graph)
     w = next(op.inputs[0] for op in graph.ops if op.outputs[0] is graph.ops[-2].inputs[1])
-    assert w.shape == (4, 3, 4) and w.quantization.axis == (-1 if dtype == "uint8" else 2)
+    assert w.shape == (out_c, 3, out_c) and w.quantization.axis == (-1 if dtype == "uint8" else 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -34,11 +34,11 @@ ACTIVATIONS = {
 ROUNDING = {
     **{(kind, op): "upward" for kind in ("INT8", "UINT8")
        for op in ("CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")},
-    ("INT8", "DEPTHWISE_CONV_2D"): "upward",
     **{("INT16", op): "short" for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV",
                                          "BATCH_MATMUL")},
     ("INT16", "FULLY_CONNECTED"): "once",
 }
+VECTOR = 8  # channels that LiteRT's depthwise convolution of int8 takes at once
 
 
 @dataclass(frozen=True)
@@ -291,6 +291,11 @@ class Context:
                   else op.option("QuantizedBiasType") == tflite.TensorType.INT32)
         if narrow and types[at] == "INT16" and (types[at], op.type) in ROUNDING:  # 32-bit sums
             return "upward"
+        if op.type == "DEPTHWISE_CONV_2D" and types[0] == "INT8":
+            # the kernel rounds upwards by vectors, and what fills none away from zero: all, or the
+            # last few channels, for which there is no word
+            channels = self.source.tensors[op.inputs[1]].shape[-1:]
+            return "upward" if channels and channels[0] >= VECTOR else "twice"
         return ROUNDING.get((types[at], op.type), "twice")
 
     def add(self, code: str, inputs: Sequence[Tensor | None], op: SourceOp,
