@@ -322,6 +322,27 @@ def test_depthwise_convolution_with_unsigned_weights():
     assert stored_constants(graph) == [((3, 3, 6), "uint8", -1, 1)]
 
 
+def test_channel_without_weights():
+    """ONNX Runtime's quantizer gives it a tiny scale, and a bias that fills an int32."""
+    w = random_ints(np.int8, 6, 4, 1, 1)
+    w[2] = 0
+    bias = np.array([5, 9, -2**31, 7, 2**31 - 1, 3], np.int32)
+    scale = np.array([0.01, 0.01, 1e-15, 0.01, 1e-15, 0.01])
+    constants = {"xs": f32(0.05), "xz": np.array(11, np.uint8), "w": w, "ws": f32(scale),
+                 "wz": np.zeros(6, np.int8), "ys": f32(0.4), "yz": np.array(20, np.uint8),
+                 "b": bias}
+    x = {"x": random_ints(np.uint8, 1, 4, 3, 3)}
+    model = make(make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"],
+                           ["y"]), x, constants, to=np.uint8)
+    graph = import_proto(model)
+    for _, run_pass in passes.PIPELINE:
+        run_pass(graph)
+    lower.apply(graph)
+    assert codes(graph) == ["conv2d"]
+    found = reference.execute(graph, x)["y"]
+    assert np.array_equal(found, runtime(model, x)["y"]) and (found[:, 2] == 20).all()
+
+
 def test_bias_too_fine_for_a_scale_is_real():
     graph = qlinear("QLinearConv", [("x", random_ints(np.uint8, 1, 4, 3, 3), 1e-30, 11),
                                     ("w", random_ints(np.int8, 6, 4, 1, 1), 1e-25, 0)],

@@ -13,6 +13,7 @@ from edgerun.tools.lower._lowering import Lowering
 
 CLAMPS = ("", "relu", "clip")  # activations that are a saturation of integers
 SAME_SCALE = 1e-4  # relative difference up to which a bias is taken to be in steps of s_x * s_w
+NOTHING = 0.25  # steps of y; every rounding makes smaller numbers 0
 WIDE_LEAST_T = 18  # kernels requantize two-part sums with at least this shift
 WIDE_MOST_TERMS = 65000  # products: the low parts of so many fit into 32 bits
 WIDE_BOUND = 2**46  # the high parts of sums below it fit into 31 bits
@@ -158,8 +159,8 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
     bound = accumulator_bound(weights, x, bias)
     if y is not None:
         # Quantizers give channels without weights tiny scales and with them biases that fill an
-        # int32. Where no sum reaches a step of y, no bias does.
-        bias = np.where(bound * scale / y.quantization.step < QUARTER, 0, bias)
+        # int32. Where no sum is more than nothing, no bias is.
+        bias = np.where(bound * scale / y.quantization.step < NOTHING, 0, bias)
         bound = accumulator_bound(weights, x, bias)
     folded = bias - x.quantization.zero * weights.total if folds_zero else bias
     narrow = 2**30 if y is not None and y.quantization.rounding in TWO_STEPS else 2**31
