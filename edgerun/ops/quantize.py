@@ -88,8 +88,8 @@ def requantize(op: OpLike, facts: Facts) -> list[Launch]:
     """y = clamp(round((x - x.zero_point) x.scale / y.scale) + y.zero_point).
 
     x [...] uint8, int8, int16, int32 -> y [...] of `dtype`, one of these, clamped to its range and
-    rounded as y.quantization.rounding says. An int32 has the zero point 0, and the steps of y are at
-    least twice those of an int32 x.
+    rounded as y.quantization.rounding says. An int32 has the zero point 0, and the steps of y are
+    at least twice those of an int32 x.
     """
     x, y = op.inputs[0], op.outputs[0]
     low, high = clamp(require_quantized(y, op), y.dtype)
