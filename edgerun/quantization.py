@@ -21,8 +21,8 @@ class Quantization:
         scale: fp32 [n], finite and above 0; n is 1, or the size of `axis`.
         zero_point: int32 [n], within the tensor's dtype.
         axis: -1 for one scale for the whole tensor.
-        rounding: of the op that writes the tensor: "once", "twice", "short", "upward" or "single", see
-            Rounding in the schema.
+        rounding: of the op that writes the tensor: "once", "twice", "short", "upward" or "single";
+            see Rounding in the schema.
     """
     scale: np.ndarray
     zero_point: np.ndarray

@@ -82,7 +82,8 @@ def _residual(rewriter: Rewriter, op: Op) -> bool:
 
 def _on_integers(rewriter: Rewriter, op: Op) -> bool:
     """Whether a layer computes on integers, or will, which takes no residual."""
-    return not is_float(op.inputs[0]) or all(rewriter.producer(x, "dequantize") for x in op.inputs[:2])
+    return not is_float(op.inputs[0]) or all(
+        rewriter.producer(x, "dequantize") for x in op.inputs[:2])
 
 
 def _scalar_with_activation(rewriter: Rewriter, op: Op) -> bool:
