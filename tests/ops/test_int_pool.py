@@ -78,6 +78,18 @@ def test_average_of_another_grid(device, dtype, grid, options):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_every_half(device, dtype):
+    """Sums that are exact multiples of the divisor once half of it is added: the estimate of the
+    quotient is off by one where it is rounded to below such a multiple."""
+    values = np.arange(255 if dtype == "uint8" else 32767, step=1 if dtype == "uint8" else 61)
+    for taps in range(2, 100, 2):
+        x = np.tile(values, (1, 1, taps, 1)).astype(dtype)
+        x[:, :, ::2] += 1
+        found = check(device, Quantized(x, *GRID[dtype]), kind="average", kernel_w=taps)
+        assert np.array_equal(found.ravel(), values + 1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
 def test_halves_to_even(device, dtype):
     x = image((1, 8, 10, 37), dtype, 7)
     found = check(device, x, Quantization.per_tensor(*GRID[dtype], "single"), kind="average",

@@ -70,7 +70,7 @@ def test_input_whose_weights_are_large_is_rounded():
 def test_input_read_by_an_op_that_cannot_mix_is_rounded():
     graph = Graph()
     x = graph.input("x", (1, 4), "fp32")
-    y = graph.add("softmax", [x], "s")
+    y = graph.add("matmul", [x, graph.constant(weights(4, 4), "m")], "s")
     graph.output("y", graph.add("dense", [y, graph.constant(weights(512, 4), "w")], "d"))
     convert(graph, "fp16", {})
     assert dtype_of(graph, "x") == "fp16"
