@@ -220,6 +220,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                      lambda done, total: progress("calibrate", done, total))
         graph.notes += ranges.warnings
     if precision == "mixed":
+        if not ranges.observations:
+            raise InputError(f"{calibration}: holds ranges; precision mixed needs samples too, to "
+                             "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
         built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress)
         return _written(out, precision, built.data, built.plan, built.graph,

@@ -28,7 +28,9 @@ from edgerun.tools.quantize.insert import insert
 MAX_ERROR = 0.02  # 34 dB: what int8 throughout does to a network that takes it well
 PROBES = 4  # samples on which noise is measured; the error is measured on all
 ROUNDS = 8
-CLOSE = 0.93  # of the bound: near enough to stop
+WORTH = 0.01  # share of the size that another round must promise to save
+SLACK = 1.5  # noise power of one rounding, in that allowed: what a few samples may be off
+REPAIRS = (0, 1, 2, 4, 8)  # noisiest ops that stay in fp32 while all others have one type
 MARGIN = 0.97
 FASTEST = 16.0  # by how much the allowance grows at most in a round
 CONVERSIONS = ("quantize", "dequantize", "requantize", "cast")
@@ -195,10 +197,10 @@ class _Search:
                 self.expected.append(session.run(sample))
                 self.progress("reference", number, len(self.samples))
         self.narrow()
-        for dtype in ("int8", "fp16"):  # what the model may have missed
-            self.consider(self.uniform(dtype))
+        for dtype in ("int8", "fp16"):  # where noise does not add up, these may have been missed
+            self.repair(dtype)
         if self.best is None:
-            self.consider(self.uniform("fp32"))
+            self.judge(self.build(self.uniform("fp32")), self.uniform("fp32"))
         if self.best is None:
             raise InputError(
                 f"{self.graph.source or 'the model'}: no choice of types stays within an error of "
@@ -213,11 +215,17 @@ class _Search:
     def narrow(self) -> None:
         """Solve with an allowance that follows the ratio of measured to allowed error."""
         scale, low, high = 1.0, 0.0, math.inf
+        smallest = math.inf  # predicted, of what is within the bound
         seen: dict[tuple, float] = {}
+        single = allowance(self.found.expected, self.max_error * math.sqrt(SLACK))
         for _ in range(ROUNDS):
             self.progress("solve")
-            choice = solve(self.problem, allowance(self.found.expected, self.max_error * scale))
+            choice = solve(self.problem, allowance(self.found.expected, self.max_error * scale),
+                           single)
             if choice is None:
+                return
+            size, _ = self.problem.evaluate(choice)
+            if size > smallest * (1 - WORTH):
                 return
             key = tuple(choice.values())
             if key not in seen:
@@ -229,11 +237,7 @@ class _Search:
                 seen[key] = error / self.max_error
             ratio = seen[key]
             if ratio <= 1:
-                low = max(low, scale)
-                if ratio > CLOSE or all(
-                        choice[op] == min(self.problem.allowed[op], key=DTYPES[::-1].index)
-                        for op in self.problem.groups):
-                    return
+                low, smallest = max(low, scale), min(smallest, size)
                 wanted = scale * min(MARGIN / max(ratio, 1e-9), FASTEST)
             else:
                 high = min(high, scale)
@@ -263,12 +267,22 @@ class _Search:
                            "fp32" if "fp32" in types else types[0]
                            for op, types in self.problem.allowed.items()})
 
-    def consider(self, dtypes: dict[Op, str]) -> None:
-        """Take a choice that is smaller than the best and within the bound."""
-        self.progress("compare")
-        built = self.build(dtypes)
-        if self.best is None or built.size < self.best[0].size:
-            self.judge(built, dtypes)
+    def repair(self, dtype: str) -> None:
+        """Give all ops one type, then more and more of the noisiest fp32, until the error is within
+        the bound or the file no longer the smallest."""
+        dtypes = self.uniform(dtype)
+        noisy = sorted((op for op in dtypes if dtypes[op] == dtype and op not in self.fixed),
+                       key=lambda op: self.share(op, dtype), reverse=True)
+        for count in REPAIRS:
+            if count > len(noisy):
+                return
+            self.progress("compare")
+            tried = dtypes | dict.fromkeys(noisy[:count], "fp32")
+            built = self.build(tried)
+            if self.best is not None and built.size >= self.best[0].size:
+                return
+            if self.judge(built, tried) <= self.max_error:
+                return
 
     def try_types(self, dtypes: dict[Op, str]) -> tuple[float, set[Op]]:
         """Build and measure; returns the error and the ops that fell back to real numbers."""
@@ -307,8 +321,6 @@ class _Search:
 
     def choices(self, dtypes: dict[Op, str]) -> list[Choice]:
         """Explain a choice."""
-        allowed = allowance(self.found.expected, self.max_error)
-        tensors = {held.tensor.name: held for held in self.problem.held}
         rows = []
         for op in self.problem.group:
             dtype, y = dtypes[op], op.outputs[0].name
@@ -316,20 +328,20 @@ class _Search:
                          if t is not None and t.constant and t.dtype == "fp32"]
             size = {d: sum(self.problem.constant_bytes(op, i, d) for i in constants)
                     for d in (dtype, "fp32")}
-
-            def share(kind: str) -> float:
-                noises = [self.problem.noises(op, kind)]
-                if y in tensors and not keeps_grid(op):
-                    noises.append(self.problem.roundings(tensors[y], kind))
-                return max((sum(n.get(output, 0.0) for n in noises) / limit
-                            for output, limit in allowed.items()), default=0.0)
-
             rows.append(Choice(op.name or y, op.code, dtype, size[dtype],
-                               size["fp32"] - size[dtype], share(dtype),
-                               self.reason(op, dtype, share)))
+                               size["fp32"] - size[dtype], self.share(op, dtype),
+                               self.reason(op, dtype)))
         return rows
 
-    def reason(self, op: Op, dtype: str, share: Callable[[str], float]) -> str:
+    def share(self, op: Op, dtype: str) -> float:
+        """Return the share of the allowed noise that an op's weights and result take in a type."""
+        noises = [self.problem.noises(op, dtype)]
+        if not keeps_grid(op):
+            noises.append(self.found.stored.get((op.outputs[0].name, dtype), {}))
+        return max((sum(noise.get(output, 0.0) for noise in noises) / limit for output, limit in
+                    allowance(self.found.expected, self.max_error).items()), default=0.0)
+
+    def reason(self, op: Op, dtype: str) -> str:
         if op in self.fixed:
             return "override"
         if self.problem.group[op] is not op:
@@ -337,7 +349,7 @@ class _Search:
         smaller = [d for d in self.problem.allowed[op] if DTYPES.index(d) > DTYPES.index(dtype)]
         if not smaller:
             return "smallest type it has"
-        worst = share(smaller[-1])
+        worst = self.share(op, smaller[-1])
         if math.isinf(worst):
             return f"{smaller[-1]} overflows"
         return f"{smaller[-1]} would take {worst:.1%} of the noise"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,6 +111,7 @@ def measure(graph: Graph, ranges: Calibration, samples: Sequence[Mapping[str, np
         InputError: the samples do not fit the graph.
         DeviceError: the device cannot run the graph.
     """
+    done = 0
     with contextlib.ExitStack() as stack:
         def open_stepper(of: Graph) -> Stepper:
             return Stepper(stack.enter_context(session_of(of, device))[0])
@@ -118,9 +119,10 @@ def measure(graph: Graph, ranges: Calibration, samples: Sequence[Mapping[str, np
         probe = _Probe(graph, ranges, open_stepper(graph), open_stepper(graph), {
             dtype: open_stepper(with_rounded_constants(graph, dtype, weights_of))
             for dtype in SMALLER})
-        for number, sample in enumerate(samples):
-            probe.sample(sample, lambda done: progress(
-                number * probe.main.count + done, len(samples) * probe.main.count))
+        for sample in samples:
+            for _ in probe.sample(sample):
+                done += 1
+                progress(done, len(samples) * probe.main.count)
     return probe.result()
 
 
@@ -139,8 +141,8 @@ class _Probe:
         ops = {op.outputs[0].name: op for op in graph.ops}
         self.ops = [ops[op.outputs[0].name] for op in main.session.model.ops]
 
-    def sample(self, sample: Mapping[str, np.ndarray], progress: Callable[[int], None]) -> None:
-        """Try every tensor and every op in every type on one sample."""
+    def sample(self, sample: Mapping[str, np.ndarray]) -> Iterator[Op]:
+        """Try every tensor and every op in every type on one sample; yields the ops done."""
         self.main.start(sample)
         self.main.run(0, self.main.count)
         self.expected = self.main.session.read()
@@ -155,7 +157,7 @@ class _Probe:
             for y in op.outputs:
                 self.try_storage(y, number + 1)
             self.try_weights(op, number)
-            progress(number + 1)
+            yield op
 
     def try_storage(self, x: Tensor, after: int) -> None:
         if x.dtype != "fp32" or x.constant:

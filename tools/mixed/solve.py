@@ -49,24 +49,28 @@ class _Program:
                     options={"time_limit": SECONDS, "mip_rel_gap": GAP})
 
 
-def solve(problem: Problem, allowance: Mapping[str, float]) -> dict[Op, str] | None:
+def solve(problem: Problem, allowance: Mapping[str, float],
+          single: Mapping[str, float] | None = None) -> dict[Op, str] | None:
     """Return the choice of least size whose noise stays within an allowance.
 
     Args:
         problem: the problem.
         allowance: output name -> noise power, relative to that of the output.
+        single: the same for the noise of one rounding alone; default: the allowance.
 
     Returns:
         first op of a group -> type; None if there is none.
     """
     if not problem.groups:
         return {}
-    return _Formulation(problem, allowance).solve()
+    return _Formulation(problem, allowance, single or allowance).solve()
 
 
 class _Formulation:
-    def __init__(self, problem: Problem, allowance: Mapping[str, float]):
+    def __init__(self, problem: Problem, allowance: Mapping[str, float],
+                 single: Mapping[str, float]):
         self.problem, self.allowance, self.program = problem, allowance, _Program()
+        self.single = single
         self.noise: dict[str, Terms] = {output: [] for output in allowance}
         steps = range(len(problem.graph.ops))
         arena = self.program.variable(cost=UNIT, upper=np.inf)
@@ -94,7 +98,7 @@ class _Formulation:
         """Let a variable bring noise; one that is more than all that is allowed is 0."""
         for output, value in noise.items():
             allowed = self.allowance[output]
-            if value > allowed:
+            if value > min(allowed, self.single[output]):
                 self.program.upper[variable] = 0.0
             elif value > NEGLIGIBLE * allowed:
                 self.noise[output].append((variable, value / allowed))
