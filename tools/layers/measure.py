@@ -315,7 +315,7 @@ class _Run:
         sums.compared += apart.size
         sums.equal += int(np.count_nonzero(apart == 0))
         if own is not None and apart.any():
-            steps = own.reshape(array.shape)[apart > 0].astype(np.float64) / q.step + q.zero
+            steps = own.reshape(array.shape)[apart > 0].astype(np.float64) / q.step
             away = float(np.abs(np.abs(steps - np.rint(steps)) - 0.5).max())
             row.tie_steps = max(row.tie_steps or 0.0, away)
         return not apart.any()
