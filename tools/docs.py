@@ -30,6 +30,28 @@ result is stored.
 Splits are slices; depth-to-space, space-to-depth, space-to-batch and their kin are a reshape, a
 transpose and a reshape; one-dimensional convolution and pooling are two-dimensional with a height
 of 1.
+
+## Integer forms
+
+A quantized tensor holds integers that mean scale * (q - zero_point). On the device 8-bit
+activations are uint8, 16-bit ones int16 with the zero point 0. conv2d, depthwise_conv2d,
+conv_transpose2d and dense have three forms over integers; inputs are counted from 0, those that a
+form does not have are left out:
+
+- (a) x uint8 or int16, w int8 (or int16 if x is), bias int32, m0 int32 (input 5) and t int8
+  (input 6), one per output channel -> y uint8 or int16. y = clamp(round(acc * m0 * 2^-t) +
+  zero_point), where acc is the bias plus the sum of products, exact, and the bias holds what the
+  zero point of x adds. Rounding: see `Rounding` in the schema. The activation must be a clamp
+  (relu, clip); taps outside an image read the zero point.
+- (b) the same with the fp32 scale of acc as input 5 -> y fp32 or fp16: y = activation(acc * scale).
+- (c) x fp32 or fp16, w int8 or int16, which are widened in registers, bias fp32, residual like y,
+  the fp32 scale of w as input 5 -> y fp32 or fp16.
+
+But for depthwise_conv2d, w is in words of 4 (int8) or 2 (int16) input channels (layouts `oc16x4`,
+`oc16x2`); in (a) and (b) it may have a zero point, one for all channels. With the option `wide` sums
+over int16 have up to 48 bits, and the bias is int32 [2, OC], high parts above low 16 bits. How
+products are summed depends on the device and changes nothing else; the environment variable
+EDGERUN_DOT overrides it.
 """
 
 
