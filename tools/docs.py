@@ -48,8 +48,8 @@ form does not have are left out:
   the fp32 scale of w as input 5 -> y fp32 or fp16.
 
 But for depthwise_conv2d, w is in words of 4 (int8) or 2 (int16) input channels (layouts `oc16x4`,
-`oc16x2`); in (a) and (b) it may have a zero point, one for all channels. With the option `wide` sums
-over int16 have up to 48 bits, and the bias is int32 [2, OC], high parts above low 16 bits. How
+`oc16x2`); in (a) and (b) it may have a zero point, one for all channels. With the option `wide`
+sums over int16 have up to 48 bits, and the bias is int32 [2, OC], high parts above low 16 bits. How
 products are summed depends on the device and changes nothing else; the environment variable
 EDGERUN_DOT overrides it.
 """
