@@ -90,10 +90,36 @@ def test_optimum_is_that_of_trying_all(seed):
     for bound in (1e-9, 3e-8, 1e-6, 3e-5, 1e-2, 10.0):
         allowance = {"joined": bound, "scores": 2 * bound, "best": 0.5}
         least = min((size for _, size, noise in tried if excess(noise, allowance) <= 1))
-        found = solve(problem, allowance)
+        found, claimed = solve(problem, allowance)
         size, noise = problem.evaluate(found)
-        assert excess(noise, allowance) <= 1
+        assert excess(noise, allowance) <= 1 and claimed == pytest.approx(size, rel=1e-6)
         assert size <= least * (1 + 2e-4), (seed, bound, found)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_program_says_what_evaluation_says(seed):
+    """With every type given, the program has one solution: its size and noise are those computed
+    directly."""
+    graph, rng = network(seed), np.random.default_rng(seed)
+    shared = graph.ops[0].inputs[1]
+    late = graph.add("conv2d", [graph.inputs[0].tensor, shared], "late")
+    graph.output("late", graph.add("concat", [late, late], "twice", axis=3))
+    ops = [op for op in graph.ops if op.code not in ("arg", "reshape")]
+    free = Problem(graph, Sensitivity(), dict.fromkeys(ops, DTYPES))
+    choice = {head: str(rng.choice(DTYPES)) for head in free.groups}
+    found = noises(graph, seed)
+    found.stored["late", "int8"] = found.stored["twice", "int8"] = {"joined": 1e-5}
+    found.stored["c", "fp16"] = {"joined": 1e-7}
+    problem = Problem(graph, found, {op: (choice[free.group[op]],) for op in ops})
+    own = {head: problem.allowed[head][0] for head in problem.groups}
+    size, noise = problem.evaluate(own)
+    most = {name: noise.get(name, 0.0) for name in ("joined", "scores", "best")}
+    given, claimed = solve(problem, {name: 1.001 * value + 1e-15 for name, value in most.items()})
+    assert given == own and claimed == pytest.approx(size, rel=1e-6)
+    for name, value in most.items():
+        if value:
+            assert solve(problem, most | {name: 0.99 * value} | {
+                other: 2 * most[other] + 1e-15 for other in most if other != name}) is None
 
 
 def test_no_choice_within_the_allowance():
@@ -210,6 +236,13 @@ def test_files_within_a_bound(device, folder):
              for precision in ("int8", "fp16", "fp32")]
     assert sizes[0] <= whole[0] and sizes[2] <= whole[1] and sizes[3] == whole[2]
     assert {choice.dtype for choice in report.mixed.choices} == {"fp32"}
+
+
+def test_a_bound_just_below_an_error(device, folder):
+    report, _ = mix(folder, device.info.name, max_error=0.3)
+    bound = 0.95 * report.mixed.error
+    report, model = mix(folder, device.info.name, max_error=bound)
+    assert true_error(folder, device, model) <= bound * 1.001
 
 
 def test_overrides_are_kept(device, folder):

@@ -220,11 +220,11 @@ class _Search:
         single = allowance(self.found.expected, self.max_error * math.sqrt(SLACK))
         for _ in range(ROUNDS):
             self.progress("solve")
-            choice = solve(self.problem, allowance(self.found.expected, self.max_error * scale),
+            solved = solve(self.problem, allowance(self.found.expected, self.max_error * scale),
                            single)
-            if choice is None:
+            if solved is None:
                 return
-            size, _ = self.problem.evaluate(choice)
+            choice, size = solved
             if size > smallest * (1 - WORTH):
                 return
             key = tuple(choice.values())

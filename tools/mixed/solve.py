@@ -50,7 +50,7 @@ class _Program:
 
 
 def solve(problem: Problem, allowance: Mapping[str, float],
-          single: Mapping[str, float] | None = None) -> dict[Op, str] | None:
+          single: Mapping[str, float] | None = None) -> tuple[dict[Op, str], float] | None:
     """Return the choice of least size whose noise stays within an allowance.
 
     Args:
@@ -59,10 +59,10 @@ def solve(problem: Problem, allowance: Mapping[str, float],
         single: the same for the noise of one rounding alone; default: the allowance.
 
     Returns:
-        first op of a group -> type; None if there is none.
+        (first op of a group -> type, value of the objective in bytes); None if there is none.
     """
     if not problem.groups:
-        return {}
+        return {}, problem.evaluate({})[0]
     return _Formulation(problem, allowance, single or allowance).solve()
 
 
@@ -194,9 +194,11 @@ class _Formulation:
         self.program.at_least([(rounded, 1.0), (copy, -1.0), (own, 1.0)])
         self.disturb(rounded, noise)
 
-    def solve(self) -> dict[Op, str] | None:
+    def solve(self) -> tuple[dict[Op, str], float] | None:
         result = self.program.solve()
         if result.x is None:
             return None
-        return {op: max(self.problem.allowed[op], key=lambda dtype: result.x[self.x[op, dtype]])
-                for op in self.problem.groups}
+        choice = {op: max(self.problem.allowed[op], key=lambda dtype: result.x[self.x[op, dtype]])
+                  for op in self.problem.groups}
+        # every tensor has one copy that is no conversion
+        return choice, result.fun * UNIT - OP_BYTES * len(self.problem.held)
