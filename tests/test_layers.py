@@ -15,14 +15,15 @@ from onnx import helper
 from edgerun import loader
 from edgerun.__main__ import main
 from edgerun.errors import InputError
+from edgerun.model import Tensor
 from edgerun.quantization import Quantization, dequantize, quantize as to_integers
 from edgerun.session import Session
 from edgerun.tools import layers as layers_module, quantize, reference
-from edgerun.tools.calibrate.run import copy_of, session_of
-from edgerun.tools.graph import Graph
+from edgerun.tools.calibrate.run import session_of
+from edgerun.tools.graph import Graph, copy_of
 from edgerun.tools.layers import Inside, Layer, Layers, Reference, layers, sentences
 from edgerun.tools.layers.reference import real_name
-from edgerun.tools.layers.source import source_name
+from edgerun.tools.layers.source import pair, source_name
 from edgerun.tools.pack import pack
 from tests.tools.onnx_models import model_of
 
@@ -194,6 +195,15 @@ def test_names_of_real_tensors():
     assert source_name("d.q", known) is None
 
 
+def test_parts_of_a_split_are_not_taken_for_one_another():
+    q = Quantization.per_tensor(0.1)
+    tensors = {name: Tensor(name, (1, 2), "uint8", "rows", -1, 0, -1, q, 0)
+               for name in ("s", "s.1", "s.2", "t.q", "u.1", "u.2", "v.3.q")}
+    found = pair(list(tensors.values()), dict.fromkeys("stuvw"))
+    assert {name: tensor.name for name, tensor in found.items()} == {
+        "s": "s", "t": "t.q", "v": "v.3.q"}
+
+
 def inside(tensors) -> Inside:
     return Inside("a runtime", tensors, 1)
 
@@ -242,6 +252,13 @@ def test_rounding_is_told_from_other_differences(tie, steps, rounding, verdict):
                 tie_steps=tie, rounding=rounding)
     last = sentences(Layers([row], 1, source="R"))[-1]
     assert last.endswith(verdict) and "at conv2d 'f', op 3: 1.000% of them" in last
+
+
+def test_inputs_of_another_range_are_told():
+    row = Layer(-1, "input", "x", "fp32", "uint8", 0, 9, snr_db=4.0, max_steps=0.5, saturated=0)
+    assert any("the input 'x' is not of the range" in line for line in sentences(Layers([row], 1)))
+    row = replace(row, snr_db=30.0)
+    assert not any("not of the range" in line for line in sentences(Layers([row], 1)))
 
 
 # source models

@@ -59,14 +59,17 @@ class Reference:
     Attributes:
         graph: real numbers only, where the file has integers too.
         twins: integer tensor of a quantized source -> what it stands for.
+        added: names of tensors that only twins lead to: the file may have others of these names.
         inputs: input -> what its integers mean, where the source model wants integers.
     """
     graph: Graph
     twins: dict[str, Match] = field(default_factory=dict)
     inputs: dict[str, Quantization] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
 
     def __post_init__(self):
         self._tensors = {t.name: t for t in self.graph.tensors() if not t.constant}
+        self._named = {name: t for name, t in self._tensors.items() if name not in self.added}
         self._producers = self.graph.producers()
         self._consumers = self.graph.consumers()
         names = Counter((op.code, op.name) for op in self.graph.ops)
@@ -87,7 +90,7 @@ class Reference:
         """
         found = self.twins.get(tensor.name)
         if found is None:
-            name = real_name(tensor.name, self._tensors)
+            name = real_name(tensor.name, self._named)
             same = name == tensor.name
             if name is None and op is not None and (op.code, op.name) in self._ops:
                 name, same = self._ops[op.code, op.name].outputs[0].name, True
@@ -184,6 +187,7 @@ def _stripped(graph: Graph) -> Reference:
     for op in graph.ops:
         if op.code == "dequantize":
             names[op.inputs[0]].append(op.outputs[0].name)
+    before = {tensor.name for tensor in graph.tensors()}
     twins = bypass(graph)
     for boundary in graph.outputs:
         if boundary.tensor in twins:
@@ -197,7 +201,8 @@ def _stripped(graph: Graph) -> Reference:
             match = Match(twin.exact.name, twin.real.name)
             matches[q.name] = match
             matches |= dict.fromkeys(names.get(q, ()), Match(twin.real.name, twin.real.name))
-    return Reference(graph, matches, inputs)
+    return Reference(graph, matches, inputs,
+                     frozenset(t.name for t in left if t.name not in before))
 
 
 def _equalized(graph: Graph, model: files.Model) -> Graph:

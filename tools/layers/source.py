@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from edgerun.errors import InputError
 from edgerun.model import Model, Tensor
-from edgerun.tools.layers.reference import SUFFIX
+from edgerun.tools.layers.reference import SUFFIX, real_name
 from edgerun.tools.runtimes import LiteRt, OnnxRuntime
 
 NUMBER = re.compile(r"\.\d+$")
@@ -79,6 +79,23 @@ def source_name(name: str, known: Mapping[str, object]) -> str | None:
     return name
 
 
+def pair(wanted: Sequence[Tensor], known: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return source name -> tensor of the file; what has several of the file's is left out, unless
+    one of them has its very name: parts of a split are named after the first."""
+    claims: dict[str, list[Tensor]] = {}
+    for tensor in wanted:
+        name = source_name(tensor.name, known)
+        if name is not None:
+            claims.setdefault(name, []).append(tensor)
+    pairs = {}
+    for name, tensors in claims.items():
+        if len(tensors) > 1:
+            tensors = [t for t in tensors if real_name(t.name, {name: None}) == name]
+        if len(tensors) == 1:
+            pairs[name] = tensors[0]
+    return pairs
+
+
 def _as_stored(array: np.ndarray, tensor: Tensor) -> np.ndarray | None:
     """Return a runtime's integers as the device stores them, None if they are something else."""
     if array.dtype == np.int8 and tensor.dtype == "uint8":
@@ -98,9 +115,8 @@ def _tflite(path: Path, wanted: list[Tensor]) -> Inside:
     for detail in runtime.details():
         details.setdefault(detail["name"], []).append(detail)
     matches = {}
-    for tensor in wanted:
-        name = source_name(tensor.name, details)
-        for detail in details.get(name, ()) if name is not None else ():
+    for name, tensor in pair(wanted, details).items():
+        for detail in details[name]:
             if _same_scale(detail, tensor):
                 matches[tensor.name] = detail["index"], tensor
 
@@ -129,9 +145,8 @@ def _onnx(path: Path, wanted: list[Tensor]) -> Inside:
             outputs.setdefault(node.name or node.output[0], []).append(node.output[0])
     already = {value.name for value in proto.graph.output}
     matches = {}
-    for tensor in wanted:
-        name = source_name(tensor.name, outputs)
-        if name is not None and len(outputs[name]) == 1:
+    for name, tensor in pair(wanted, outputs).items():
+        if len(outputs[name]) == 1:
             matches[tensor.name] = outputs[name][0], tensor
     names = list(dict.fromkeys(name for name, _ in matches.values()))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names

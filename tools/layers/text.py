@@ -57,12 +57,12 @@ def sentences(found: Layers) -> list[str]:
             + (f", and {_count(len(marked) - NAMED, 'more op')} marked *"
                if len(marked) > NAMED else ""))
     coarse = [row for row in found.rows if row.index < 0 and row.snr_db is not None
-              and row.max_steps is not None and row.snr_db < COARSE and not row.saturated]
-    lines += [f"the input {text.clean(row.name)!r} fills little of the range that its integers "
-              "have: inputs like those of the calibration (--inputs) tell more" for row in coarse]
+              and row.max_steps is not None and row.snr_db < COARSE]
+    lines += [f"the input {text.clean(row.name)!r} is not of the range that its integers have: "
+              "inputs like those of the calibration (--inputs) tell more" for row in coarse]
     saturated = [row for row in found.rows if row.saturated]
     if saturated:
-        row = max(saturated, key=lambda row: row.saturated / row.elements)
+        row = max(saturated, key=lambda row: (row.saturated / row.elements, row.max_steps))
         lines.append(f"integers saturate at {_count(len(saturated), 'op')}, most at {_named(row)}: "
                      f"{row.saturated:,} of {row.elements:,} elements "
                      f"({row.saturated / row.elements:.2%})")
