@@ -7,7 +7,7 @@ from edgerun.quantization import Quantization, limits
 
 # Output channels of weights, by op code.
 WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d": 2}
-HEADROOM = 2  # int16 has a bit to spare for what calibration did not see; 8 bits have none
+HEADROOM = 1.5  # int16 has room for what calibration did not see; 8 bits have none
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
 
 
