@@ -14,6 +14,7 @@
 //       repeats); axes before the first are 1
 // y [batch, M, N]
 //
+// O_fp32, O_fp16: y has another stored type than a and b.
 // ROWS: 1 to 8. NV: 1 to 4. fp16: a is widened a stretch of k at a time, by vectors where it is
 // contiguous, because widening it element by element costs more than the products.
 
@@ -30,17 +31,7 @@
 F activated(const F x, const float alpha, const float beta) { return ACTIVATE(x); }
 float activated_one(const float x, const float alpha, const float beta) { return ACTIVATE(x); }
 
-// Offset of a batch index in an operand.
-int batch_offset(const int batch, const int8 dims, const int8 step) {
-    int d[8], s[8], at = 0, rest = batch;
-    vstore8(dims, 0, d);
-    vstore8(step, 0, s);
-    for (int axis = 7; axis >= 0 && rest > 0; axis--) {
-        at += rest % d[axis] * s[axis];
-        rest /= d[axis];
-    }
-    return at;
-}
+#include "batch.cl"
 
 // Copy x[i * step] for i < n as floats.
 void widen(__global const S *x, const int step, const int n, float *out) {
@@ -59,7 +50,7 @@ __kernel void matmul(TENSOR(a), TENSOR(b), TENSOR(y), const int8 size, const int
     const int first = get_global_id(1) * size.s5, last = min(first + size.s5, M);
     __global const S *ap = AT(const S, a) + batch_offset(batch, dims, sa);
     __global const S *bp = AT(const S, b) + batch_offset(batch, dims, sb) + n;
-    __global S *yp = AT(S, y) + batch * M * N + n;
+    __global O *yp = AT(O, y) + batch * M * N + n;
     for (int m = first; m < last; m += ROWS) {
         __global const S *row[ROWS];
         F sum[ROWS][NV];
@@ -118,7 +109,7 @@ __kernel void matmul_packed(TENSOR(a), TENSOR(b), TENSOR(y), const int8 size, co
     const int first = get_global_id(1) * size.s5, last = min(first + size.s5, M);
     __global const S *ap = AT(const S, a) + batch_offset(batch, dims, sa);
     __global const S *bp = AT(const S, b) + batch_offset(batch, dims, sb) + n * K;
-    __global S *yp = AT(S, y) + batch * M * N + n;
+    __global O *yp = AT(O, y) + batch * M * N + n;
     F sums[PACKED_ROWS];
     F packed[STRETCH];
     for (int r = 0; r < PACKED_ROWS; r++)
@@ -199,7 +190,7 @@ __kernel void matmul_dot(TENSOR(a), TENSOR(b), TENSOR(y), const int8 size, const
     const int first = get_global_id(1) * size.s5, last = min(first + size.s5, M);
     __global const S *ap = AT(const S, a) + batch_offset(batch, dims, sa);
     __global const S *bp = AT(const S, b) + batch_offset(batch, dims, sb);
-    __global S *yp = AT(S, y) + batch * M * N + n;
+    __global O *yp = AT(O, y) + batch * M * N + n;
     __global const S *column[COLUMNS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++)

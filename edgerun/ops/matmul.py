@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, fit_lanes,
-    int8_arg, require, require_dtype, require_same_dtype)
+    float_types, int8_arg, require, require_dtype, require_same_dtype)
+from edgerun.ops._integer import ACTIVATIONS
 from edgerun.ops.elementwise import activation
+from edgerun.ops.matmul_integer import matmul_integer, output_dtype
 
 MAX_RANK = 8
 COLUMNS = 4  # of kernels/matmul.cl
 PACKED_ROWS = 128  # of kernels/matmul.cl
+MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,21 @@ def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
 
 def infer_matmul(op: OpLike) -> Outputs:
     """a [..., M, K] and b [..., K, N] give y [..., M, N]."""
-    a, b = op.inputs
+    a, b = op.inputs[:2]
     for tensor in (a, b):
         require(2 <= len(tensor.shape) <= MAX_RANK, op,
                 f"{tensor.name} has the shape {tensor.shape}, needed 2 to {MAX_RANK} dimensions")
-        require_dtype(tensor, FLOAT, op)
+        require_dtype(tensor, (*FLOAT, *ACTIVATIONS), op)
     require_same_dtype(op, a, b)
-    activation(op)
+    if a.dtype in FLOAT:
+        activation(op)
     m, k = _matrix(a.shape, op.options["transpose_a"])
     k_of_b, n = _matrix(b.shape, op.options["transpose_b"])
     require(k == k_of_b, op, f"multiplies [{m}, {k}] by [{k_of_b}, {n}], needed equal inner sizes")
-    return [((*broadcast(op, a.shape[:-2], b.shape[:-2]), m, n), a.dtype)]
+    shape = (*broadcast(op, a.shape[:-2], b.shape[:-2]), m, n)
+    require(max(count(a.shape), count(b.shape), count(shape)) <= MAX_INDEX, op,
+            f"the shapes {a.shape}, {b.shape} or {shape} are too large")
+    return [(shape, output_dtype(op))]
 
 
 def macs_matmul(op: OpLike) -> int:
@@ -53,7 +60,7 @@ def macs_matmul(op: OpLike) -> int:
 
 
 def _sizes(op: OpLike) -> _Sizes:
-    (a, b), y = op.inputs, op.outputs[0]
+    (a, b), y = op.inputs[:2], op.outputs[0]
     m, n = y.shape[-2:]
     transposed = op.options["transpose_a"]
     k = _matrix(a.shape, transposed)[1]
@@ -82,13 +89,20 @@ def matmul(op: OpLike, facts: Facts) -> list[Launch]:
 
     a [..., M, K], or with `transpose_a` [..., K, M]; b [..., K, N], or with `transpose_b`
     [..., N, K]; fp32 or fp16, equal; 2 to 8 dimensions, those before the last two broadcast
-    -> y [..., M, N].
+    -> y [..., M, N]. Or a and b quantized to uint8, or to int16 with the zero point 0, and y to
+    either; or y in fp32 or fp16, then a third input is the scale of the sums, fp32 [1]. The sums
+    are exact: at most 33,025 products of uint8 (half of it where y is rounded in two steps), or
+    65,000 of int16, whose y is rounded once.
     """
-    (a, b), y = op.inputs, op.outputs[0]
-    act, s = activation(op), _sizes(op)
-    cpu = facts.kind == "cpu"
+    (a, b), y = op.inputs[:2], op.outputs[0]
+    s, cpu = _sizes(op), facts.kind == "cpu"
     rows = 1 if s.m < 3 else 8 if facts.lanes == 16 and s.m > 4 else 4
-    defines = {f"T_{a.dtype}": 1, "ROWS": rows, **act.defines}
+    if a.dtype not in FLOAT:
+        lanes = fit_lanes(facts, s.n)
+        per_item = _cpu_rows(s, rows, lanes, facts, PACKED_ROWS) if cpu else rows
+        return matmul_integer(op, facts, s, lanes, rows, per_item)
+    act = activation(op)
+    defines = {**float_types(a, y), "ROWS": rows, **act.defines}
     most = 2**30
     if not s.b_rows:
         kernel, lanes = "matmul", fit_lanes(facts, s.n)

@@ -83,6 +83,11 @@ def finish(op: Op, sums: Callable[..., np.ndarray], x: np.ndarray, w: np.ndarray
         return activate(op, acc.astype(np.float32) * m0)
     if not op.options["wide"]:
         return store(op, acc, m0, t, y)
+    return store_wide(op, acc, m0, t, y)
+
+
+def store_wide(op: Op, acc: np.ndarray, m0: np.ndarray, t: np.ndarray, y: Tensor) -> np.ndarray:
+    """The same as store() for sums of up to 48 bits, y rounded once and t > 16."""
     # acc * m0 may take more than 64 bits: the low 16 bits of acc are multiplied by themselves
     m0, t = m0.astype(np.int64), t.astype(np.int64)
     low, high = activation_bounds(op, y)
