@@ -103,7 +103,9 @@ def test_program_says_what_evaluation_says(seed):
     graph, rng = network(seed), np.random.default_rng(seed)
     shared = graph.ops[0].inputs[1]
     late = graph.add("conv2d", [graph.inputs[0].tensor, shared], "late")
-    graph.output("late", graph.add("concat", [late, late], "twice", axis=3))
+    twice = graph.add("concat", [late, late], "twice", axis=3)
+    gain = graph.constant(np.ones(twice.shape[3], np.float32), "gain")
+    graph.output("late", graph.add("instance_norm", [twice, gain, gain], "norm", epsilon=1e-5))
     ops = [op for op in graph.ops if op.code not in ("arg", "reshape")]
     free = Problem(graph, Sensitivity(), dict.fromkeys(ops, DTYPES))
     choice = {head: str(rng.choice(DTYPES)) for head in free.groups}

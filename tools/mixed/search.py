@@ -268,16 +268,19 @@ class _Search:
                            for op, types in self.problem.allowed.items()})
 
     def repair(self, dtype: str) -> None:
-        """Give all ops one type, then more and more of the noisiest fp32, until the error is within
-        the bound or the file no longer the smallest."""
+        """Give all ops one type, then more and more of the noisiest, and those that read their
+        results, fp32, until the error is within the bound or the file no longer the smallest."""
         dtypes = self.uniform(dtype)
         noisy = sorted((op for op in dtypes if dtypes[op] == dtype and op not in self.fixed),
                        key=lambda op: self.share(op, dtype), reverse=True)
+        users = self.graph.consumers()
         for count in REPAIRS:
             if count > len(noisy):
                 return
             self.progress("compare")
-            tried = dtypes | dict.fromkeys(noisy[:count], "fp32")
+            repaired = {user for op in noisy[:count] for user in (op, *users.get(op.outputs[0], ()))
+                        if user in dtypes and user not in self.fixed}
+            tried = dtypes | dict.fromkeys(repaired, "fp32")
             built = self.build(tried)
             if self.best is not None and built.size >= self.best[0].size:
                 return

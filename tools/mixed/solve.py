@@ -134,16 +134,11 @@ class _Formulation:
 
     def add_held(self, held: Held) -> None:
         """Add the copies of a tensor in every type, over its life."""
-        spans = self.problem.spans(held)
-        later: dict[str, int] = {}
-        for number in reversed(range(len(spans))):
-            start, end, readers = spans[number]
+        for number, (start, end, readers) in enumerate(self.problem.spans(held)):
             for dtype in DTYPES:
                 size = held.bytes(dtype)
                 copy = self.program.variable(
                     cost=OP_BYTES + TRAFFIC * size if number == 0 else 0.0)
-                if dtype in later:
-                    self.program.at_least([(copy, 1.0), (later[dtype], -1.0)])
                 for variable in {self.choice(op, dtype) for op in readers} - {None}:
                     self.program.at_least([(copy, 1.0), (variable, -1.0)])
                 self.keep(held, copy, dtype, bool(readers))
@@ -152,7 +147,6 @@ class _Formulation:
                     self.disturb_copy(held, copy, dtype)
                 for step in range(max(start, 0), min(end, len(self.live))):
                     self.live[step].append((copy, -size / UNIT))
-                later[dtype] = copy
 
     def keep(self, held: Held, copy: int, dtype: str, read: bool) -> None:
         """Keep what the caller reads, or nobody."""
