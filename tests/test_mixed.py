@@ -257,7 +257,7 @@ def test_overrides_are_kept(device, folder):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"max_error": 1e-7, "lines": "c1 int8\n"}, "no choice of types stays within an error of 1e-07"),
+    ({"max_error": 1e-7, "lines": "c1 int8\n"}, "no choice of types stays within an error of 1e-0"),
     ({"max_error": -1.0}, "the error bound is -1.0, needed a number above 0"),
     ({"max_error": math.nan}, "the error bound is nan"),
     ({"lines": "nothing fp16\n"}, "'nothing' names no op"),

@@ -14,7 +14,8 @@ pushed down by the objective or by the bound:
         plan has a smaller arena
     sum n[t, d] noise[t, d] + sum x[g, d] noise of constants <= allowance: for every output
 
-    minimize sum w bytes + SEGMENT_BYTES sum s + A + OP_BYTES (sum u[t, d, 0] - 1) + TRAFFIC sum u[t, d, 0] bytes
+    minimize sum w bytes + SEGMENT_BYTES sum s + A + OP_BYTES (sum u[t, d, 0] - 1)
+        + TRAFFIC sum u[t, d, 0] bytes
 """
 from __future__ import annotations
 

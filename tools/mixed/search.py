@@ -262,7 +262,7 @@ class _Search:
         return dtypes
 
     def uniform(self, dtype: str) -> dict[Op, str]:
-        """Return one type for all ops that may have it; fp32, or what they must have, for others."""
+        """Return one type for all ops that may have it; for others fp32, or what they must have."""
         return self.types({op: dtype if dtype in types else
                            "fp32" if "fp32" in types else types[0]
                            for op, types in self.problem.allowed.items()})
