@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, count, f32, int8_arg, require, require_dtype, require_quantized)
@@ -61,8 +63,11 @@ def _fixed(op: OpLike) -> tuple[int, int]:
     """
     y, wide = require_quantized(op.outputs[0], op), op.inputs[0].dtype == "int16"
     try:
-        scale = require_quantized(op.inputs[0], op).step * require_quantized(op.inputs[1], op).step
-        m0, t = fixed_point(scale / y.step, y.rounding)
+        # "single" is what runtimes compute that multiply in fp32
+        kind = np.float32 if y.rounding == "single" else np.float64
+        step_a, step_b = (kind(require_quantized(x, op).step) for x in op.inputs[:2])
+        with np.errstate(all="ignore"):
+            m0, t = fixed_point(step_a * step_b / kind(y.step), y.rounding)
     except ValueError as error:
         require(False, op, str(error))
     require(not wide or y.rounding in ONE_STEP and int(t) >= LEAST_SHIFT, op,

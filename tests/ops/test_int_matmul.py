@@ -69,7 +69,7 @@ def test_batches(device, a, b):
 
 
 @pytest.mark.parametrize("zeros", [(0, 0, 0), (255, 255, 255), (3, 250, 128), (0, 255, 7)])
-@pytest.mark.parametrize("rounding", ["once", "twice", "upward"])
+@pytest.mark.parametrize("rounding", ["once", "twice", "upward", "single"])
 @pytest.mark.parametrize("kind", ["random", "extreme", "least"])
 def test_numbers(device, dot, zeros, rounding, kind):
     check(device, (9, 50), (50, 21), zeros=zeros, rounding=rounding, kind=kind)

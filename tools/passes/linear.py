@@ -1,6 +1,8 @@
 """Matrix products: constants on the right become dense layers, transposes become flags."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgerun.tools.graph import Graph, Op
 from edgerun.tools.passes._rewrite import Rewriter, is_float, rewrite
 
@@ -12,13 +14,23 @@ def apply(graph: Graph) -> None:
 
 
 def _to_dense(rewriter: Rewriter, op: Op) -> bool:
-    """x @ constant matrix -> dense, whose activation moves along."""
+    """x @ constant matrix, maybe of quantized numbers -> dense, whose activation moves along."""
     a, b = op.inputs
-    if (op.options["transpose_a"] or not b.constant or a.constant or not is_float(b)
+    stored = rewriter.producer(b, "dequantize")
+    values = b if stored is None else stored.inputs[0]
+    if (op.options["transpose_a"] or not values.constant or a.constant or not is_float(b)
             or any(n != 1 for n in b.shape[:-2]) or len(b.shape) > len(a.shape)):
         return False
-    matrix = b.data.reshape(b.shape[-2:])
-    w = rewriter.graph.constant(matrix if op.options["transpose_b"] else matrix.T, b.name)
+    turned, grid = not op.options["transpose_b"], values.quantization
+    if grid is not None and grid.axis >= 0:
+        axis = grid.axis - (len(b.shape) - 2)
+        if axis < 0:
+            return False
+        grid = replace(grid, axis=1 - axis if turned else axis)
+    matrix = values.data.reshape(b.shape[-2:])
+    w = rewriter.graph.constant(matrix.T if turned else matrix, values.name, quantization=grid)
+    if stored is not None:
+        w = rewriter.add(op, "dequantize", [w], stored.name, dtype="fp32")
     y = rewriter.add(op, "dense", [a, w], op.name,
                      **{key: op.options[key] for key in ("activation", "alpha", "beta")})
     rewriter.replace(op.outputs[0], y)

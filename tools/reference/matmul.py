@@ -21,9 +21,11 @@ def _matmul(op: Op, a: np.ndarray, b: np.ndarray, scale: np.ndarray | None = Non
     if scale is not None:
         return activate(op, acc.astype(np.float32) * scale[0])
     y = op.outputs[0]
+    rounding = y.quantization.rounding
+    steps = np.array([left.step, right.step, y.quantization.step],
+                     np.float32 if rounding == "single" else np.float64)
     store = integer.store_wide if a.dtype == np.int16 else integer.store
-    return store(op, acc, *fixed_point(left.step * right.step / y.quantization.step,
-                                       y.quantization.rounding), y)
+    return store(op, acc, *fixed_point(steps[0] * steps[1] / steps[2], rounding), y)
 
 
 REFERENCE = {"matmul": _matmul}
