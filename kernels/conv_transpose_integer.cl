@@ -1,5 +1,5 @@
-// Transposed 2-D convolution with integer weights, gathered: every output pixel visits the taps that
-// reach it.
+// Transposed 2-D convolution with integer weights, gathered: every output pixel visits the taps
+// that reach it.
 //
 // acc[n, oh, ow, o] = sum over kh, kw, c of (w[o, kh, kw, c] - zero_w) * (x[n, ih, iw, c] - zero_x)
 // over the taps with ih * stride_h = oh + pad_top - kh * dilation_h for a row ih of the image, and

@@ -74,9 +74,9 @@ def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
     of the image, and iw likewise.
 
     x [N, H, W, C], w constant [OC, KH, KW, C / groups], both fp32 or fp16, bias optional [OC] fp32,
-    or quantized (see "Integer forms") -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top - pad_bottom + (KH - 1) * dilation_h +
-    1 + output_pad_h, OW likewise. With `groups`, each group of output channels reads its own group
-    of the channels of x.
+    or quantized (see "Integer forms") -> y [N, OH, OW, OC], OH = (H - 1) * stride_h - pad_top -
+    pad_bottom + (KH - 1) * dilation_h + 1 + output_pad_h, OW likewise. With `groups`, each group of
+    output channels reads its own group of the channels of x.
     """
     (x, w), bias, y = op.inputs[:2], optional(op, 2), op.outputs[0]
     require_blocks(op, w)

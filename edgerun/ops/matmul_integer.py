@@ -115,7 +115,9 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
     require(s.k <= longest, op, f"sums {s.k} products of {a.dtype}, at most {longest} fit")
     return [Launch("matmul_integer", "matmul_integer", defines,
                    (-(-s.n // lanes), -(-s.m // per_item), count(s.dims)),
-                   (a, b, scale or a, y, int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, s.b_rows, 0]),
+                   # a scale that is left out is replaced by a, which the kernel then does not read
+                   (a, b, scale or a, y,
+                    int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, s.b_rows, 0]),
                     int8_arg(s.dims, 1), int8_arg(s.sa), int8_arg(s.sb),
                     int4_arg(zero_a, zero_b, m0, t), ends, f32(alpha), f32(beta)),
                    facts.one)]

@@ -71,7 +71,8 @@ def test_groups(device, dot, groups, in_c, out_c):
 
 
 @pytest.mark.parametrize("kernel, options", [
-    ((1, 1), {}), ((2, 2), {"stride_h": 2, "stride_w": 2}), ((4, 4), {"stride_h": 2, "stride_w": 2}),
+    ((1, 1), {}), ((2, 2), {"stride_h": 2, "stride_w": 2}),
+    ((4, 4), {"stride_h": 2, "stride_w": 2}),
     ((3, 3), {"stride_h": 3, "stride_w": 1}), ((2, 5), {"stride_h": 1, "stride_w": 4}),
     ((3, 3), {"dilation_h": 2, "dilation_w": 3}),
     ((3, 3), {"stride_h": 2, "stride_w": 2, "dilation_w": 2})])

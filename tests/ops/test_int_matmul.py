@@ -125,8 +125,8 @@ def test_real_layer(device):
     (("uint8", "int16", "uint8"), ((0, "once"),) * 3, "mixes the dtypes int16, uint8"),
     (("int16", "int16", "int16"), ((3, "once"), (0, "once"), (0, "once")), "are 3 and 0, needed 0"),
     (("int16", "int16", "int16"), ((0, "once"), (0, "once"), (0, "twice")), "needed once"),
-    (("uint8", "uint8", "uint8"), ((0, "once"), None, (0, "once")), "x1 is uint8, needed one scale"),
-    (("uint8", "uint8", "uint8"), ((0, "once"), (0, "once"), None), "y is uint8, needed one scale"),
+    (("uint8", "uint8", "uint8"), ((0, "once"), None, (0, "once")), "x1 is uint8, needed one"),
+    (("uint8", "uint8", "uint8"), ((0, "once"), (0, "once"), None), "y is uint8, needed one"),
     (("uint8", "uint8", "int32"), ((0, "once"),) * 3, "y is int32, needed uint8 or int16")])
 def test_refused(dtypes, quantizations, message):
     graph = Graph()
