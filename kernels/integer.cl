@@ -81,11 +81,22 @@ I requantizev_once(const I acc, const I m0, const I t) {
                 (ODD_LANES(acc) * ODD_LANES(m0) + ((LONGS)(1) << (odd - 1))) >> odd);
 }
 
+// h of `twice` is never needed by itself: both roundings are one addition before one shift, which is
+// a step of h less for negative products, so that their halves round away from zero.
+LONGS rounded_twice(const LONGS product, const LONGS e) {
+    const LONGS halves = (((LONGS)(1) << e >> 1) << 31) + (1 << 30);
+#ifdef ROUND_UPWARD
+    return (product + halves) >> (e + 31);
+#else
+    const LONGS away = halves - (e > 0 ? (LONGS)(1l << 31) : (LONGS)(0));
+    return (product + (product < 0 ? away : halves)) >> (e + 31);
+#endif
+}
+
 I requantizev_twice(const I acc, const I m0, const I t) {
-    const I x = acc << max((I)(0), 31 - t), e = max((I)(0), t - 31), mask = ((I)(1) << e) - 1;
-    const I h = JOIN_LANES((EVEN_LANES(x) * EVEN_LANES(m0) + (1 << 30)) >> 31,
-                     (ODD_LANES(x) * ODD_LANES(m0) + (1 << 30)) >> 31);
-    return (h >> e) - ((h & mask) > (mask >> 1) - BELOW(h));
+    const I x = acc << max((I)(0), 31 - t), e = max((I)(0), t - 31);
+    return JOIN_LANES(rounded_twice(EVEN_LANES(x) * EVEN_LANES(m0), EVEN_LANES(e)),
+                      rounded_twice(ODD_LANES(x) * ODD_LANES(m0), ODD_LANES(e)));
 }
 #else
 I requantizev_once(const I acc, const I m0, const I t) {
