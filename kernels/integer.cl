@@ -81,8 +81,8 @@ I requantizev_once(const I acc, const I m0, const I t) {
                 (ODD_LANES(acc) * ODD_LANES(m0) + ((LONGS)(1) << (odd - 1))) >> odd);
 }
 
-// h of `twice` is never needed by itself: both roundings are one addition before one shift, which is
-// a step of h less for negative products, so that their halves round away from zero.
+// h of `twice` is never needed by itself: both roundings are one addition before one shift, a step
+// of h less for negative products, so that their halves round away from zero.
 LONGS rounded_twice(const LONGS product, const LONGS e) {
     const LONGS halves = (((LONGS)(1) << e >> 1) << 31) + (1 << 30);
 #ifdef ROUND_UPWARD
