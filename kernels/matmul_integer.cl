@@ -26,6 +26,8 @@
 #endif
 #define STRETCH 64
 
+#ifdef INTEGERS  // nothing here without T_uint8 or T_int16
+
 // out[i] = x[i * step] - zero for i < n, and 0 behind an odd n.
 void widen(__global const S *x, const int step, const int n, const int zero, short *out) {
     int i = 0;
@@ -115,3 +117,5 @@ __kernel void matmul_integer(TENSOR(a), TENSOR(b), TENSOR(scale), TENSOR(y), con
         STOREV(value, yp + m * N);
     }
 }
+
+#endif
