@@ -28,16 +28,18 @@
 
 #ifdef INTEGERS  // nothing here without T_uint8 or T_int16
 
-// out[i] = x[i * step] - zero for i < n, and 0 behind an odd n.
-void widen(__global const S *x, const int step, const int n, const int zero, short *out) {
+// The int16 x[i * step] - zero for i < n, two in an int, and 0 behind an odd n.
+void widen(__global const S *x, const int step, const int n, const int zero, int *out) {
     int i = 0;
     if (step == 1)
-        for (; i + 8 <= n; i += 8)
-            vstore8(convert_short8(LOAD8(0, x + i) - zero), 0, out + i);
-    for (; i < n; i++)
-        out[i] = (short)(LOAD(i * step, x) - zero);
-    if (n & 1)
-        out[n] = 0;
+        for (; i + 8 <= n; i += 8) {
+            const int8 v = LOAD8(0, x + i) - zero;
+            vstore4((v.even & 0xFFFF) | (v.odd << 16), 0, out + i / 2);
+        }
+    for (; i < n; i += 2) {
+        const int odd = i + 1 < n ? LOAD((i + 1) * step, x) - zero : 0;
+        out[i / 2] = ((LOAD(i * step, x) - zero) & 0xFFFF) | (int)((uint)odd << 16);
+    }
 }
 
 // size: M, N, K, elements from one m of a to the next, from one k of a to the next, rows of a
@@ -55,18 +57,22 @@ __kernel void matmul_integer(TENSOR(a), TENSOR(b), TENSOR(scale), TENSOR(y), con
     __global const S *bp = AT(const S, b) + batch_offset(batch, dims, sb);
     __global O *yp = AT(O, y) + batch * M * N + n;
     SUM sums[MOST_ROWS];
+    SUM start = no_sum();
+#ifdef WIDE
+    start.lo += (K + 1) / 2;  // what the pairs of products are too small by
+#endif
     for (int m = first; m < last; m++)
-        sums[m - first] = no_sum();
+        sums[m - first] = start;
     for (int k0 = 0; k0 < K; k0 += STRETCH) {
         const int stretch = min(STRETCH, K - k0), words = (stretch + 1) / 2;
         I block[STRETCH / 2];
         if (size.s6) {
-            short column[STRETCH];
-            short *shorts = (short *)block;
+            int column[STRETCH / 2];
+            int *lanes = (int *)block;
             for (int c = 0; c < VEC; c++) {
                 widen(bp + (n + c) * K + k0, 1, stretch, constants.s1, column);
                 for (int i = 0; i < words; i++)
-                    vstore2(vload2(i, column), i * VEC + c, shorts);
+                    lanes[i * VEC + c] = column[i];
             }
         } else {
             for (int i = 0; i < words; i++) {
@@ -79,7 +85,7 @@ __kernel void matmul_integer(TENSOR(a), TENSOR(b), TENSOR(scale), TENSOR(y), con
             }
         }
         for (int m = first; m < last; m += ROWS) {
-            short wide[ROWS][STRETCH];
+            int wide[ROWS][STRETCH / 2];
             SUM sum[ROWS];
             #pragma unroll
             for (int r = 0; r < ROWS; r++) {
@@ -92,11 +98,10 @@ __kernel void matmul_integer(TENSOR(a), TENSOR(b), TENSOR(scale), TENSOR(y), con
                 const I column = block[i];
                 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
-                    const int word = as_int(vload2(i, wide[r]));
+                    const int word = wide[r][i];
 #ifdef WIDE
-                    // one by one: two products of -32768 and -32768 exceed 32 bits
-                    ADD(sum[r], mac2((I)(0), word & 0xFFFF, column));
-                    ADD(sum[r], mac2((I)(0), word & (int)0xFFFF0000, column));
+                    // Two products are above -2^31 and at most 2^31: one less is an int.
+                    ADD(sum[r], mac2((I)(-1), word, column));
 #else
                     sum[r] = mac2(sum[r], word, column);
 #endif
