@@ -79,11 +79,11 @@ def fixed_point(multiplier: np.ndarray | float, rounding: str = "once"
         ValueError: a multiplier is 2^30 or more, or not a positive number.
     """
     real = np.asarray(multiplier, np.float64)
-    if rounding == "single":
-        with np.errstate(all="ignore"):
-            real = real.astype(np.float32).astype(np.float64)
     if not np.all(np.isfinite(real) & (real > 0)):
         raise ValueError("a multiplier is not a positive finite number")
+    if rounding == "single":
+        with np.errstate(all="ignore"):  # one that fp32 does not hold becomes 0, or too large
+            real = np.minimum(real.astype(np.float32).astype(np.float64), 2.0**30)
     fraction, exponent = np.frexp(real)
     m0 = np.rint(fraction * 2.0**31).astype(np.int64)
     if rounding == "short":

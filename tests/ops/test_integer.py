@@ -83,6 +83,8 @@ def test_fixed_point():
     assert np.array_equal(np.ldexp(single.astype(np.float64), -t.astype(np.int32)),
                           real.astype(np.float32))
     assert fixed_point(2.0**-40)[0] == 0
-    for bad in (0.0, -1.0, np.nan, np.inf, 2.0**31):
-        with pytest.raises(ValueError):
-            fixed_point(bad)
+    assert fixed_point(1e-60, "single")[0] == 0, "fp32 holds no such number"
+    for bad in (0.0, -1.0, np.nan, np.inf, 2.0**31, 1e60):
+        for rounding in ("once", "single"):
+            with pytest.raises(ValueError):
+                fixed_point(bad, rounding)
