@@ -142,7 +142,8 @@ def test_face_detector(device, shared_data, tmp_path):
     with Session(_calibrated(model, tmp_path / "fp32.edge", calibration, device),
                  device) as session:
         expected = [_faces(session, image) for image in tested]
-    pack(model, tmp_path / "m.edge", "int8", calibration=tmp_path / "fp32.edge")
+    pack(model, tmp_path / "m.edge", "int8", calibration=tmp_path / "fp32.npz",
+         improve=("equalize", "correct-bias"), device=device)
     with Session(loader.read(tmp_path / "m.edge"), device) as session:
         found = [_faces(session, image) for image in tested]
     same = sum(_matched(a, b) for a, b in zip(expected, found))
