@@ -26,7 +26,8 @@ import edgerun
 from edgerun.tools.pack import PackReport, pack
 
 DATA = Path(__file__).resolve().parent / "demo_data"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+CALIBRATION = 100  # images whose ranges the int8 file is made from
 SHADES = " .:-=+*#%@"
 
 
@@ -184,7 +185,8 @@ def _tell(console: Console, sample: Sample, reports: list[PackReport],
                       f"{_kb(report.lower_bound_bytes)}")
     console.print(f"\n[bold]3. Run[/] on {outcomes[0].device} ({outcomes[0].platform}):")
     console.print(_table(sample, outcomes))
-    console.print("fp16 is how numbers are stored; the arithmetic is fp32 in both.")
+    console.print("fp16 is how numbers are stored; the arithmetic is fp32 there too. int8 computes "
+                  f"with integers, their scales from the first {CALIBRATION} of the images.")
     console.print(f"\n[bold]4. What it sees[/] ({outcomes[0].precision})")
     _pictures(console, sample, outcomes[0])
 
@@ -214,7 +216,11 @@ def _next(console: Console, keep: Path | None) -> None:
 def play(folder: Path, sample: Sample,
          device: str | None) -> tuple[list[PackReport], list[Outcome]]:
     """Pack the bundled model at every precision into a folder and run each file."""
-    reports = [pack(sample.model, folder / f"fashion_mnist_{precision}.edge", precision)
+    samples = folder / "calibration.npz"
+    np.savez(samples, **{name: np.stack([sample.input(i)[name] for i in range(CALIBRATION)])
+                         for name in sample.input(0)})
+    reports = [pack(sample.model, folder / f"fashion_mnist_{precision}.edge", precision,
+                    **({"calibration": samples, "device": device} if precision == "int8" else {}))
                for precision in PRECISIONS]
     return reports, [run_all(report, sample, device) for report in reports]
 
