@@ -208,6 +208,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                          "another precision than source")
     chosen = precision in CALIBRATED or overrides is not None
     integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
+    if integers and not exact:
+        stages.run("real-weights", quantize.strip)  # integer weights of a float model
     stages.optimize(integers)
     if "equalize" in improve:
         if Path(calibration).suffix == ".edge":
@@ -236,6 +238,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                              "every tensor: give samples, images, or a file that was calibrated "
                              "(--calibration)")
         if ranges is not None:
+            dtypes = quantize.keep_exact(graph, dtypes, ranges.range, given)
             dtypes = quantize.keep_real(graph, dtypes, ranges.range, given)
         storage = quantize.storage(dtypes)
         means = None

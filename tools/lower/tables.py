@@ -16,6 +16,9 @@ Function = Callable[[np.ndarray], np.ndarray]
 KNOTS = 512  # pieces of an interpolated table
 PIECE = 128  # integers in a piece
 ERROR = 8  # steps of y by which an interpolated table may be off
+# ... or so much at a few bends, if the root of the mean square is as small as if every y were
+# rounded a few steps coarser: a bend from slope 0 to 1, as that of a clamp, is 32 steps off.
+BENT, ROOT_MEAN_SQUARE = 40, 1.0
 
 
 def of_bytes(function: Function, x: Quantization, y: Tensor) -> np.ndarray:
@@ -48,7 +51,8 @@ def interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray |
         y: int16, quantized.
 
     Returns:
-        None if the function is bent so much that some y would be wrong by more than ERROR steps.
+        None if the function is bent so much that y would be wrong by more than ERROR steps, or by
+        more than BENT and ROOT_MEAN_SQUARE.
     """
     low, _ = limits("int16")
     step = y.quantization.step
@@ -66,7 +70,9 @@ def interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray |
     table = np.clip(np.rint(knots), *limits("int16")).astype(np.int64)
     between = np.arange(PIECE)
     found = table[:-1, None] + ((table[1:] - table[:-1])[:, None] * between + 64 >> 7)
-    if np.abs(found.reshape(-1) - exact).max() > ERROR:
+    off = np.abs(found.reshape(-1) - exact)
+    bent = off.max() > BENT or np.sqrt(np.square(off).mean()) > ROOT_MEAN_SQUARE
+    if off.max() > ERROR and bent:
         return None
     return table.astype(np.int16)
 

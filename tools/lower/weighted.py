@@ -169,8 +169,10 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
         return False
     if y is not None:
         pair = multipliers(_as_tflite(lower, op, x, scale, y), y)
-        if (pair is None or (bound * scale / y.quantization.step).max() >= 2**30
-                or wide and not _wide_fits(weights, bound, y, pair[1])):
+        largest = None if pair is None else bound * scale / y.quantization.step
+        if (pair is None or largest.max() >= 2**30
+                or wide and not _wide_fits(weights, bound, y, pair[1])
+                or np.any(largest[pair[0] == 0] >= NOTHING)):  # a shift beyond what kernels have
             return False
         ends = [lower.graph.constant(pair[0], f"{op.name}.m0"),
                 lower.graph.constant(pair[1], f"{op.name}.t")]

@@ -2,9 +2,10 @@
 from edgerun.tools.quantize.answer import keep_real
 from edgerun.tools.quantize.assign import (
     INTEGERS, WEIGHTED, Override, assign, read_overrides, storage)
+from edgerun.tools.quantize.exact import keep_exact
 from edgerun.tools.quantize.improve import clipped_weights, equalize
 from edgerun.tools.quantize.insert import insert
 from edgerun.tools.quantize.strip import quantized, strip
 
 __all__ = ["INTEGERS", "WEIGHTED", "Override", "assign", "clipped_weights", "equalize", "insert",
-           "keep_real", "quantized", "read_overrides", "storage", "strip"]
+           "keep_exact", "keep_real", "quantized", "read_overrides", "storage", "strip"]

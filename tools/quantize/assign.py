@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerun.errors import InputError
-from edgerun.ops.elementwise import UNARY_TO_BOOL
+from edgerun.ops import binary_integer
+from edgerun.ops.elementwise import BINARY_TO_BOOL, UNARY_TO_BOOL
 from edgerun.tools.graph import Graph, Op
 
 INTEGERS = ("int8", "int16")
@@ -20,7 +21,8 @@ WEIGHTED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "dense")
 _BOTH = {*WEIGHTED, "matmul", "pool2d", "unary", "binary", "concat", "resize", "pad", "reduce",
          "lrn", "layer_norm", "instance_norm", "l2_normalize", "softmax"}
 COMPUTING = {"int8": _BOTH, "int16": _BOTH}
-BINARY_KINDS = ("add", "sub", "mul")
+BINARY_KINDS = {"int8": binary_integer.KINDS,
+                "int16": tuple(k for k in binary_integer.KINDS if k != "squared_difference")}
 # Ops that keep the grid of their input: they move or compare integers.
 MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
 
@@ -42,7 +44,10 @@ def able(op: Op, dtype: str) -> bool:
     if op.code == "unary":
         return op.options["kind"] not in UNARY_TO_BOOL
     if op.code == "binary":
-        return op.options["kind"] in BINARY_KINDS
+        # with a number any kind is a table
+        return op.options["kind"] in BINARY_KINDS[dtype] or (
+            op.options["kind"] not in BINARY_TO_BOOL and any(
+                x.constant and x.data.size == 1 for x in op.inputs))
     return op.code in COMPUTING[dtype]
 
 

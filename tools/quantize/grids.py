@@ -1,6 +1,8 @@
 """Scales and zero points from ranges and weights."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgerun.quantization import Quantization, limits
@@ -9,6 +11,8 @@ from edgerun.quantization import Quantization, limits
 WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d": 2}
 HEADROOM = 1.5  # int16 has room for what calibration did not see; 8 bits have none
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
+SMALLEST_UNIT = 2.0**-30  # of a sum, in steps of the result
+MOST_BIAS = {"int8": 2.0**28, "int16": 2.0**40}  # steps of a sum that a bias may be worth
 
 
 def activation_quantization(low: float, high: float, dtype: str) -> Quantization:
@@ -37,3 +41,21 @@ def weight_quantization(weights: np.ndarray, axis: int, dtype: str) -> Quantizat
     top = np.abs(weights).max(axis=others)
     scale = np.where(top > 0, np.maximum(top / largest, SMALLEST), 1.0)
     return Quantization(scale.astype(np.float32), np.zeros(len(scale), np.int32), axis)
+
+
+def roomy(weights: Quantization, dtype: str, step_x: float, step_y: float,
+          bias: np.ndarray | float) -> Quantization:
+    """Return scales of weights that are no smaller than sums have use for.
+
+    Channels next to dead have tiny weights, and with them a tiny unit of their sums: no sum could
+    hold their bias, nor could it be shifted to y. In larger units such weights are rounded more, by
+    what changes no result.
+
+    Args:
+        weights: scales per output channel.
+        dtype: "int8" or "int16" of the weights.
+        step_x, step_y: of the layer's input and output.
+        bias: real [OC].
+    """
+    least = np.maximum(np.abs(np.float64(bias)) / MOST_BIAS[dtype], step_y * SMALLEST_UNIT) / step_x
+    return replace(weights, scale=np.maximum(weights.scale, least).astype(np.float32))

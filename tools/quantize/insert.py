@@ -8,13 +8,16 @@ import numpy as np
 from edgerun.quantization import Quantization, dequantize, quantize
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.quantize.assign import INTEGERS, WEIGHTED, keeps_grid
+from edgerun.tools.quantize.chains import BITS, STORED, links
 from edgerun.tools.quantize.grids import (
-    WEIGHT_AXIS, activation_quantization, weight_quantization)
+    WEIGHT_AXIS, activation_quantization, roomy, weight_quantization)
 from edgerun.tools.quantize.improve import bias_shift
+from edgerun.tools.quantize.masks import Masks
+from edgerun.tools.quantize.saturation import Saturation
 
-STORED = {"int8": "uint8", "int16": "int16"}  # dtype of activations, by the dtype of an op
 # Ops on integers that write real numbers by themselves where nobody wants integers.
 REAL_RESULTS = (*WEIGHTED, "matmul")
+WITH_CONSTANTS = ("binary", "matmul", "concat")  # their constants are activations to them
 
 Range = Callable[[str, int], tuple[float, float]]
 
@@ -28,8 +31,9 @@ def follows_readers(op: Op) -> bool:
 class _Inserter:
     def __init__(self, graph: Graph, dtypes: dict[Op, str], range_of: Range,
                  weights_of: Callable[[Op, str], Quantization], means: Mapping[str, np.ndarray]):
-        self.graph, self.dtypes, self.range_of, self.weights_of, self.means = (
-            graph, dtypes, range_of, weights_of, means)
+        self.graph, self.dtypes, self.weights_of, self.means = graph, dtypes, weights_of, means
+        self.links, self.between = links(graph, dtypes)
+        self.masks = Masks(graph, Saturation(graph, self.links, self.between, range_of).range)
         self.stored: dict[Tensor, Tensor] = {}   # real tensor -> the integers it is kept as
         self.views: dict[Tensor, Tensor] = {}    # integers -> their dequantized view
         self.behind: dict[Tensor, Tensor] = {}   # the reverse
@@ -52,6 +56,10 @@ class _Inserter:
                     self.wanted[x] = max(dtype, self.wanted.get(x, ""),
                                          key=("", "int16", "int8").index)
 
+    def grid(self, x: Tensor, dtype: str) -> Quantization:
+        """Return scale and zero point of a real tensor's integers."""
+        return activation_quantization(*self.masks.range(x.name, BITS[dtype]), dtype)
+
     def view(self, q: Tensor) -> Tensor:
         """Return the real view of integers."""
         if q not in self.views:
@@ -69,33 +77,39 @@ class _Inserter:
         if q is not None and q.dtype == STORED[dtype]:
             return self.view(q)
         if (x, dtype) not in self.narrowed:
-            source = self.real(x)
-            quantization = activation_quantization(*self.range_of(x.name, bits(dtype)), dtype)
-            self.narrowed[x, dtype] = self.graph.quantize(source, STORED[dtype], quantization)
+            self.narrowed[x, dtype] = self.graph.quantize(self.real(x), STORED[dtype],
+                                                          self.grid(x, dtype))
         return self.view(self.narrowed[x, dtype])
 
-    def operand(self, x: Tensor, dtype: str) -> Tensor:
-        """Return a constant operand as quantized integers."""
-        low, high = float(x.data.min(initial=0)), float(x.data.max(initial=0))
-        quantization = activation_quantization(low, high, dtype)
-        return self.view(self.graph.constant(quantize(x.data, quantization, STORED[dtype]),
+    def operand(self, x: Tensor, op: Op, dtype: str) -> Tensor:
+        """Return a constant operand of an op as quantized integers."""
+        data = np.maximum(x.data, self.masks.least(op.outputs[0].name, BITS[dtype]))
+        quantization = activation_quantization(
+            float(data.min(initial=0)), float(data.max(initial=0)), dtype)
+        return self.view(self.graph.constant(quantize(data, quantization, STORED[dtype]),
                                              x.name, quantization=quantization))
 
     def weights(self, op: Op, dtype: str, inputs: list[Tensor | None]) -> None:
-        """Put quantized weights, and the bias that makes up for their rounding, among the inputs."""
-        real, quantization = op.inputs[1].data, self.weights_of(op, dtype)
+        """Put quantized weights among the inputs, and the bias that makes up for their rounding."""
+        real, bias = op.inputs[1].data, op.inputs[2] if len(op.inputs) > 2 else None
+        quantization = self.weights_of(op, dtype)
+        x, y = self.behind[inputs[0]], op.outputs[0]
+        quantization = roomy(quantization, dtype, x.quantization.step,
+                             self.grid(y, self.wanted.get(y, dtype)).step,
+                             bias.data if bias is not None and bias.constant else 0.0)
         q = quantize(real, quantization, dtype)
         inputs[1] = self.view(self.graph.constant(q, op.inputs[1].name, quantization=quantization))
         mean = self.means.get(op.inputs[0].name)
         if mean is not None:
             shift = bias_shift(op, real - dequantize(q, quantization), mean)
-            bias = op.inputs[2] if len(op.inputs) > 2 else None
             inputs[2:3] = [self.graph.constant(shift if bias is None else bias.data + shift,
                                                f"{op.name}.bias")]
 
     def keep(self, x: Tensor, op: Op | None) -> None:
         """Quantize a new real tensor if its readers want integers."""
         dtype = self.wanted.get(x, "")
+        if x in self.between:
+            return
         if op is not None and self.dtype(op) not in INTEGERS:
             dtype = ""  # a float op's result: its readers convert it
         elif (op is not None and not dtype and not follows_readers(op)
@@ -107,7 +121,7 @@ class _Inserter:
         if source is not None and source.dtype == STORED[dtype]:
             quantization = source.quantization
         else:
-            quantization = activation_quantization(*self.range_of(x.name, bits(dtype)), dtype)
+            quantization = self.grid(x, dtype)
         self.stored[x] = self.graph.quantize(x, STORED[dtype], quantization)
 
     def run(self) -> None:
@@ -126,22 +140,19 @@ class _Inserter:
             for i, x in enumerate(op.inputs):
                 if x is None or x.dtype != "fp32":
                     continue
+                if x in self.between:
+                    continue
                 if not x.constant:
                     inputs[i] = self.integers(x, dtype) if integer else self.real(x)
                 elif integer and i == 1 and op.code in WEIGHTED:
                     self.weights(op, dtype, inputs)
-                elif integer and op.code in ("binary", "matmul", "concat"):
-                    inputs[i] = self.operand(x, dtype)
+                elif integer and op.code in WITH_CONSTANTS and op not in self.links:
+                    inputs[i] = self.operand(x, op, dtype)
             op.inputs = inputs
             self.graph.ops.append(op)
             for y in op.outputs:
                 if y.dtype == "fp32":
                     self.keep(y, op)
-
-
-def bits(dtype: str) -> int:
-    """Return the bits of an integer dtype."""
-    return {"int8": 8, "int16": 16}[dtype]
 
 
 def insert(graph: Graph, dtypes: dict[Op, str], range_of: Range,
