@@ -1,4 +1,4 @@
-"""What quantization saves: weights, constants, arena and scratch, as `edgerun memory` plans them."""
+"""What quantization saves of weights, constants, arena and scratch, by `edgerun memory`."""
 from __future__ import annotations
 
 import json

@@ -1,6 +1,7 @@
-"""Compare observers and improvements on a model of yours: what each does to an int8 file.
+r"""Compare observers and improvements on a model of yours: what each does to an int8 file.
 
-    python -m edgerun.tools.recipes.choices --model M.onnx --calibration A.npz --test B.npz --out DIR
+    python -m edgerun.tools.recipes.choices --model M.onnx --calibration A.npz --test B.npz \
+        --out DIR
 
 Both .npz files hold samples under the names of the model's inputs, and no sample should be in both.
 Each row is the int8 file against the fp32 file on the test samples: signal to noise of the worst

@@ -1,7 +1,8 @@
-"""MNIST by two dense layers, or by LeNet, in four precisions.
+r"""MNIST by two dense layers, or by LeNet, in four precisions.
 
     pip install "edgerun[train]"
-    python -m edgerun.tools.recipes.mnist --network lenet --train TRAIN.npz --test TEST.npz --out DIR
+    python -m edgerun.tools.recipes.mnist --network lenet --train TRAIN.npz --test TEST.npz \
+        --out DIR
 
 Both .npz files have `images` uint8 [N, 28, 28] and `labels` [N] in 0..9. The two networks are the
 second and third of the worked examples in Tschopp, "Mixed precision networks for OpenCL", 2022:
