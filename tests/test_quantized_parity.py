@@ -15,8 +15,9 @@ import pytest
 from edgerun import loader
 from edgerun.model import Model, TensorInfo
 from edgerun.session import Session
+from edgerun.tools import reference
 from edgerun.tools.importers.tflite.source import read as read_tflite
-from edgerun.tools.pack import PackReport, pack
+from edgerun.tools.pack import PackReport, import_model, pack
 from tests.test_parity import Golden, output_range, read_golden
 
 SAMPLES = 8
@@ -197,3 +198,29 @@ def test_int16_ops_are_all_named(shared_data):
     files = {path.stem for path in (shared_data / "models" / "tflite_ops_int16").glob("*.tflite")}
     assert files == {f"{op}{number}" for op, numbers in OPS_INT16.items() for number in numbers}
     assert set(UNSUPPORTED) <= files
+
+
+def test_hybrid_difference_is_the_rounding_of_activations(shared_data):
+    """LiteRT rounds the input of every hybrid dense layer to int8, per row, while it runs.
+
+    Doing the same in NumPy to the imported model gives its numbers; edgerun keeps them real.
+    """
+    graph = import_model(shared_data / "models" / "tflite" / "ad_toycar_quant.tflite")
+    golden = read_golden(shared_data / "golden" / "tflite" / "ad_toycar_quant.npz")
+    weights = {op.outputs[0]: op.inputs[0] for op in graph.ops if op.code == "dequantize"}
+    (given,), (wanted,) = golden.inputs.values(), golden.outputs.values()
+    for x, want in zip(given, wanted):
+        layers = 0
+        for op in graph.ops:
+            if op.code == "dense":
+                q = weights[op.inputs[1]]
+                scale = np.abs(x).max(axis=-1, keepdims=True) / 127
+                sums = np.rint(x / scale).astype(np.int64) @ q.data.astype(np.int64).T
+                x = (sums * scale * q.quantization.scale + op.inputs[2].data).astype(np.float32)
+                layers += 1
+                if op.options["activation"] == "relu":
+                    x = np.maximum(x, 0)
+            elif op.code != "dequantize":
+                x = reference.evaluate(op, [x])[0]
+        assert layers == 10
+        assert np.abs(x - want).max() <= 1e-4 * (want.max() - want.min())
