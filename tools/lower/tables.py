@@ -18,7 +18,7 @@ PIECE = 128  # integers in a piece
 ERROR = 8  # steps of y by which an interpolated table may be off
 # ... or so much at a few bends, if the root of the mean square is as small as if every y were
 # rounded a few steps coarser: a bend from slope 0 to 1, as that of a clamp, is 32 steps off.
-BENT, ROOT_MEAN_SQUARE = 40, 1.0
+BENT, ROOT_MEAN_SQUARE = 40, 2.0
 
 
 def of_bytes(function: Function, x: Quantization, y: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ from edgerun.tools.lower import tables
 from edgerun.tools.quantize.assign import INTEGERS, MOVES, WEIGHTED, Override, names_of
 from edgerun.tools.quantize.chains import BITS, STORED, Link, Range, elementwise, links
 from edgerun.tools.quantize.grids import activation_quantization
+from edgerun.tools.quantize.masks import Masks
 from edgerun.tools.quantize.saturation import Saturation
 
 # Part of y's range that one step of x may be worth. Beyond it what matters of x are its ratios (as
@@ -49,7 +50,7 @@ def keep_exact(graph: Graph, dtypes: dict[Op, str], range_of: Range,
             real(producers.get(x), True)
 
     found, between = links(graph, dtypes)
-    needed = Saturation(graph, found, between, range_of).range
+    needed = Saturation(graph, found, between, Masks(graph, range_of).range).range
     for op in reversed(graph.ops):
         if op.code == "binary" and op.options["kind"] in ("div", "pow") and not all(
                 x.constant for x in op.inputs[1:]):

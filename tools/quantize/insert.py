@@ -33,7 +33,8 @@ class _Inserter:
                  weights_of: Callable[[Op, str], Quantization], means: Mapping[str, np.ndarray]):
         self.graph, self.dtypes, self.weights_of, self.means = graph, dtypes, weights_of, means
         self.links, self.between = links(graph, dtypes)
-        self.masks = Masks(graph, Saturation(graph, self.links, self.between, range_of).range)
+        self.masks = Masks(graph, range_of)
+        self.needed = Saturation(graph, self.links, self.between, self.masks.range)
         self.stored: dict[Tensor, Tensor] = {}   # real tensor -> the integers it is kept as
         self.views: dict[Tensor, Tensor] = {}    # integers -> their dequantized view
         self.behind: dict[Tensor, Tensor] = {}   # the reverse
@@ -58,7 +59,7 @@ class _Inserter:
 
     def grid(self, x: Tensor, dtype: str) -> Quantization:
         """Return scale and zero point of a real tensor's integers."""
-        return activation_quantization(*self.masks.range(x.name, BITS[dtype]), dtype)
+        return activation_quantization(*self.needed.range(x.name, BITS[dtype]), dtype)
 
     def view(self, q: Tensor) -> Tensor:
         """Return the real view of integers."""
