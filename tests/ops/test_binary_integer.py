@@ -23,7 +23,7 @@ def _integers(shape, dtype: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     low, high = limits(dtype)
     q = rng.integers(low, high + 1, shape)
-    q = np.where(rng.random(shape) < 0.3, rng.choice([low, high, 0, high // 2]), q)
+    q = np.where(rng.random(shape) < 0.3, rng.choice([low, high, 0, high // 2], shape), q)
     return q.astype(dtype)
 
 
@@ -55,6 +55,16 @@ CASES = [(kind, dtype) for kind in KINDS for dtype in GRIDS
 def test_kinds(device, kind, dtype, rounding):
     found = _check(device, kind, dtype, [(3, 5, 37), (3, 5, 37)], rounding)
     assert len(np.unique(found)) > 20  # not everything saturates
+
+
+@pytest.mark.parametrize("bits", range(20, 30))
+def test_largest_sums(device, bits):
+    """Ratios with which the largest sum alone fits into 31 bits, and what rounds it no more."""
+    ratio = 2.0**(31 - bits) / 255 * (1 - 2.0**(bits - 33))
+    a = Quantized(np.full(19, 255, np.uint8), ratio / 2)
+    found = check_integer(device, "binary", [a, a], "uint8", Quantization.per_tensor(1.0),
+                          kind="add")
+    assert np.all(found == min(255, round(255 * ratio)))
 
 
 @pytest.mark.parametrize("shapes", [

@@ -161,6 +161,19 @@ def test_zero_point_of_weights(device, dot, in_c, zero_w):
     check(device, (1, 6, 9, in_c), (20, 3, 3, in_c), zero_w=zero_w, **pads(1, 1, 1, 1))
 
 
+def test_zero_point_of_many_weights(device, dot):
+    """What the zero point takes away is far more than 16 bits."""
+    found = check(device, (1, 4, 5, 75), (20, 3, 3, 75), zero_x=190, zero_w=-40, values=high,
+                  **pads(1, 1, 1, 1))
+    assert len(np.unique(found)) > 100, "most sums are beyond what y holds"
+
+
+def high(rng, shape, dtype):
+    """Return bytes of the upper half, and weights of all sizes."""
+    low, top = (128, 255) if dtype == "uint8" else (-127, 127)
+    return rng.integers(low, top + 1, shape).astype(dtype)
+
+
 @pytest.mark.parametrize("rounding", ["once", "twice", "upward"])
 @pytest.mark.parametrize("options", [
     {}, {"activation": "relu"}, {"activation": "clip", "alpha": -3.0, "beta": 11.0}])

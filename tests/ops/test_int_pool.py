@@ -109,6 +109,14 @@ def test_extremes(device, kind, dtype):
         check(device, x, Quantization.per_tensor(0.01, 0), kind="average", kernel_h=7, kernel_w=7)
 
 
+def test_averages_that_fill_their_bits(device):
+    """A bit more behind the point, and the largest sum would not fit."""
+    x = Quantized(np.full((1, 32, 32, 5), 255, np.uint8), 0.05, 0)
+    found = check(device, x, Quantization.per_tensor(0.4001), kind="average", kernel_h=32,
+                  kernel_w=32)
+    assert np.all(found == 32)
+
+
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_windows_without_taps(device, kind):
     """The least integer, and the one that means 0."""

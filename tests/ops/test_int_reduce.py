@@ -45,6 +45,15 @@ def test_sums(device, kind, x_type, y_type, rounding):
                   kind=kind, axes=(1, 2), keep_dims=False)
 
 
+@pytest.mark.parametrize("axes", [(1, 2), (2, 3)])
+def test_long_sums(device, axes):
+    """More elements than a group of the fold, and steps so fine that every one of them counts."""
+    for kind, step in (("sum", 0.05), ("mean", 0.05 / 1600)):
+        found = check_integer(device, "reduce", [integers((2, 40, 40, 40), "uint8", 7)], "int16",
+                              Quantization.per_tensor(step), kind=kind, axes=axes)
+        assert len(np.unique(found)) > found.size // 2 and np.abs(found).max() < 2**15 - 1
+
+
 def test_mean_is_the_nearest_step(device):
     x = integers((1, 7, 7, 64), "uint8", 1)
     found = check_integer(device, "reduce", [x], "uint8", Quantization.per_tensor(0.02, 90),
