@@ -1,4 +1,5 @@
-"""Small networks with what quantizes badly: masks, logarithms, saturation, dead channels, chains."""
+"""Small networks with what quantizes badly: masks, logarithms, saturation, chains, channels next to
+dead."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -33,8 +34,8 @@ def _between_layers(build: Callable[[Graph, Tensor], Tensor]) -> Graph:
     x = graph.input("x", SHAPE, "fp32")
     before = graph.add("conv2d", [x, _weights(graph, 16, 1, 1, 4), _weights(graph, 16)], "before")
     middle = build(graph, before)
-    graph.output("y", graph.add(
-        "conv2d", [middle, _weights(graph, 6, 1, 1, middle.shape[3]), _weights(graph, 6)], "behind"))
+    weights = _weights(graph, 6, 1, 1, middle.shape[3])
+    graph.output("y", graph.add("conv2d", [middle, weights, _weights(graph, 6)], "behind"))
     return graph
 
 
@@ -134,14 +135,24 @@ def test_logarithm_of_a_spectrum_is_real(dtype):
     assert ratio > ENOUGH[dtype]
 
 
-@BOTH
-def test_divisor_is_real(dtype):
+def test_divisor_near_0_is_real():
     def build(graph: Graph, x: Tensor) -> Tensor:
         norm = graph.add("unary", [x], "norm", kind="abs")
         safe = graph.add("unary", [norm], "safe", kind="affine", alpha=1.0, beta=0.02)
         return graph.add("binary", [x, safe], "ratio", kind="div")
-    graph, _ = _quantized(_between_layers(build), dtype, _images())
-    assert [_named(graph, name).outputs[0].dtype for name in ("norm", "safe")] == ["fp32", "fp32"]
+    graph, _ = _quantized(_between_layers(build), "int8", _images())
+    assert [_named(graph, n).outputs[0].dtype for n in ("before", "norm", "safe")] == ["fp32"] * 3
+
+
+def test_divisor_that_is_never_small_is_no_exception():
+    def build(graph: Graph, x: Tensor) -> Tensor:
+        norm = graph.add("unary", [x], "norm", kind="abs")
+        safe = graph.add("unary", [norm], "safe", kind="affine", alpha=1.0, beta=1.0)
+        return graph.add("binary", [graph.add("unary", [x], "t", kind="tanh"), safe], "ratio",
+                         kind="div")
+    graph, ratio = _quantized(_between_layers(build), "int8", _images())
+    assert _named(graph, "before").outputs[0].dtype == "uint8"
+    assert ratio > ENOUGH["int8"]
 
 
 @BOTH
@@ -224,6 +235,22 @@ def test_any_kind_with_a_number_is_a_table(kind, value):
     graph, ratio = _quantized(_between_layers(build), "int8", _images())
     assert _codes(graph) == ["conv2d", "table", "conv2d"]
     assert ratio > ENOUGH["int8"]
+
+
+@BOTH
+@pytest.mark.parametrize("other", [-1e9, 0.5, None])
+def test_choice_among_integers(dtype, other):
+    """A number below every score is cut off at what the softmax still sees."""
+    def build(graph: Graph, x: Tensor) -> Tensor:
+        above = graph.constant(np.triu(np.ones((8, 16), bool), 5))
+        b = (graph.constant(np.float32(other)) if other is not None
+             else graph.add("conv2d", [x, _weights(graph, 16, 1, 1, 16, scale=2.0)], "other"))
+        chosen = graph.add("where", [above, x, b], "chosen")
+        return graph.add("softmax", [chosen], "softmax", axis=3)
+    graph, ratio = _quantized(_between_layers(build), dtype, _images())
+    assert "dequantize" not in _codes(graph)
+    assert _named(graph, "chosen").inputs[1].dtype in ("uint8", "int16")
+    assert ratio > ENOUGH[dtype]
 
 
 @pytest.mark.parametrize("kind", ["hard_swish", "silu", "gelu", "mish"])

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from edgerun.ops.quantize import LARGEST_INT32
+from edgerun.quantization import dequantize, quantize
 from edgerun.tools.graph import Op
 from edgerun.tools.lower._lowering import Lowering
 
@@ -42,6 +43,27 @@ def _meet(lower: Lowering, op: Op) -> bool:
     return True
 
 
+def _where(lower: Lowering, op: Op) -> bool:
+    """dequantize two -> where -> quantize chooses among integers, both on the grid of the result.
+    """
+    y = lower.store(op)
+    operands = [lower.integer(t) for t in op.inputs[1:]]
+    if y is None or any(q is None and not t.constant for q, t in zip(operands, op.inputs[1:])):
+        return False
+    chosen = []
+    for q, t in zip(operands, op.inputs[1:]):
+        if q is None or q.constant:
+            real = t.data if q is None else dequantize(q.data, q.quantization)
+            q = lower.graph.constant(quantize(real, y.quantization, y.dtype), t.name,
+                                     quantization=y.quantization)
+        elif q.dtype != y.dtype or q.quantization.grid != y.quantization.grid:
+            q = lower.rewriter.add(op, "requantize", [q], f"{op.name}.grid", y.quantization,
+                                   dtype=y.dtype)
+        chosen.append(q)
+    lower.replace(op, "where", [op.inputs[0], *chosen], y)
+    return True
+
+
 MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
 
 
@@ -49,4 +71,4 @@ def _moved(lower: Lowering, op: Op) -> bool:
     return _move(lower, op) or _late(lower, op)
 
 
-RULES = {**dict.fromkeys(MOVES, _moved), "quantize": _meet}
+RULES = {**dict.fromkeys(MOVES, _moved), "quantize": _meet, "where": _where}

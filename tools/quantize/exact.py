@@ -52,9 +52,11 @@ def keep_exact(graph: Graph, dtypes: dict[Op, str], range_of: Range,
     found, between = links(graph, dtypes)
     needed = Saturation(graph, found, between, Masks(graph, range_of).range).range
     for op in reversed(graph.ops):
-        if op.code == "binary" and op.options["kind"] in ("div", "pow") and not all(
-                x.constant for x in op.inputs[1:]):
-            real(producers.get(op.inputs[1]), True)
+        if op.code == "binary" and op.options["kind"] == "div":
+            before = producers.get(op.inputs[1])
+            if dtypes.get(before) in INTEGERS and not _divides(
+                    op.inputs[1], found.get(before), dtypes[before], needed):
+                real(before, True)
         if op not in found or op.outputs[0] in between or op in named:
             continue
         dtype, link = dtypes[op], found[op]
@@ -91,15 +93,35 @@ def _leading(op: Op, root: Tensor, producers: Mapping[Tensor, Op]) -> list[Op]:
     return list(found)
 
 
+def _divides(b: Tensor, link: Link | None, dtype: str, range_of: Range) -> bool:
+    """Whether the integers of a divisor are fine enough for its reciprocal."""
+    given = activation_quantization(*range_of(b.name, BITS[dtype]), dtype)
+    values = _grid(b if link is None else link.root, dtype, range_of)
+    with np.errstate(all="ignore"):
+        if link is not None:
+            values = link.function(values)
+        stored = dequantize(quantize(values, given, STORED[dtype]), given)
+        values = 1 / stored.astype(np.float64)
+    return bool(np.isfinite(values).all()
+                and np.abs(np.diff(values)).max(initial=0) <= COARSE * np.ptp(values))
+
+
+def _grid(x: Tensor, dtype: str, range_of: Range) -> np.ndarray:
+    """Return the real numbers, fp64, that integers in the range of a tensor mean."""
+    low_high = range_of(x.name, BITS[dtype])
+    grid = activation_quantization(*low_high, dtype)
+    low, high = quantize(np.array(low_high), grid, STORED[dtype])
+    return dequantize(np.arange(int(low), int(high) + 1), grid).astype(np.float64)
+
+
 def _judged(link: Link, y: Tensor, dtype: str, range_of: Range) -> tuple[bool, bool]:
     """Return whether a table has room for a function, and whether steps of the root are fine
     enough for it."""
     given, wanted = (activation_quantization(*range_of(t.name, BITS[dtype]), dtype)
                      for t in (link.root, y))
     stored = STORED[dtype]
-    ends = quantize(np.array(range_of(link.root.name, BITS[dtype])), given, stored)
     with np.errstate(all="ignore"):
-        numbers = dequantize(np.arange(int(ends[0]), int(ends[1]) + 1), given).astype(np.float64)
+        numbers = _grid(link.root, dtype, range_of)
         values = np.clip(np.asarray(link.function(numbers), np.float64),
                          *dequantize(np.array(limits(stored)), wanted))
     if not np.isfinite(values).all():

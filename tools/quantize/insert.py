@@ -17,7 +17,7 @@ from edgerun.tools.quantize.saturation import Saturation
 
 # Ops on integers that write real numbers by themselves where nobody wants integers.
 REAL_RESULTS = (*WEIGHTED, "matmul")
-WITH_CONSTANTS = ("binary", "matmul", "concat")  # their constants are activations to them
+WITH_CONSTANTS = ("binary", "matmul", "concat", "where")  # their constants are activations to them
 
 Range = Callable[[str, int], tuple[float, float]]
 
