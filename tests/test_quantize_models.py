@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgerun import loader
-from edgerun.quantization import Quantization, quantize as to_integers
+from edgerun.quantization import Quantization
 from edgerun.tools import lower, quantize, reference
 from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.pack import pack
@@ -198,21 +198,20 @@ def test_channel_next_to_dead(dtype, tiny, bias):
 
 
 def test_sum_that_no_shift_takes_to_y_stays_real():
-    """A wide sum of 2^42 in steps of 2^-70: kernels shift by 62 at most."""
+    """A wide sum of 2^44 in steps of 2^-40: kernels shift by 62 at most, which would give 0."""
     graph = Graph("net")
     x = graph.input("x", (1, 2, 2, 2), "fp32")
     q = graph.quantize(x, "int16", Quantization.per_tensor(2.0**-15))
-    weights = np.array([[300.0, -200.0], [1e-19, 2e-19]], np.float32).reshape(2, 1, 1, 2)
-    given = Quantization((np.abs(weights).max(axis=(1, 2, 3)) / 32767).astype(np.float32),
-                         np.zeros(2, np.int32), 0)
-    w = graph.dequantize(graph.constant(to_integers(weights, given, "int16"), quantization=given))
-    y = graph.add("conv2d", [graph.dequantize(q), w, graph.constant(np.float32([1.0, 1e-10]))], "c")
-    stored = graph.quantize(y, "int16", Quantization.per_tensor(2e-11))
+    given = Quantization(np.float32([2.0**-7, 2.0**-25]), np.zeros(2, np.int32), 0)
+    w = graph.constant(np.full((2, 1, 1, 2), 30000, np.int16), quantization=given)
+    bias = graph.constant(np.float32([1.0, 16.0]))
+    y = graph.add("conv2d", [graph.dequantize(q), graph.dequantize(w), bias], "c")
+    stored = graph.quantize(y, "int16", Quantization.per_tensor(1.0))
     graph.output("y", graph.dequantize(stored))
-    feeds = {"x": np.zeros((1, 2, 2, 2), np.float32)}
+    feeds = {"x": np.full((1, 2, 2, 2), 0.3, np.float32)}
     want = reference.execute(graph, feeds)["y"]
     lower.apply(graph)
-    assert np.abs(reference.execute(graph, feeds)["y"] - want).max() <= 2e-11
+    assert np.array_equal(reference.execute(graph, feeds)["y"], want)
 
 
 @BOTH
