@@ -69,6 +69,9 @@ def _weighted() -> dict[str, Form]:
         for name, x, w in (("int8", FP32, w8), ("int16", FP16, w16)):
             forms[f"{code} weights {name}"] = Form(
                 code, (x, w, REAL_BIAS, None, None, SCALES), "", None, given)
+    one = (np.int32([5]), None, None, np.int32([2**30]), np.int8([38]))
+    forms["depthwise_conv2d of one channel"] = Form("depthwise_conv2d", (
+        In("uint8", (1, 6, 5, 1), Q8), _weights(np.int8, 3, 3, 1), *one), "", Q8, PADDED)
     narrow = {"stride_w": 2, **PADDED}
     for name, kernel, given in (("", (3, 3), PADDED), (" strided", (2, 2), narrow)):
         w8, w16 = _weights(np.int8, *kernel, 20), _weights(np.int16, *kernel, 20)

@@ -147,3 +147,10 @@ def test_ties_and_coordinates_of_the_source(dtype, rounding, origin, coarse):
         assert graph.ops[0].options["origin"] == origin
     upward = dtype == "int8" and rounding == "twice"
     assert graph.ops[0].outputs[0].quantization.rounding == ("upward" if upward else rounding)
+
+
+def test_moves():
+    """Integers are moved as they are; where the grid of the result is another, they are converted
+    behind that."""
+    check(qdq("transpose", perm=(0, 3, 1, 2)), ["transpose"], within=0)
+    check(qdq("transpose", perm=(0, 3, 1, 2), grid=OTHER), ["transpose", "requantize"])

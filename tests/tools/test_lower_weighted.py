@@ -193,3 +193,26 @@ def test_bias_in_other_steps_is_converted():
     lower.apply(graph)
     assert [op.code for op in graph.ops] == ["conv2d"]
     assert np.abs(execute(graph, feeds)["y"] - want).max() <= 1
+
+
+def test_bias_in_nearly_the_same_steps_is_converted():
+    """The scale that the source gives it counts, unless it differs by rounding alone."""
+    graph, feeds = model(bias="int32", bias_top=30_000)
+    (bias,) = [t for t in graph.tensors() if t.name == "b"]
+    bias.quantization = scales(bias.quantization.scale * 1.05, 0)
+    want = execute(graph, feeds)["y"].astype(int)
+    lower.apply(graph)
+    assert [op.code for op in graph.ops] == ["conv2d"]
+    assert np.abs(execute(graph, feeds)["y"] - want).max() <= 1
+
+
+@pytest.mark.parametrize("least, wide", [(-2**15 + 1, True), (-2**15, False)])
+def test_weights_of_which_two_products_exceed_32_bits(least, wide):
+    """Kernels add two products before they split a sum: 2 * 2^15 * 2^15 is one too many."""
+    graph, _ = model("int16", "int16", "int16", zeros=(0, 0, 0), top=4000, y_scale=3e-4,
+                     rounding="short", per_channel=False)
+    (w,) = [t for t in graph.tensors() if t.name == "w"]
+    w.data[0, 0, 0, 0] = least
+    lower.apply(graph)
+    (layer,) = [op for op in graph.ops if op.code == "conv2d"]
+    assert layer.options["wide"] == wide and (layer.inputs[0].dtype == "int16") == wide

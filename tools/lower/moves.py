@@ -17,9 +17,10 @@ def _move(lower: Lowering, op: Op) -> bool:
 
 
 def _late(lower: Lowering, op: Op) -> bool:
-    """move -> dequantize instead of dequantize -> move: integers are smaller."""
+    """move -> dequantize instead of dequantize -> move: integers are smaller. A quantize to another
+    grid behind that is then a requantize."""
     x = lower.integer(op.inputs[0])
-    if x is None or lower.store(op) is not None:
+    if x is None:
         return False
     moved = lower.rewriter.add(op, op.code, [x, *op.inputs[1:]], op.name, **op.options)
     moved.quantization = x.quantization
