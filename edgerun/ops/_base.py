@@ -254,11 +254,6 @@ def int8_arg(values: Sequence[int], fill: int = 0) -> np.ndarray:
     return np.array([fill] * (8 - len(values)) + [int(v) for v in values], np.int32)
 
 
-def fit_lanes(facts: Facts, n: int) -> int:
-    """Return the widest vector, a power of two up to facts.lanes, of which n elements fill one."""
-    return min(facts.lanes, 1 << (max(n, 1).bit_length() - 1))
-
-
 def int4_arg(values: Sequence[int]) -> np.ndarray:
     """Return a kernel argument `int4`, zeros behind the values."""
     return np.array([*map(int, values)] + [0] * (4 - len(values)), np.int32)

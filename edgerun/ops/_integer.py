@@ -23,6 +23,9 @@ from edgerun.quantization import ONE_STEP, clamp
 BIAS, RESIDUAL, ZEROS, M0, T = range(2, 7)  # inputs of an op with weights
 ACTIVATIONS = ("uint8", "int16")  # dtypes of quantized activations on the device
 WEIGHTS = ("int8", "int16")
+# Sums in two parts: the low parts of so many products fit into 32 bits, and they are requantized
+# with at least this shift.
+WIDE_MOST_TERMS, WIDE_LEAST_SHIFT = 65_000, 18
 
 
 def optional(op: OpLike, index: int) -> TensorLike | None:

@@ -5,9 +5,8 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.ops._base import OpLike, float_types, require, require_dtype, require_quantized
+from edgerun.ops._integer import ACTIVATIONS
 from edgerun.quantization import limits
-
-INTEGERS = ("uint8", "int16")
 
 
 def require_numbers(op: OpLike) -> None:
@@ -17,14 +16,14 @@ def require_numbers(op: OpLike) -> None:
         ModelError: it does not.
     """
     x = op.inputs[0]
-    require_dtype(x, (*dtypes.FLOAT, *INTEGERS), op)
-    if x.dtype in INTEGERS:
+    require_dtype(x, (*dtypes.FLOAT, *ACTIVATIONS), op)
+    if x.dtype in ACTIVATIONS:
         require_quantized(x, op)
 
 
 def quantized(op: OpLike) -> bool:
     """Whether an op that takes real numbers reads and writes them as integers."""
-    return op.inputs[0].dtype in INTEGERS
+    return op.inputs[0].dtype in ACTIVATIONS
 
 
 def types(op: OpLike) -> dict[str, int]:
@@ -37,7 +36,7 @@ def types(op: OpLike) -> dict[str, int]:
     if not quantized(op):
         require_dtype(y, dtypes.FLOAT, op)
         return float_types(x, y)
-    require_dtype(y, INTEGERS, op)
+    require_dtype(y, ACTIVATIONS, op)
     return {**float_types(x, y), "REAL": 1}
 
 

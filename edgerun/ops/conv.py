@@ -9,14 +9,13 @@ from edgerun.ops._base import (
     require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import form, infer_integer, is_integer, optional
 from edgerun.ops._tile import tile
-from edgerun.ops.conv_integer import SIZES, integer_launch, weights_launch
+from edgerun.ops.conv_integer import CHUNK, SIZES, integer_launch, weights_launch
 from edgerun.ops.depthwise_integer import depthwise_integer
 from edgerun.ops.elementwise import activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 MAX_TILE = 64  # no work-item computes more pixels
-CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 
 
 def require_bias(op: OpLike, bias: TensorLike | None, out_c: int) -> None:

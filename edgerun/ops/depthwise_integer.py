@@ -3,21 +3,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, f32, int8_arg, require_dtype, require_quantized)
+    Facts, Launch, OpLike, f32, int4_arg, int8_arg, require_dtype, require_quantized)
 from edgerun.ops._integer import (
     BIAS, M0, RESIDUAL, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops.elementwise import activation
 
 ROW_TAPS = (3, 5)  # widths of kernels for which a row of x is loaded once
-
-
-def int4_arg(*values: int) -> np.ndarray:
-    """Return a kernel argument `int4`, filled up with 0."""
-    return np.array([*values, *[0] * (4 - len(values))], np.int32)
 
 
 def form_defines(op: OpLike) -> dict[str, Any]:
@@ -43,11 +36,11 @@ def form_args(op: OpLike) -> tuple[Any, ...]:
     """Return the last arguments of a kernel with weights: zeros, ends, alpha, beta."""
     x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
     zero_x = require_quantized(x, op).zero if x.dtype not in FLOAT else 0
-    zeros = int4_arg(zero_x, zero_of_weights(op, w))
+    zeros = int4_arg([zero_x, zero_of_weights(op, w)])
     if y.dtype in FLOAT:
         act = activation(op)
-        return zeros, int4_arg(), f32(act.alpha), f32(act.beta)
-    return zeros, int4_arg(y.quantization.zero, *bounds(op, y)), f32(0), f32(0)
+        return zeros, int4_arg([]), f32(act.alpha), f32(act.beta)
+    return zeros, int4_arg([y.quantization.zero, *bounds(op, y)]), f32(0), f32(0)
 
 
 def tile(facts: Facts, rows: int, out_w: int, out_c: int, wide: bool) -> tuple[int, int, int]:
@@ -93,6 +86,6 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
         (x, w, bias or x, residual or x, m0, t or x, y,
          int8_arg([height, width, out_h, out_w, out_c, out_c // in_c, run,
                    (bias is not None) + 2 * (residual is not None)]),
-         int4_arg(kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]),
-         int4_arg(kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]),
+         int4_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]]),
+         int4_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]]),
          *form_args(op)), facts.one)]

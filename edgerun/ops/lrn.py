@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, count, f32, fit_lanes, i32, require)
+    Facts, Launch, OpLike, Outputs, count, f32, i32, lanes_within, require)
 from edgerun.ops._quantized_io import grids, require_numbers, types
 
 
@@ -30,7 +30,7 @@ def lrn(op: OpLike, facts: Facts) -> list[Launch]:
     x, y, o = op.inputs[0], op.outputs[0], op.options
     channels = x.shape[-1]
     rows = count(x.shape[:-1])
-    lanes = fit_lanes(facts, channels)
+    lanes = lanes_within(channels, facts)
     run, items = 1, -(-channels // lanes)
     if facts.kind == "cpu":
         items = 1 if rows >= 4 * facts.compute_units else items

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, fit_lanes,
-    float_types, int8_arg, require, require_dtype, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
+    int8_arg, lanes_within, require, require_dtype, require_same_dtype)
 from edgerun.ops._integer import ACTIVATIONS
 from edgerun.ops.elementwise import activation
 from edgerun.ops.matmul_integer import matmul_integer, output_dtype
@@ -98,23 +98,23 @@ def matmul(op: OpLike, facts: Facts) -> list[Launch]:
     s, cpu = _sizes(op), facts.kind == "cpu"
     rows = 1 if s.m < 3 else 8 if facts.lanes == 16 and s.m > 4 else 4
     if a.dtype not in FLOAT:
-        lanes = fit_lanes(facts, s.n)
+        lanes = lanes_within(s.n, facts)
         per_item = _cpu_rows(s, rows, lanes, facts, PACKED_ROWS) if cpu else rows
         return matmul_integer(op, facts, s, lanes, rows, per_item)
     act = activation(op)
     defines = {**float_types(a, y), "ROWS": rows, **act.defines}
     most = 2**30
     if not s.b_rows:
-        kernel, lanes = "matmul", fit_lanes(facts, s.n)
+        kernel, lanes = "matmul", lanes_within(s.n, facts)
         vectors = _vectors(s.n, lanes, rows) if cpu else 1
         defines["NV"] = vectors
         columns = lanes * vectors
     elif cpu and s.m >= 8 and (s.n >= facts.lanes or s.step_k != 1):
-        kernel, lanes = "matmul_packed", fit_lanes(facts, s.n)
+        kernel, lanes = "matmul_packed", lanes_within(s.n, facts)
         columns, most = lanes, PACKED_ROWS
     else:
         rows = defines["ROWS"] = min(rows, 4)
-        kernel, lanes, columns = "matmul_dot", fit_lanes(facts, s.k), COLUMNS
+        kernel, lanes, columns = "matmul_dot", lanes_within(s.k, facts), COLUMNS
     defines["VEC"] = lanes
     per_item = _cpu_rows(s, rows, columns, facts, most) if cpu else rows
     return [Launch("matmul", kernel, defines,

@@ -7,15 +7,15 @@ import numpy as np
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, count, f32, int8_arg, require, require_dtype, require_quantized)
-from edgerun.ops._integer import ACTIVATIONS, bounds, optional, require_values, rounding_defines
-from edgerun.ops.depthwise_integer import int4_arg
+    Facts, Launch, OpLike, count, f32, int4_arg, int8_arg, require, require_dtype,
+    require_quantized)
+from edgerun.ops._integer import (
+    ACTIVATIONS, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS, bounds, optional, require_values,
+    rounding_defines)
 from edgerun.ops.elementwise import activation
 from edgerun.quantization import ONE_STEP, TWO_STEPS, fixed_point
 
 SCALE = 2  # input
-MOST_TERMS = 65_000  # of a sum in two parts: the low parts of so many fit into 32 bits
-LEAST_SHIFT = 18  # sums in two parts are requantized with at least this shift
 
 
 class Sizes(Protocol):
@@ -37,7 +37,7 @@ def most_terms(dtype: str, rounding: str) -> int:
     Sums of uint8 stay within int32; rounding in two steps wants one bit of it.
     """
     if dtype == "int16":
-        return MOST_TERMS
+        return WIDE_MOST_TERMS
     return (2**30 if rounding in TWO_STEPS else 2**31 - 1) // 255**2
 
 
@@ -70,9 +70,9 @@ def _fixed(op: OpLike) -> tuple[int, int]:
             m0, t = fixed_point(step_a * step_b / kind(y.step), y.rounding)
     except ValueError as error:
         require(False, op, str(error))
-    require(not wide or y.rounding in ONE_STEP and int(t) >= LEAST_SHIFT, op,
+    require(not wide or y.rounding in ONE_STEP and int(t) >= WIDE_LEAST_SHIFT, op,
             f"rounds sums of int16 {y.rounding} with the shift {int(t)}, needed once, and at least "
-            f"{LEAST_SHIFT}")
+            f"{WIDE_LEAST_SHIFT}")
     return int(m0), int(t)
 
 
@@ -100,7 +100,7 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
         defines["DOT_VNNI"] = 1
     alpha = beta = 0.0
     m0 = t = 0
-    ends, rounding = int4_arg(), "once"
+    ends, rounding = int4_arg([]), "once"
     if y.dtype in FLOAT:
         require(scale is not None, op, f"writes {y.dtype}, but has no scale of its sums")
         act = activation(op)
@@ -110,7 +110,7 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
         require(scale is None, op, "has a scale of its sums, which a quantized output does not use")
         m0, t = _fixed(op)
         defines |= rounding_defines(y)
-        ends, rounding = int4_arg(y.quantization.zero, *bounds(op, y)), y.quantization.rounding
+        ends, rounding = int4_arg([y.quantization.zero, *bounds(op, y)]), y.quantization.rounding
     longest = most_terms(a.dtype, rounding)
     require(s.k <= longest, op, f"sums {s.k} products of {a.dtype}, at most {longest} fit")
     return [Launch("matmul_integer", "matmul_integer", defines,
@@ -119,5 +119,5 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
                    (a, b, scale or a, y,
                     int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, s.b_rows, 0]),
                     int8_arg(s.dims, 1), int8_arg(s.sa), int8_arg(s.sb),
-                    int4_arg(zero_a, zero_b, m0, t), ends, f32(alpha), f32(beta)),
+                    int4_arg([zero_a, zero_b, m0, t]), ends, f32(alpha), f32(beta)),
                    facts.one)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, f32, fit_lanes, int8_arg, require, require_quantized,
+    Facts, Launch, OpLike, Outputs, f32, int8_arg, lanes_within, require, require_quantized,
     require_rank, require_same_dtype)
 from edgerun.ops._integer import bounds
 from edgerun.ops._quantized_io import quantized, require_numbers
@@ -127,7 +127,7 @@ def pool2d(op: OpLike, facts: Facts) -> list[Launch]:
         defines, rest = act.defines, (f32(act.alpha), f32(act.beta))
     n, height, width, channels = x.shape
     out_h, out_w = y.shape[1:3]
-    lanes = fit_lanes(facts, channels)
+    lanes = lanes_within(channels, facts)
     vectors = -(-channels // lanes)
     run, items = 1, vectors
     if facts.kind == "cpu":

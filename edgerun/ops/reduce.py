@@ -10,8 +10,8 @@ from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Shape, count, i32, int8_arg, lanes_within, normal_axis, require,
     require_dtype, require_quantized, require_same_dtype, strides)
-from edgerun.ops._integer import rounding_defines
-from edgerun.ops._quantized_io import INTEGERS, grids, types
+from edgerun.ops._integer import ACTIVATIONS, rounding_defines
+from edgerun.ops._quantized_io import grids, types
 from edgerun.quantization import TWO_STEPS, clamp, fixed_point, limits
 
 LONG = 256  # elements; a work-item that folds as many is worth a work-group
@@ -49,7 +49,7 @@ def _form(op: OpLike) -> str:
     """Return how quantized numbers are reduced: "order" and "sum" work on the integers, "real" on
     what they mean; "" for tensors that are not quantized."""
     x = op.inputs[0]
-    if x.quantization is None or x.dtype not in INTEGERS:
+    if x.quantization is None or x.dtype not in ACTIVATIONS:
         return ""
     if op.options["kind"] in ("sum", "mean"):
         return "sum"
@@ -161,7 +161,7 @@ def _integer_form(op: OpLike) -> tuple[dict[str, int], tuple]:
     if form != "sum":
         require_same_dtype(op, x, y)
         return {f"T_{x.dtype}": 1}, ()
-    require_dtype(y, INTEGERS, op)
+    require_dtype(y, ACTIVATIONS, op)
     steps = int8_arg([*sum_steps(op), *clamp(y.quantization, y.dtype), 0, 0])
     return {f"T_{x.dtype}": 1, f"O_{y.dtype}": 1, "STEPS": 1, **rounding_defines(y)}, (steps,)
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, f32, fit_lanes, i32, int8_arg, require, require_quantized,
+    Facts, Launch, OpLike, Outputs, f32, i32, int8_arg, lanes_within, require, require_quantized,
     require_rank, require_same_dtype)
 from edgerun.ops._quantized_io import quantized, require_numbers
 from edgerun.quantization import quantize
@@ -202,7 +202,7 @@ def resize(op: OpLike, facts: Facts) -> list[Launch]:
         outside, bits = _integer_arguments(op)
     n, height, width, channels = x.shape
     out_h, out_w = y.shape[1:3]
-    lanes = fit_lanes(facts, channels)
+    lanes = lanes_within(channels, facts)
     run, items = 1, -(-channels // lanes)
     if facts.kind == "cpu":
         items = 1

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.ops.matmul_integer import LEAST_SHIFT, most_terms
+from edgerun.ops._integer import WIDE_LEAST_SHIFT
+from edgerun.ops.matmul_integer import most_terms
 from edgerun.quantization import ONE_STEP
 from edgerun.tools.graph import Op
 from edgerun.tools.lower._lowering import Lowering
@@ -31,7 +32,7 @@ def _matmul(lower: Lowering, op: Op) -> bool:
     pair = multipliers(scale, y)
     most = terms * (2.0**30 if a.dtype == "int16" else 255**2)
     if pair is None or most * scale[0] / y.quantization.step >= 2**30 or a.dtype == "int16" and (
-            y.quantization.rounding not in ONE_STEP or pair[1][0] < LEAST_SHIFT):
+            y.quantization.rounding not in ONE_STEP or pair[1][0] < WIDE_LEAST_SHIFT):
         return False
     lower.replace(op, op.code, [a, b], y, **op.options)
     return True

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from edgerun.ops.quantize import LARGEST_INT32
 from edgerun.quantization import dequantize, quantize
-from edgerun.tools.graph import Op
+from edgerun.tools.graph import MOVES, Op
 from edgerun.tools.lower._lowering import Lowering
 
 
@@ -63,9 +63,6 @@ def _where(lower: Lowering, op: Op) -> bool:
         chosen.append(q)
     lower.replace(op, "where", [op.inputs[0], *chosen], y)
     return True
-
-
-MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
 
 
 def _moved(lower: Lowering, op: Op) -> bool:

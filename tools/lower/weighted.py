@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from edgerun import dtypes
+from edgerun.ops._integer import WIDE_LEAST_SHIFT, WIDE_MOST_TERMS
 from edgerun.quantization import ONE_STEP, TWO_STEPS, Quantization, fixed_point, limits
 from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.lower._lowering import Lowering
@@ -14,8 +15,6 @@ from edgerun.tools.lower._lowering import Lowering
 CLAMPS = ("", "relu", "clip")  # activations that are a saturation of integers
 SAME_SCALE = 1e-4  # relative difference up to which a bias is taken to be in steps of s_x * s_w
 NOTHING = 0.25  # steps of y; every rounding makes smaller numbers 0
-WIDE_LEAST_T = 18  # kernels requantize two-part sums with at least this shift
-WIDE_MOST_TERMS = 65000  # products: the low parts of so many fit into 32 bits
 WIDE_BOUND = 2**46  # the high parts of sums below it fit into 31 bits
 EXACT_REAL = 2**40  # two-part sums below it become fp32 with one rounding
 
@@ -217,7 +216,7 @@ def _wide_fits(weights: Weights, bound: np.ndarray, y: Tensor | None = None,
     if (weights.terms > WIDE_MOST_TERMS or bound.max() >= WIDE_BOUND
             or weights.tensor.data.min() == -2**15):
         return False
-    return y is None or y.quantization.rounding in ONE_STEP and bool(t.min() >= WIDE_LEAST_T)
+    return y is None or y.quantization.rounding in ONE_STEP and bool(t.min() >= WIDE_LEAST_SHIFT)
 
 
 def _weights_only(lower: Lowering, op: Op, weights: Weights) -> bool:

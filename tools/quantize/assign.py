@@ -10,7 +10,7 @@ from pathlib import Path
 from edgerun.errors import InputError
 from edgerun.ops import binary_integer
 from edgerun.ops.elementwise import BINARY_TO_BOOL, UNARY_TO_BOOL
-from edgerun.tools.graph import Graph, Op
+from edgerun.tools.graph import MOVES, Graph, Op
 
 INTEGERS = ("int8", "int16")
 REALS = ("fp32", "fp16")
@@ -23,8 +23,6 @@ _BOTH = {*WEIGHTED, "matmul", "pool2d", "unary", "binary", "concat", "resize", "
 COMPUTING = {"int8": _BOTH, "int16": _BOTH}
 BINARY_KINDS = {"int8": binary_integer.KINDS,
                 "int16": tuple(k for k in binary_integer.KINDS if k != "squared_difference")}
-# Ops that keep the grid of their input: they move or compare integers.
-MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
 
 
 def keeps_grid(op: Op) -> bool:

@@ -315,7 +315,8 @@ class _Reader:
         scale = _vector(table.ScaleAsNumpy()).astype(np.float32)
         zero_point = _vector(table.ZeroPointAsNumpy())
         axis = table.QuantizedDimension()
-        self.require(bool(np.isfinite(scale).all()), f"{what}: a scale is not finite, needed a number above 0")
+        self.require(bool(np.isfinite(scale).all()),
+                     f"{what}: a scale is not finite, needed a number above 0")
         if len(scale) > 1:
             self.require(0 <= axis < len(shape) and shape[axis] == len(scale),
                          f"{what}: {len(scale)} scales along axis {axis} of the shape {shape}")
