@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgerun.quantization import dequantize, limits, quantize
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.graph import MOVES, Graph, Op, Tensor
 from edgerun.tools.lower import tables
-from edgerun.tools.quantize.assign import INTEGERS, MOVES, WEIGHTED, Override, names_of
+from edgerun.tools.quantize.assign import INTEGERS, WEIGHTED, Override, names_of
 from edgerun.tools.quantize.chains import BITS, STORED, Link, Range, elementwise, links
 from edgerun.tools.quantize.grids import activation_quantization
 from edgerun.tools.quantize.masks import Masks

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.quantize.assign import MOVES
+from edgerun.tools.graph import MOVES, Graph, Op, Tensor
 
 MASKED = -1000.0  # a number below it, added to a score, means "not this one"
 # What is so far below every score gets less than half a step of a softmax's result: exp(-BELOW).

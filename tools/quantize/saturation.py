@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.quantize.assign import MOVES
+from edgerun.tools.graph import MOVES, Graph, Op, Tensor
 from edgerun.tools.quantize.chains import BITS, Link, Range
 from edgerun.tools.quantize.grids import activation_quantization
 
