@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from edgerun.errors import ModelError
+from edgerun.ops import OPS, Facts
 from edgerun.quantization import Quantization
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import Rewriter
@@ -86,6 +88,17 @@ class Lowering:
         held = Tensor(y.name, y.shape, y.dtype, quantization=y.quantization)
         self.rewriter.replace(y, held)
         return held
+
+
+def possible(code: str, inputs: list[Tensor | None], y: Tensor, **options) -> bool:
+    """Whether an integer op can write y: its scales may be beyond what 32 bits can do."""
+    op = Op(code, y.name, inputs, [y], options)
+    try:
+        OPS[code].infer(op)
+        OPS[code].prepare(op, Facts())
+    except ModelError:
+        return False
+    return True
 
 
 def _activations(q: Tensor) -> bool:

@@ -5,15 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgerun.errors import ModelError
-from edgerun.ops import OPS, Facts
 from edgerun.ops.binary_integer import KINDS
 from edgerun.ops.elementwise import BINARY_TO_BOOL, UNARY_TO_BOOL
 from edgerun.ops.quantize import CLAMPS
 from edgerun.quantization import dequantize, quantize
 from edgerun.tools.graph import Op, Tensor, full_options
 from edgerun.tools.lower import tables
-from edgerun.tools.lower._lowering import Lowering
+from edgerun.tools.lower._lowering import Lowering, possible
 from edgerun.tools.reference import REFERENCE
 
 DEEPEST = 16  # ops behind one another in one table
@@ -21,17 +19,6 @@ LOOKED_UP = ("exp", "gelu", "gelu_tanh")  # unary kinds of which TFLite has an i
 PIECEWISE = (*CLAMPS, "leaky_relu")  # unary kinds with an integer form
 
 Function = Callable[[np.ndarray], np.ndarray]
-
-
-def possible(code: str, inputs: list[Tensor | None], y: Tensor, **options) -> bool:
-    """Whether an integer op can write y: its scales may be beyond what 32 bits can do."""
-    op = Op(code, y.name, inputs, [y], options)
-    try:
-        OPS[code].infer(op)
-        OPS[code].prepare(op, Facts())
-    except ModelError:
-        return False
-    return True
 
 
 def _binary(lower: Lowering, op: Op) -> bool:

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgerun.errors import ModelError
-from edgerun.ops import OPS, Facts
 from edgerun.quantization import dequantize, quantize
 from edgerun.tools.graph import Graph, Op, Tensor
-from edgerun.tools.lower._lowering import Lowering
+from edgerun.tools.lower._lowering import Lowering, possible
 
 ORDER = ("max", "min")
 
@@ -49,13 +47,7 @@ def mark_origins(graph: Graph) -> None:
 def _fits(op: Op, x: Tensor, y: Tensor) -> bool:
     """Whether the op can read x and write y: what its prepare refuses stays a float op."""
     out = Tensor(y.name, op.outputs[0].shape, y.dtype, quantization=y.quantization)
-    candidate = Op(op.code, op.name, [x, *op.inputs[1:]], [out], op.options)
-    try:
-        OPS[op.code].infer(candidate)
-        OPS[op.code].prepare(candidate, Facts())
-    except ModelError:
-        return False
-    return True
+    return possible(op.code, [x, *op.inputs[1:]], out, **op.options)
 
 
 def _direct(lower: Lowering, op: Op) -> bool:
