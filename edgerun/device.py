@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from edgerun import dots, drivers
+from edgerun.dtypes import QUANTIZED
 from edgerun.errors import DeviceError
 from edgerun.ops import Facts
 from edgerun.ops._base import OpLike
@@ -163,13 +164,12 @@ class Device:
         self.programs = Programs(self.context, self.device)
 
     def facts_for(self, op: OpLike) -> Facts:
-        """Return what an op may know; how to sum products is found out for integer weights only.
+        """Return what an op may know; how to sum products is found out for quantized tensors only.
 
         Raises:
             DeviceError: EDGERUN_DOT asks for what the device does not have.
         """
-        if not self.facts.dot and any(t is not None and t.dtype in ("int8", "int16")
-                                      for t in op.inputs):
+        if not self.facts.dot and any(t is not None and t.dtype in QUANTIZED for t in op.inputs):
             self.facts = dataclasses.replace(self.facts, dot=dots.choose(self))
         return self.facts
 

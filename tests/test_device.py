@@ -10,6 +10,8 @@ import pytest
 from edgerun import DeviceError
 from edgerun.device import Device, devices, select
 from edgerun.programs import Programs, cache_folder, source
+from edgerun.tools.graph import Graph
+from tests import integer_ops
 
 FAMILY, DEFINES = "elementwise", {"T_fp32": 1, "VEC": 4, "EXPRESSION": "(x * 3.0f)"}
 
@@ -141,3 +143,13 @@ def test_compiler_messages_name_the_real_file(device, cache):
     with pytest.raises(DeviceError, match=r"elementwise\.cl"):
         fresh(device).get(FAMILY, {"T_fp32": 1, "EXPRESSION": "missing_function(x)"})
     assert '#line 1 "elementwise.cl"' in source(FAMILY, DEFINES)
+
+
+@pytest.mark.parametrize("name", ["matmul uint8", "dense uint8", "dense weights int8"])
+def test_the_first_quantized_op_asks_how_to_sum(device, name):
+    opened, graph = Device(device.info.platform), Graph()
+    x = graph.input("x", (4,), "fp32")
+    plain = graph.insert(0, "unary", [x], kind="relu")
+    assert opened.facts_for(plain).dot == ""
+    op = integer_ops.add(graph, integer_ops.FORMS[name])
+    assert opened.facts_for(op).dot in ("vnni", "khr", "float", "plain")
