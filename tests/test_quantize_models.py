@@ -263,6 +263,18 @@ def test_int16_gates_are_tables(kind):
     assert ratio > ENOUGH["int16"]
 
 
+def test_int16_gate_of_mostly_negative_numbers_is_a_table():
+    """y saturates within a piece in which x goes many steps of y further."""
+    def build(graph: Graph, x: Tensor) -> Tensor:
+        low = graph.add("pool2d", [x], "low", kind="average", kernel_h=1, kernel_w=1)
+        shifted = graph.add("binary", [low, _weights(graph, 1, 1, 1, 16, scale=9.0)], "shifted",
+                            kind="add", activation="clip", alpha=-30.0, beta=3.0)
+        return graph.add("unary", [shifted], "gate", kind="silu")
+    graph, ratio = _quantized(_between_layers(build), "int16", _images())
+    assert "dequantize" not in _codes(graph)
+    assert ratio > ENOUGH["int16"]
+
+
 def test_integer_weights_of_a_float_model_are_quantized_again(shared_data, tmp_path):
     """A TFLite model in fp32 whose pointwise layers have int8 weights."""
     model = shared_data / "models" / "tflite" / "kws01_dscnn_fp32.tflite"

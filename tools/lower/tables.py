@@ -51,8 +51,9 @@ def interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray |
         y: int16, quantized.
 
     Returns:
-        None if the function is bent so much that y would be wrong by more than ERROR steps, or by
-        more than BENT and ROOT_MEAN_SQUARE.
+        None if the function is bent so much that y would be wrong by more than ERROR steps; few may
+        be by up to BENT, and where y saturates, if the root of the mean square is at most
+        ROOT_MEAN_SQUARE.
     """
     low, _ = limits("int16")
     step = y.quantization.step
@@ -71,7 +72,9 @@ def interpolated(function: Function, x: Quantization, y: Tensor) -> np.ndarray |
     between = np.arange(PIECE)
     found = table[:-1, None] + ((table[1:] - table[:-1])[:, None] * between + 64 >> 7)
     off = np.abs(found.reshape(-1) - exact)
-    bent = off.max() > BENT or np.sqrt(np.square(off).mean()) > ROOT_MEAN_SQUARE
+    cut = np.isin(exact, limits("int16")).reshape(KNOTS, PIECE).any(axis=1)  # where y saturates
+    bent = (off.reshape(KNOTS, PIECE)[~cut].max(initial=0) > BENT
+            or np.sqrt(np.square(off).mean()) > ROOT_MEAN_SQUARE)
     if off.max() > ERROR and bent:
         return None
     return table.astype(np.int16)
