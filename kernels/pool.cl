@@ -50,7 +50,7 @@ I divide(const I a, const int c) {
 // a / c, halves away from 0, or so that the result plus `base` is even.
 I mean(const I a, const int c, const int even, const int base) {
     const I q = divide(a, c), left = a - q * c;
-    const I odd = (left == c - left) | (left == -c - left) ? (q + base) & even : (I)(0);
+    const I odd = ((left == c - left) | (left == -c - left)) ? (q + base) & even : (I)(0);
     return left < 0 ? q - odd : q + odd;
 }
 #endif

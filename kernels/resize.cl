@@ -39,7 +39,7 @@ F mean_of(const F a, const F b, const int w, const int bits) {
     const int all = 1 << bits, middle = all / 2, rest = all - 1;
     const F low = (a & rest) * (all - w) + (b & rest) * w;
     const F high = (a >> bits) * (all - w) + (b >> bits) * w + (low >> bits);
-    return ((high < 0) & ((low & rest) == 0) ? high + (middle - 1) : high + middle) >> bits;
+    return (((high < 0) & ((low & rest) == 0)) ? high + (middle - 1) : high + middle) >> bits;
 }
 #endif
 

@@ -9,7 +9,9 @@ import pytest
 
 from edgerun import DeviceError
 from edgerun.device import Device, devices, select
-from edgerun.programs import Programs, cache_folder, source
+from edgerun.ops import OPS
+from edgerun.programs import Programs, cache_folder, options_of, source
+from edgerun.tools import layout
 from edgerun.tools.graph import Graph
 from tests import integer_ops
 
@@ -153,3 +155,20 @@ def test_the_first_quantized_op_asks_how_to_sum(device, name):
     assert opened.facts_for(plain).dot == ""
     op = integer_ops.add(graph, integer_ops.FORMS[name])
     assert opened.facts_for(op).dot in ("vnni", "khr", "float", "plain")
+
+
+def test_no_integer_program_makes_the_compiler_warn(device):
+    """PoCL tells the number of warnings on stderr, where a command says at most one line."""
+    opened, logs = Device(device.info.platform), {}
+    info = opened.cl.program_build_info.LOG
+    for name, form in integer_ops.FORMS.items():
+        graph = Graph()
+        op = integer_ops.add(graph, form)
+        layout.apply(graph)
+        for launch in OPS[op.code].prepare(op, opened.facts_for(op)):
+            text = source(launch.family, launch.defines)
+            if text not in logs:
+                program = opened.cl.Program(opened.context, text).build(
+                    options_of(launch.defines), devices=[opened.device], cache_dir=False)
+                logs[text] = program.get_build_info(opened.device, info)
+            assert "warning" not in logs[text], f"{name}: {logs[text]}"
