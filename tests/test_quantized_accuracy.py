@@ -1,7 +1,6 @@
 """Float models quantized by us from 100 samples, against themselves in fp32 on the same device."""
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from PIL import Image
 from edgerun import loader
 from edgerun.session import Session
 from edgerun.tools.pack import pack
+from tests import imagenet
 
 CALIBRATION = 100  # samples
-MEAN_BGR = np.float32([104, 117, 123])
 FACE_SCORE, FACE_NMS, FACE_SAME = 0.7, 0.3, 0.5
 
 Sample = tuple[np.ndarray, int]
@@ -22,16 +21,7 @@ Sample = tuple[np.ndarray, int]
 
 def _imagenet(shared_data) -> tuple[list[np.ndarray], list[Sample]]:
     """Return 100 images for calibration and the other 400 with their classes."""
-    folder = shared_data / "datasets" / "imagenet_A"
-    with open(folder / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    samples = []
-    for row in rows:
-        image = np.asarray(Image.open(folder / row["file"]).convert("RGB"), np.float32)
-        top, left = (image.shape[0] - 227) // 2, (image.shape[1] - 227) // 2
-        crop = image[top:top + 227, left:left + 227, ::-1] - MEAN_BGR
-        samples.append((np.ascontiguousarray(crop.transpose(2, 0, 1))[None],
-                        int(row["class_index_0_999"])))
+    samples = imagenet.samples(shared_data)
     return [image for image, _ in samples[::5]], [s for i, s in enumerate(samples) if i % 5]
 
 
