@@ -1,14 +1,17 @@
 // Direct 2-D convolution without workspace, also used for dense layers with several rows.
 //
 // y[n, oy, ox, o] = ACTIVATE(bias[o] + residual[n, oy, ox, o]
-//                   + sum over ky, kx, c of w[o, ky, kx, c]
+//                   + scale[o] * sum over ky, kx, c of w[o, ky, kx, c]
 //                     * x[n, oy * stride_h - pad_top + ky * dilation_h,
 //                            ox * stride_w - pad_left + kx * dilation_w, group(o) * in_c + c])
-// where x outside the image is 0.
+// where x outside the image is 0, and scale 1 unless the weights are integers.
 //
 // A work-item computes P pixels times NV vectors of VEC output channels: it streams weights and
 // broadcasts activations. Global size (ceil(out_c / (NV * VEC)), ceil(pixels / P), groups).
 //
+// W_int8, W_int16: w is int8 [..][ceil(in_c / 4)][block width][4] (layout oc16x4), or int16
+//        [..][ceil(in_c / 2)][block width][2] (oc16x2): it is widened in registers. Without one of
+//        these it is stored as x is (oc16).
 // P, NV: 1 and up; P * NV vectors of accumulators should fit into the registers.
 // VEC:   4, 8 or 16 output channels per vector.
 // CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are widened into private memory
@@ -24,26 +27,75 @@
 #define VLOAD(p) GLUE(vload, VEC)(0, p)
 #define VSTORE(v, p) GLUE(vstore, VEC)(v, 0, p)
 
-// One step of the inner loop: every accumulator gets channel value X(p) times its weights.
+// WORD: neighbouring input channels in one element V of the weights. LOADW(p): VEC elements, as G.
+// PART(w, k): channel k of them.
+#if defined(W_int16)
+#define WORD 2
+#elif defined(W_int8)
+#define WORD 4
+#else
+#define WORD 1
+#endif
+#if WORD == 1
+typedef S V;
+typedef F G;
+#define LOADW(p) LOADV(p)
+#define PART(w, k) (w)
+#else
+typedef int V;
+typedef I G;
+#define BITS (32 / WORD)
+#define LOADW(p) VLOAD(p)
+#define PART(w, k) GLUE(convert_float, VEC)((w) << (32 - BITS - BITS * (k)) >> (32 - BITS))
+#endif
+
+#define LOAD_WEIGHTS                                                                               \
+    G weights[NV];                                                                                 \
+    _Pragma("unroll") for (int v = 0; v < NV; v++) {                                               \
+        weights[v] = LOADW(wp[v]);                                                                 \
+        wp[v] += step[v];                                                                          \
+    }
+// Every accumulator gets channel c + k, X(p, c + k), times its weights.
 #define STEP(X)                                                                                    \
     {                                                                                              \
-        F weights[NV];                                                                             \
-        _Pragma("unroll") for (int v = 0; v < NV; v++) {                                           \
-            weights[v] = LOADV(wp[v]);                                                             \
-            wp[v] += step[v];                                                                      \
-        }                                                                                          \
+        F part[NV];                                                                                \
+        _Pragma("unroll") for (int v = 0; v < NV; v++) part[v] = PART(weights[v], k);              \
         _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
-            const F value = (F)(X(p));                                                             \
+            const F value = (F)(X(p, c + k));                                                      \
             _Pragma("unroll") for (int v = 0; v < NV; v++)                                         \
-                acc[p][v] = fma(value, weights[v], acc[p][v]);                                     \
+                acc[p][v] = fma(value, part[v], acc[p][v]);                                        \
+        }                                                                                          \
+    }
+// The inner loop over n channels.
+#define STEPS(n, X)                                                                                \
+    {                                                                                              \
+        int c = 0;                                                                                 \
+        for (; c + WORD <= (n); c += WORD) {                                                       \
+            LOAD_WEIGHTS                                                                           \
+            _Pragma("unroll") for (int k = 0; k < WORD; k++) STEP(X)                               \
+        }                                                                                          \
+        if (c < (n)) {                                                                             \
+            LOAD_WEIGHTS                                                                           \
+            for (int k = 0; c + k < (n); k++) STEP(X)                                              \
         }                                                                                          \
     }
 
-// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][in_c][block width];
-// bias [groups * out_c] fp32; residual, y [pixels = n * out_h * out_w, groups * out_c];
+// The lanes of one value per channel; n of them lie in the tensor, the others are 0.
+GLUE(float, VEC) load_channels(__global const float *p, const int n) {
+    if (n >= VEC)
+        return VLOAD(p);
+    float part[VEC];
+    for (int k = 0; k < VEC; k++)
+        part[k] = k < n ? p[k] : 0;
+    return VLOAD(part);
+}
+
+// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
+// bias, scale [groups * out_c] fp32; residual, y [pixels = n * out_h * out_w, groups * out_c];
 // zeros [in_c or more], all 0. in_c and out_c are per group. A bias or residual whose flag is 0 is
-// not read; zeros only where a tap lies outside the image.
-__kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(zeros), TENSOR(y),
+// not read, scale if WORD is 1; zeros only where a tap lies outside the image.
+__kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(zeros),
+                     TENSOR(scale), TENSOR(y),
                      const int has_bias, const int has_residual, const int pixels,
                      const int height, const int width, const int channels, const int in_c,
                      const int out_h, const int out_w, const int out_c,
@@ -52,28 +104,23 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
                      const int pad_left, const float alpha, const float beta) {
     const int first = get_global_id(0) * (NV * VEC), pixel = get_global_id(1) * P;
     const int group = get_global_id(2), row_c = get_global_size(2) * out_c;
+    const int words = (in_c + WORD - 1) / WORD;
 
     F acc[P][NV];
-    __global const S *wp[NV];
+    __global const V *wp[NV];
     int step[NV];
     #pragma unroll
     for (int v = 0; v < NV; v++) {
         // Vectors past the last channel repeat the last vector, and are not stored.
         const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
         step[v] = min(BLOCK, out_c - block);
-        wp[v] = AT(const S, w) + (group * out_c + block) * kernel_h * kernel_w * in_c + c - block;
+        wp[v] = AT(const V, w) + (group * out_c + block) * kernel_h * kernel_w * words
+            + c - block;
         F start = (F)(0);
-        if (has_bias) {
-            __global const float *from = AT(const float, bias) + group * out_c + c;
-            if (c + VEC <= out_c) {
-                start = VLOAD(from);
-            } else {
-                float part[VEC];
-                for (int k = 0; k < VEC; k++)
-                    part[k] = c + k < out_c ? from[k] : 0;
-                start = VLOAD(part);
-            }
-        }
+#if WORD == 1
+        if (has_bias)
+            start = load_channels(AT(const float, bias) + group * out_c + c, out_c - c);
+#endif
         #pragma unroll
         for (int p = 0; p < P; p++)
             acc[p][v] = start;
@@ -82,13 +129,14 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
     __global const S *image[P];
     int top[P], left[P];
     int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
-    bool wide = dilation_w == 1 && channels == in_c;  // a row of taps is one run of channels
+    // A row of taps may be one run of channels.
+    bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
     #pragma unroll
     for (int p = 0; p < P; p++) {
         top[p] = oy * stride_h - pad_top;
         left[p] = ox * stride_w - pad_left;
         image[p] = AT(const S, x) + n * height * width * channels + group * in_c;
-        wide = wide && left[p] >= 0 && left[p] + kernel_w <= width;
+        runs_on = runs_on && left[p] >= 0 && left[p] + kernel_w <= width;
         // Pixels past the last one repeat it, and are not stored.
         if (pixel + p + 1 < pixels && ++ox == out_w) {
             ox = 0;
@@ -100,7 +148,7 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
     }
 
     for (int ky = 0; ky < kernel_h; ky++) {
-        bool inside = wide;
+        bool inside = runs_on;
         #pragma unroll
         for (int p = 0; p < P; p++)
             inside = inside && (uint)(top[p] + ky * dilation_h) < (uint)height;
@@ -125,14 +173,12 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
                     for (; c < n; c++)
                         chunk[p][c] = LOAD(from + c, xp[p]);
                 }
-#define WIDENED(p) chunk[p][c]
-                for (int c = 0; c < n; c++)
-                    STEP(WIDENED)
+#define WIDENED(p, c) chunk[p][c]
+                STEPS(n, WIDENED)
             }
 #else
-#define STORED(p) LOAD(c, xp[p])
-            for (int c = 0; c < length; c++)
-                STEP(STORED)
+#define STORED(p, c) LOAD(c, xp[p])
+            STEPS(length, STORED)
 #endif
         }
     }
@@ -144,6 +190,17 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
         #pragma unroll
         for (int v = 0; v < NV; v++)
             result[p][v] = acc[p][v];
+#if WORD != 1
+    F factor[NV], start[NV];
+    #pragma unroll
+    for (int v = 0; v < NV; v++) {
+        const int c = first + v * VEC;
+        factor[v] = load_channels(AT(const float, scale) + group * out_c + c, out_c - c);
+        start[v] = (F)(0);
+        if (has_bias)
+            start[v] = load_channels(AT(const float, bias) + group * out_c + c, out_c - c);
+    }
+#endif
     const int count = min(P, pixels - pixel);
     for (int p = 0; p < count; p++) {
         const int at = (pixel + p) * row_c + group * out_c + first;
@@ -152,7 +209,11 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
             __global const S *rp = AT(const S, residual) + at + v * VEC;
             __global O *yp = AT(O, y) + at + v * VEC;
             const int lanes = out_c - first - v * VEC;
+#if WORD == 1
             F x = result[p][v];
+#else
+            F x = fma(result[p][v], factor[v], start[v]);
+#endif
             if (lanes >= VEC) {
                 if (has_residual)
                     x += LOADV(rp);

@@ -7,15 +7,16 @@ from edgerun.dtypes import BLOCKED, FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
     require_dtype, require_rank, require_same_dtype)
-from edgerun.ops._integer import form, infer_integer, is_integer, optional
+from edgerun.ops._integer import M0, WEIGHTS, form, infer_integer, is_integer, optional
 from edgerun.ops._tile import tile
-from edgerun.ops.conv_integer import CHUNK, SIZES, integer_launch, weights_launch
+from edgerun.ops.conv_integer import SIZES, integer_launch, require_real_weights
 from edgerun.ops.depthwise_integer import depthwise_integer
 from edgerun.ops.elementwise import activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 MAX_TILE = 64  # no work-item computes more pixels
+CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 
 
 def require_bias(op: OpLike, bias: TensorLike | None, out_c: int) -> None:
@@ -130,22 +131,25 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         groups: of channels.
     """
     x, w, bias, residual, zeros, y = operands
-    if is_integer(op):
-        launch = weights_launch if form(op) == "c" else integer_launch
-        return launch(facts, op, operands, window, groups)
-    act = activation(op)
+    if is_integer(op) and form(op) != "c":
+        return integer_launch(facts, op, operands, window, groups)
+    act, kind = activation(op), x.dtype
+    defines: dict[str, Any] = {**float_types(x, y), **act.defines}
+    if w.dtype in WEIGHTS:
+        require_real_weights(op, w, zeros, window["in_c"])
+        defines[f"W_{w.dtype}"], kind = 1, f"{x.dtype} weights"
     pixels = window["n"] * window["out_h"] * window["out_w"]
-    p, nv, vec = tile(facts, x.dtype, pixels, window["out_c"])
-    defines: dict[str, Any] = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
+    p, nv, vec = tile(facts, kind, pixels, window["out_c"])
+    defines |= {"P": p, "NV": nv, "VEC": vec}
     if x.dtype == "fp16" and facts.kind == "cpu":
         defines["CHUNK"] = CHUNK
     return Launch(
         "conv", "conv2d", defines,
         (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
-        (x, w, bias or x, residual or x, zeros or x, y, i32(bias is not None),
-         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in SIZES),
-         f32(act.alpha), f32(act.beta)),
+        (x, w, bias or x, residual or x, zeros or x, optional(op, M0) or x, y,
+         i32(bias is not None), i32(residual is not None), i32(pixels),
+         *(i32(window[name]) for name in SIZES), f32(act.alpha), f32(act.beta)),
         facts.one)
 
 

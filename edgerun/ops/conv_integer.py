@@ -4,8 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgerun.dtypes import FLOAT, WORD
-from edgerun.ops._base import (
-    Facts, Launch, OpLike, TensorLike, count, f32, float_types, i32, require)
+from edgerun.ops._base import Facts, Launch, OpLike, TensorLike, count, f32, i32, require
 from edgerun.ops._integer import (
     M0, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops._tile import tile
@@ -13,7 +12,6 @@ from edgerun.ops.elementwise import activation
 
 SIZES = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
          "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
-CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 DOTS = {"vnni": "DOT_VNNI", "khr": "DOT_KHR", "float": "DOT_FLOAT"}  # Facts.dot -> macro
 
 
@@ -65,24 +63,8 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         facts.one)
 
 
-def weights_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
-                   window: dict[str, int], groups: int) -> Launch:
-    """Return the launch of kernels/conv_weights.cl, form (c); see conv.blocked_launch."""
-    x, w, bias, residual, zeros, y = operands
-    require_zeros(op, zeros, window["in_c"])
-    require(zero_of_weights(op, w) == 0 and y.dtype in FLOAT, op, "has weights with a zero point")
-    act = activation(op)
-    pixels = window["n"] * window["out_h"] * window["out_w"]
-    p, nv, vec = tile(facts, f"{x.dtype} weights", pixels, window["out_c"])
-    defines = {"P": p, "NV": nv, "VEC": vec, **float_types(x, y), **act.defines}
-    if w.dtype == "int16":
-        defines["W_int16"] = 1
-    if x.dtype == "fp16" and facts.kind == "cpu":
-        defines["CHUNK"] = CHUNK
-    return Launch(
-        "conv_weights", "conv2d_weights", defines,
-        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
-        (x, w, bias or x, residual or x, zeros or x, optional(op, M0), y, i32(bias is not None),
-         i32(residual is not None), i32(pixels), *(i32(window[name]) for name in SIZES),
-         f32(act.alpha), f32(act.beta)),
-        facts.one)
+def require_real_weights(op: OpLike, w: TensorLike, zeros: TensorLike | None, in_c: int) -> None:
+    """Require what form (c) needs of integer weights beside real activations."""
+    require_zeros(op, zeros, in_c)
+    require(zero_of_weights(op, w) == 0 and op.outputs[0].dtype in FLOAT, op,
+            "has weights with a zero point")

@@ -1,34 +1,18 @@
 """Batched matrix products of two tensors."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
     int8_arg, lanes_within, require, require_dtype, require_same_dtype)
 from edgerun.ops._integer import ACTIVATIONS
 from edgerun.ops.elementwise import activation
-from edgerun.ops.matmul_integer import matmul_integer, output_dtype
+from edgerun.ops.matmul_integer import Sizes, matmul_integer, output_dtype
 
 MAX_RANK = 8
 COLUMNS = 4  # of kernels/matmul.cl
 PACKED_ROWS = 128  # of kernels/matmul.cl
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """M, N, K and how the operands lie: elements of a per step of m and k, b as [N, K] or not."""
-    m: int
-    n: int
-    k: int
-    step_m: int
-    step_k: int
-    b_rows: bool
-    dims: list[int]
-    sa: list[int]
-    sb: list[int]
 
 
 def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
@@ -59,7 +43,7 @@ def macs_matmul(op: OpLike) -> int:
     return count(op.outputs[0].shape) * _matrix(op.inputs[0].shape, op.options["transpose_a"])[1]
 
 
-def _sizes(op: OpLike) -> _Sizes:
+def _sizes(op: OpLike) -> Sizes:
     (a, b), y = op.inputs[:2], op.outputs[0]
     m, n = y.shape[-2:]
     transposed = op.options["transpose_a"]
@@ -72,10 +56,10 @@ def _sizes(op: OpLike) -> _Sizes:
     if len(dims) == 1 and sb == [0] and sa in ([m * k], [0]) and step_k == 1 and dims[0] * sa[0]:
         m, dims, sa = m * dims[0], [1], [0]  # one b for all: the batch is just more rows
     b_rows = op.options["transpose_b"] or n == 1
-    return _Sizes(m, n, k, step_m, step_k, b_rows, dims, sa, sb)
+    return Sizes(m, n, k, step_m, step_k, b_rows, dims, sa, sb)
 
 
-def _cpu_rows(s: _Sizes, rows: int, columns: int, facts: Facts, most: int) -> int:
+def _cpu_rows(s: Sizes, rows: int, columns: int, facts: Facts, most: int) -> int:
     """Return the rows of a work-item: many, but enough work-items, and a part of a that caches."""
     tiles = -(-s.m // rows)
     others = -(-s.n // columns) * count(s.dims)

@@ -1,7 +1,8 @@
 """Matrix products of quantized tensors."""
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from edgerun.quantization import ONE_STEP, TWO_STEPS, fixed_point
 SCALE = 2  # input
 
 
-class Sizes(Protocol):
-    """See edgerun/ops/matmul.py."""
+@dataclass(frozen=True)
+class Sizes:
+    """M, N, K and how the operands lie: elements of a per step of m and k, b as [N, K] or not;
+    dims, sa, sb: the batch, and elements of a and b per step of its axes."""
     m: int
     n: int
     k: int

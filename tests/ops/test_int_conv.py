@@ -11,7 +11,7 @@ import pytest
 
 from edgerun import dots
 from edgerun.errors import DeviceError, ModelError
-from edgerun.ops import OPS, Facts, conv_integer
+from edgerun.ops import OPS, Facts, conv, conv_integer
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
 from tests.harness import Const, Quantized, check_integer, run_guarded, session_of
@@ -71,7 +71,8 @@ def use(device, monkeypatch, dot, tile=(3, 2, 8)):
         pytest.skip(f"{device.info.name} of {device.info.platform} has no {dot} products")
     monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=dot))
     if tile:
-        monkeypatch.setattr(conv_integer, "tile", lambda *_: tile)
+        for module in (conv, conv_integer):
+            monkeypatch.setattr(module, "tile", lambda *_: tile)
 
 
 @pytest.fixture(params=["plain", "float", "khr", "vnni"])
