@@ -17,14 +17,7 @@
 // CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are widened into private memory
 //        before they are used. Pays where T_fp16 is widened by CPU instructions one by one.
 
-#ifndef P
-#define P 4
-#endif
-#ifndef NV
-#define NV 1
-#endif
-#define BLOCK 16  // output channels of a block of weights, see Layout.oc16 in the schema
-#define VLOAD(p) GLUE(vload, VEC)(0, p)
+#include "pixels.cl"
 #define VSTORE(v, p) GLUE(vstore, VEC)(v, 0, p)
 
 // WORD: neighbouring input channels in one element V of the weights. LOADW(p): VEC elements, as G.
@@ -127,25 +120,7 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
     }
 
     __global const S *image[P];
-    int top[P], left[P];
-    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
-    // A row of taps may be one run of channels.
-    bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
-    #pragma unroll
-    for (int p = 0; p < P; p++) {
-        top[p] = oy * stride_h - pad_top;
-        left[p] = ox * stride_w - pad_left;
-        image[p] = AT(const S, x) + n * height * width * channels + group * in_c;
-        runs_on = runs_on && left[p] >= 0 && left[p] + kernel_w <= width;
-        // Pixels past the last one repeat it, and are not stored.
-        if (pixel + p + 1 < pixels && ++ox == out_w) {
-            ox = 0;
-            if (++oy == out_h) {
-                oy = 0;
-                n++;
-            }
-        }
-    }
+    PLACE_PIXELS(image, AT(const S, x), WORD)
 
     for (int ky = 0; ky < kernel_h; ky++) {
         bool inside = runs_on;

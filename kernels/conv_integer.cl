@@ -28,15 +28,7 @@
 
 #include "integer.cl"
 #include "dot.cl"
-
-#ifndef P
-#define P 4
-#endif
-#ifndef NV
-#define NV 1
-#endif
-#define BLOCK 16  // output channels of a block of weights, see Layout.oc16 in the schema
-#define VLOAD(p) GLUE(vload, VEC)(0, p)
+#include "pixels.cl"
 
 // One word of weights per lane, as an int. A word of x is as many channels.
 #ifdef W_int16
@@ -225,31 +217,14 @@ __kernel void conv2d_integer(
         }
     }
 
-    int image[P], top[P], left[P];
+    int image[P];
+    PLACE_PIXELS(image, 0, WORD)
 #ifdef ZERO_W
     int sum_x[P];
-#endif
-    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
-    // A row of taps may be one run of channels.
-    bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
     #pragma unroll
-    for (int p = 0; p < P; p++) {
-        top[p] = oy * stride_h - pad_top;
-        left[p] = ox * stride_w - pad_left;
-        image[p] = n * height * width * channels + group * in_c;
-        runs_on = runs_on && left[p] >= 0 && left[p] + kernel_w <= width;
-#ifdef ZERO_W
+    for (int p = 0; p < P; p++)
         sum_x[p] = 0;
 #endif
-        // Pixels past the last one repeat it, and are not stored.
-        if (pixel + p + 1 < pixels && ++ox == out_w) {
-            ox = 0;
-            if (++oy == out_h) {
-                oy = 0;
-                n++;
-            }
-        }
-    }
 
 #ifdef PIECE
     int held = 0;  // words in acc since it was last added to the totals
