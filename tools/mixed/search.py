@@ -341,6 +341,20 @@ class _Search:
         noises = [self.problem.noises(op, dtype)]
         if not keeps_grid(op):
             noises.append(self.found.stored.get((op.outputs[0].name, dtype), {}))
+        return self._largest(noises)
+
+    def share_of_inputs(self, op: Op, dtype: str) -> float:
+        """Return the share of the allowed noise that what an op reads would take in a type."""
+        producers, noises = self.graph.producers(), []
+        for x in op.inputs:
+            while x in producers and (keeps_grid(producers[x]) or producers[x].code == "reshape"):
+                x = producers[x].inputs[0]
+            if x is not None:
+                noises.append(self.found.stored.get((x.name, dtype), {}))
+        return self._largest(noises)
+
+    def _largest(self, noises: Sequence[Mapping[str, float]]) -> float:
+        """Return the sum of noises relative to what is allowed, of the output where it is most."""
         return max((sum(noise.get(output, 0.0) for noise in noises) / limit for output, limit in
                     allowance(self.found.expected, self.max_error).items()), default=0.0)
 
@@ -355,4 +369,7 @@ class _Search:
         worst = self.share(op, smaller[-1])
         if math.isinf(worst):
             return f"{smaller[-1]} overflows"
+        read = self.share_of_inputs(op, smaller[-1])
+        if read > worst:
+            return f"reading {smaller[-1]} would take {read:.1%} of the noise"
         return f"{smaller[-1]} would take {worst:.1%} of the noise"
