@@ -36,8 +36,13 @@ class Runtime(Protocol):
         """
 
 
-def open_source(path: str | os.PathLike) -> Runtime:
+def open_source(path: str | os.PathLike, outputs: Sequence[str] | None = None) -> Runtime:
     """Open a source model, by its file extension.
+
+    Args:
+        path: the model.
+        outputs: names of a packed model's outputs, which may be inside a .tflite model; default:
+            the source model's outputs.
 
     Raises:
         InputError: there is no such file, or no runtime is known for its extension.
@@ -50,7 +55,7 @@ def open_source(path: str | os.PathLike) -> Runtime:
     if path.suffix == ".onnx":
         return OnnxRuntime(path)
     if path.suffix == ".tflite":
-        return LiteRt(path)
+        return LiteRt(path, outputs=outputs)
     raise InputError(f"{path}: no runtime is known for the extension {path.suffix!r}, needed .onnx "
                      "or .tflite")
 
@@ -107,24 +112,37 @@ class LiteRt:
     Args:
         path: the model.
         keep: whether every tensor stays readable after a run.
+        outputs: names of what run() returns; default: the model's outputs. Others are tensors
+            inside of it, as of a model that was packed without its last op.
     """
 
-    def __init__(self, path: Path, keep: bool = False):
+    def __init__(self, path: Path, keep: bool = False, outputs: Sequence[str] | None = None):
         try:
             import ai_edge_litert
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError:
             raise _missing("ai_edge_litert", "ai-edge-litert", path) from None
         self.name = f"LiteRT {getattr(ai_edge_litert, '__version__', '')}".strip()
-        try:
-            self._interpreter = Interpreter(
+
+        def opened(keep: bool) -> Interpreter:
+            interpreter = Interpreter(
                 os.fspath(path), experimental_preserve_all_tensors=keep,
                 experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-            self._interpreter.allocate_tensors()
+            interpreter.allocate_tensors()
+            return interpreter
+
+        try:
+            self._interpreter = opened(keep)
+            self._given = self._interpreter.get_output_details()
+            inner = set(outputs or ()) - {detail["name"] for detail in self._given}
+            found = {detail["name"]: detail for detail in self.details()}
+            if inner and set(outputs) <= set(found):
+                self._interpreter = opened(True)
+                self._given = [found[name] for name in outputs]
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: {self.name} cannot load it: {error}") from None
         self.inputs = self._infos(self._interpreter.get_input_details())
-        self.outputs = self._infos(self._interpreter.get_output_details())
+        self.outputs = self._infos(self._given)
 
     @staticmethod
     def _infos(details: Sequence[dict]) -> list[TensorInfo]:
@@ -150,8 +168,7 @@ class LiteRt:
             interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{self.name} refuses the inputs: {error}") from None
-        return {detail["name"]: interpreter.get_tensor(detail["index"])
-                for detail in interpreter.get_output_details()}
+        return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in self._given}
 
     def details(self) -> list[dict]:
         """Return what LiteRT tells of every tensor."""
