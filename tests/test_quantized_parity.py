@@ -15,7 +15,7 @@ import pytest
 from edgerun import loader
 from edgerun.model import Model, TensorInfo
 from edgerun.session import Session
-from edgerun.tools import reference
+from edgerun.tools import cli, reference
 from edgerun.tools.importers.tflite.source import read as read_tflite
 from edgerun.tools.pack import PackReport, import_model, pack
 from edgerun.tools.runtimes import LiteRt, open_source
@@ -203,3 +203,15 @@ def test_hybrid_difference_is_the_rounding_of_activations(shared_data):
                 x = reference.evaluate(op, [x])[0]
         assert layers == 10
         assert np.abs(x - want).max() <= 1e-4 * (want.max() - want.min())
+
+
+def test_vectors_of_a_model_without_its_last_op(shared_data, tmp_path, capsys):
+    """`edgerun pack --vectors` stores what its outputs hold inside the source model."""
+    source = shared_data / "models" / "tflite" / "coral_traffic_model.tflite"
+    golden = read_golden(shared_data / "golden" / "tflite" / "coral_traffic_model.npz")
+    np.savez(tmp_path / "in.npz", **{name: array[:1] for name, array in golden.inputs.items()})
+    assert cli.pack([str(source), "-o", str(tmp_path / "m.edge"), "--vectors",
+                     str(tmp_path / "in.npz")]) == 0
+    capsys.readouterr()
+    (vector,) = loader.read(tmp_path / "m.edge").vectors
+    assert (1, 26880, 4) in [y.shape for y in vector.outputs] and len(vector.outputs) == 4

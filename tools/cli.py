@@ -12,7 +12,8 @@ from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import calibrate, layers, mixed, runtimes, verify as verify_module
-from edgerun.tools.pack import IMPROVEMENTS, PRECISIONS, PackReport, pack as pack_model
+from edgerun.tools.pack import (
+    IMPROVEMENTS, PRECISIONS, PackReport, import_model, pack as pack_model)
 
 PACK_EXAMPLES = """\
   edgerun pack model.onnx -o model.edge
@@ -97,9 +98,10 @@ def pack(argv: Sequence[str]) -> int:
     arrays.check_writable(args.output)
     vectors = []
     if args.vectors is not None:
+        outputs = [b.name for b in import_model(args.model, dict(args.shape)).outputs]
         vectors = verify_module.make_vectors(
-            runtimes.open_source(args.model), arrays.read_npz(args.vectors), args.precision,
-            args.vectors)
+            runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors),
+            args.precision, args.vectors)
     with _progress() as show:
         report = pack_model(args.model, args.output, precision=args.precision,
                             shapes=dict(args.shape), vectors=vectors, progress=show,
