@@ -4,8 +4,8 @@ Nothing here imports pyopencl: shapes and launches of a whole model can be check
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +35,67 @@ class OpLike(Protocol):
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The tunable choices of one launch: name -> value, by [].
+
+    Names in capitals are macros of the kernel, the others sizes that prepare uses.
+
+    Attributes:
+        values: pairs of name and value.
+    """
+    values: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, **values: int) -> Variant:
+        """Return the variant of some choices, in this order."""
+        return cls(tuple(values.items()))
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.values)[name]
+
+    def __iter__(self) -> Iterator[int]:
+        return (value for _, value in self.values)
+
+    @property
+    def defines(self) -> dict[str, int]:
+        """The macros; one whose value is 0 is not defined."""
+        return {name: value for name, value in self.values if name.isupper() and value}
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.values)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the choice of a launch's variant may depend on beside the device.
+
+    Attributes:
+        entry: line of the table in edgerun/ops/_tile.py.
+        kind: what the entry distinguishes: dtype of the activations, how products are summed.
+        types: dtypes of the operands that the kind does not tell apart.
+        sizes: pairs of name and size, strides and the like; by [].
+    """
+    entry: str
+    kind: str
+    types: str
+    sizes: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, entry: str, kind: str, tensors: Sequence[TensorLike | None], **sizes: int) -> Key:
+        """Return the key of a launch over some tensors."""
+        types = "/".join("-" if t is None else t.dtype for t in tensors)
+        return cls(entry, kind, types, tuple(sizes.items()))
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.sizes)[name]
+
+    def __str__(self) -> str:
+        """The key in files: sizes of 1 are left out."""
+        sizes = " ".join(f"{name}={value}" for name, value in self.sizes if value != 1)
+        return f"{self.entry} {self.kind} {self.types} {sizes}"
+
+
+@dataclass(frozen=True)
 class Facts:
     """What an op may know of the device when it chooses a kernel.
 
@@ -47,6 +108,8 @@ class Facts:
         dot: fastest way to sum products of integers: "vnni" (assembly), "khr" (the OpenCL
             extension), "float" (exact fp32 multiply-adds) or "plain" (integer multiply-adds); see
             edgerun/dots.py.
+        choices: text of a Key -> Variant that was measured to be best here; may come from a file,
+            so only _tile.choose() may use it, which checks it.
     """
     kind: str = "cpu"
     lanes: int = 16
@@ -54,6 +117,7 @@ class Facts:
     max_work_group: int = 256
     quirks: frozenset[str] = frozenset()
     dot: str = "plain"
+    choices: Mapping[str, Variant] = field(default_factory=dict, hash=False)
 
     @property
     def one(self) -> tuple[int, ...] | None:
@@ -79,6 +143,7 @@ class Launch:
         local_size: same length, or None to let the driver choose.
         args: tensors and Scratch (each becomes two arguments, buffer and byte offset), NumPy
             scalars, or NumPy arrays of 4 or 8 int32 (OpenCL int4, int8).
+        key, variant: what _tile.choose() was asked and answered; None where there is no choice.
     """
     family: str
     kernel: str
@@ -86,6 +151,8 @@ class Launch:
     global_size: tuple[int, ...]
     args: tuple[Any, ...]
     local_size: tuple[int, ...] | None = None
+    key: Key | None = None
+    variant: Variant | None = None
 
 
 Outputs = list[tuple[Shape, str]]

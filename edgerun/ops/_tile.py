@@ -1,7 +1,20 @@
-"""How much of a convolution's output one work-item computes."""
+"""The one table of variants: how much of its output a work-item of a launch computes.
+
+Kernels that can be cut in several ways (convolutions, dense layers, matrix products) ask choose()
+with a Key and get a Variant: the choice tuned on this device, if there is one, or the default by
+the rules below. An entry of ENTRIES has the default and the space of legal variants; to give a
+kernel a new choice, add it to both.
+
+Rules: P pixels x NV vectors of accumulators stay in registers; few different programs; on a CPU
+enough work-items for all cores, elsewhere many small ones.
+"""
 from __future__ import annotations
 
-from edgerun.ops._base import Facts
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from edgerun.ops._base import Facts, Key, Variant
 
 # Most vectors of output channels per work-item, by kind and lanes of a device: what its registers
 # hold together with PIXELS.
@@ -16,17 +29,94 @@ PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6},
           "fp32 weights": {1: 12, 2: 8, 3: 8, 4: 6}, "fp16 weights": {1: 8, 2: 6, 3: 6, 4: 6}}
 # Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
 COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
+CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
+DEPTHWISE_PIXELS = {"real": 7, "integer": 8, "wide": 4}  # most per work-item
+PACKED_ROWS = 128  # of kernels/matmul.cl and matmul_integer.cl
+COLUMNS = 4  # of kernel matmul_dot
 
 
-def tile(facts: Facts, dtype: str, pixels: int, out_c: int) -> tuple[int, int, int]:
-    """Return (P, NV, VEC): pixels, vectors and lanes of a work-item.
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table.
 
-    Args:
-        facts: of the device.
-        dtype: of the activations; a key of PIXELS.
-        pixels: output pixels of the whole op.
-        out_c: output channels of a group.
+    Attributes:
+        default: (key, facts) -> the variant that is taken untuned.
+        axes: (key, facts) -> name of a choice -> its values, in order; every combination must be
+            safe to run.
+        fits: (key, facts, variant) -> whether registers hold it.
     """
+    default: Callable[[Key, Facts], Variant]
+    axes: Callable[[Key, Facts], dict[str, tuple[int, ...]]]
+    fits: Callable[[Key, Facts, Variant], bool]
+
+
+def choose(key: Key, facts: Facts) -> Variant:
+    """Return the tuned variant of a launch if it is a legal one, else the default."""
+    tuned = facts.choices.get(str(key))
+    return tuned if tuned is not None and is_legal(key, facts, tuned) else default(key, facts)
+
+
+def default(key: Key, facts: Facts) -> Variant:
+    """Return the variant that is taken untuned."""
+    return ENTRIES[key.entry].default(key, facts)
+
+
+def axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    """Return the values of each choice, those of the default among them."""
+    found, base = ENTRIES[key.entry].axes(key, facts), default(key, facts)
+    return {name: tuple(sorted({*found.get(name, ()), value})) for name, value in base.values}
+
+
+def is_legal(key: Key, facts: Facts, variant: Variant) -> bool:
+    """Whether a variant is one of candidates()."""
+    base, values = default(key, facts), axes(key, facts)
+    return variant == base or (
+        [name for name, _ in variant.values] == list(values)
+        and all(value in values[name] for name, value in variant.values)
+        and ENTRIES[key.entry].fits(key, facts, variant))
+
+
+def candidates(key: Key, facts: Facts) -> list[Variant]:
+    """Return all legal variants of a launch, the default first."""
+    base, values = default(key, facts), axes(key, facts)
+    return [base, *(v for v in _product(values) if v != base
+                    and ENTRIES[key.entry].fits(key, facts, v))]
+
+
+def _product(values: dict[str, tuple[int, ...]]) -> Iterator[Variant]:
+    for combination in itertools.product(*values.values()):
+        yield Variant(tuple(zip(values, combination)))
+
+
+def _registers(facts: Facts) -> int:
+    """Vector registers of a core; a guess where the device does not tell."""
+    return {16: 32, 8: 16}.get(facts.lanes, 32)
+
+
+def _lanes(facts: Facts, most: int) -> tuple[int, ...]:
+    """Return the widths of vectors worth trying for so many elements: 4 to what the device has."""
+    widest = facts.lanes if facts.kind == "cpu" else 8
+    return tuple(n for n in (4, 8, 16) if n == 4 or n <= widest and n < 2 * most)
+
+
+def _fits(key: Key, facts: Facts, variant: Variant) -> bool:
+    """Accumulators, weights and one broadcast value, and a few more that may spill."""
+    chosen = dict(variant.values)
+    rows, vectors = chosen.get("P", chosen.get("ROWS", 1)), chosen.get("NV", 1)
+    parts = -(-chosen.get("VEC", 1) // facts.lanes)
+    return ((rows * vectors + vectors) * parts + 1) <= _registers(facts) + 4
+
+
+def _rows_fit(key: Key, facts: Facts, variant: Variant) -> bool:
+    """The sums of all rows of a work-item have their place in private memory."""
+    return variant["ROWS"] * variant["tiles"] <= PACKED_ROWS
+
+
+# Convolutions and dense layers: P pixels, NV vectors, VEC lanes, CHUNK channels widened at a time.
+
+def _conv(key: Key, facts: Facts) -> Variant:
+    pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
+    chunk = {"CHUNK": CHUNK} if facts.kind == "cpu" and key.kind.startswith("fp16") else {}
     vec = 4
     while vec < facts.lanes and vec < out_c:
         vec *= 2
@@ -34,10 +124,10 @@ def tile(facts: Facts, dtype: str, pixels: int, out_c: int) -> tuple[int, int, i
         vec //= 2  # three half vectors instead of two whole ones
     vectors = -(-out_c // vec)
     if facts.kind != "cpu":
-        return min(4, pixels), min(2, vectors), vec
+        return Variant.of(P=min(4, pixels), NV=min(2, vectors), VEC=vec, **chunk)
 
     def pixels_of(nv: int) -> int:
-        most = PIXELS[dtype][nv] if facts.lanes == 16 else 6
+        most = PIXELS[key.kind][nv] if facts.lanes == 16 else 6
         return most if pixels > 4 else 4 if pixels > 1 else 1  # few sizes: each is a program
 
     def time(nv: int) -> float:
@@ -46,4 +136,123 @@ def tile(facts: Facts, dtype: str, pixels: int, out_c: int) -> tuple[int, int, i
 
     most = MOST_VECTORS.get((facts.kind, facts.lanes), 2)
     nv = min(range(min(most, vectors), 0, -1), key=time)
-    return pixels_of(nv), nv, vec
+    return Variant.of(P=pixels_of(nv), NV=nv, VEC=vec, **chunk)
+
+
+def _conv_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
+    return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14) if p <= pixels),
+            "NV": tuple(nv for nv in (1, 2, 3, 4) if nv <= -(-out_c // 4)),
+            "VEC": _lanes(facts, out_c), "CHUNK": (16, 32, 64)}
+
+
+# Depthwise convolutions: P pixels, VEC lanes, run channels of a work-item.
+
+def _depthwise(key: Key, facts: Facts) -> Variant:
+    vec, out_w, out_c = facts.lanes, key["out_w"], key["out_c"]
+    while vec > out_c:
+        vec //= 2
+    if facts.kind != "cpu":
+        return Variant.of(P=min(2, out_w), VEC=vec, run=vec)
+    tiles = -(-out_w // DEPTHWISE_PIXELS[key.kind])
+    items = -(-out_c // vec) * tiles * key["n"] * key["out_h"]
+    # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
+    return Variant.of(P=-(-out_w // tiles), VEC=vec,
+                      run=vec * max(1, min(16, items // (16 * facts.compute_units))))
+
+
+def _depthwise_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    vec, out_c = default(key, facts)["VEC"], key["out_c"]
+    return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 14) if p <= key["out_w"]),
+            "run": tuple(vec * n for n in (1, 2, 4, 8, 16, 32) if vec * n < 2 * out_c)}
+
+
+# Transposed convolutions: P pixels, VEC lanes, CHUNK channels widened at a time.
+
+def _conv_transpose(key: Key, facts: Facts) -> Variant:
+    lanes = 4
+    while lanes < min(key["out_c"], facts.lanes):
+        lanes *= 2
+    chunk = {"CHUNK": CHUNK} if facts.kind == "cpu" and key.kind == "real" else {}
+    per_phase = -(-key["out_w"] // key["stride_w"])
+    return Variant.of(P=8 if facts.kind == "cpu" and per_phase > 4 else 4, VEC=lanes, **chunk)
+
+
+def _conv_transpose_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    return {"P": (1, 2, 4, 6, 8, 12), "VEC": _lanes(facts, key["out_c"]), "CHUNK": (16, 32, 64)}
+
+
+# Matrix products: ROWS computed at once, `tiles` of them by a work-item, NV vectors of VEC columns.
+# Where b lies in rows along k, `packed` chooses between the kernels matmul_packed and matmul_dot.
+
+def _tiles(key: Key, rows: int, columns: int, facts: Facts, most: int) -> int:
+    """Return how often: many, but enough work-items, and a part of a that caches."""
+    if facts.kind != "cpu":
+        return 1
+    tiles = -(-key["m"] // rows)
+    others = -(-key["n"] // columns) * key["batch"]
+    parts = min(tiles, max(1, -(-8 * facts.compute_units // others)))
+    near = max(1, min(65_536 // key["k"], most) // rows)
+    return min(-(-tiles // parts), near)
+
+
+def _rows(key: Key, facts: Facts) -> int:
+    return 1 if key["m"] < 3 else 8 if facts.lanes == 16 and key["m"] > 4 else 4
+
+
+def _within(n: int, facts: Facts) -> int:
+    return min(facts.lanes, 1 << (n.bit_length() - 1))
+
+
+def _vectors(n: int, lanes: int, rows: int) -> int:
+    """Return how many vectors of columns stay in registers: few where tiles would overlap."""
+    for vectors in ((4, 2) if rows == 1 else (2,)):
+        tiles = -(-n // (lanes * vectors)) * vectors
+        if lanes * vectors <= n and tiles * lanes <= max(1.1 * n, -(-n // lanes) * lanes):
+            return vectors
+    return 1
+
+
+def _matmul(key: Key, facts: Facts) -> Variant:
+    rows, lanes = _rows(key, facts), _within(key["n"], facts)
+    vectors = _vectors(key["n"], lanes, rows) if facts.kind == "cpu" else 1
+    return Variant.of(ROWS=rows, NV=vectors, VEC=lanes,
+                      tiles=_tiles(key, rows, lanes * vectors, facts, 2**30))
+
+
+def _matmul_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    lanes = _within(key["n"], facts)
+    return {"NV": tuple(nv for nv in (1, 2, 3, 4) if nv * lanes <= key["n"]),
+            **_matmul_rows_axes(key, facts)}
+
+
+def _matmul_rows(key: Key, facts: Facts) -> Variant:
+    rows = _rows(key, facts)
+    if facts.kind == "cpu" and key["m"] >= 8 and (key["n"] >= facts.lanes or key["step_k"] != 1):
+        lanes = _within(key["n"], facts)
+        return Variant.of(packed=1, ROWS=rows, VEC=lanes,
+                          tiles=_tiles(key, rows, lanes, facts, PACKED_ROWS))
+    rows = min(rows, 4)
+    return Variant.of(packed=0, ROWS=rows, VEC=_within(key["k"], facts),
+                      tiles=_tiles(key, rows, COLUMNS, facts, 2**30))
+
+
+def _matmul_rows_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    return {"ROWS": tuple(r for r in (1, 2, 4, 6, 8) if r < 2 * key["m"]),
+            "tiles": (1, 2, 4, 8, 16, 32) if facts.kind == "cpu" else (1,)}
+
+
+def _matmul_integer(key: Key, facts: Facts) -> Variant:
+    rows, lanes = _rows(key, facts), _within(key["n"], facts)
+    return Variant.of(ROWS=rows, VEC=lanes,
+                      tiles=_tiles(key, rows, lanes, facts, PACKED_ROWS))
+
+
+ENTRIES = {
+    "conv": Entry(_conv, _conv_axes, _fits),
+    "depthwise": Entry(_depthwise, _depthwise_axes, _fits),
+    "conv_transpose": Entry(_conv_transpose, _conv_transpose_axes, _fits),
+    "matmul": Entry(_matmul, _matmul_axes, _fits),
+    "matmul_rows": Entry(_matmul_rows, _matmul_rows_axes, _rows_fit),
+    "matmul_integer": Entry(_matmul_integer, _matmul_rows_axes, _rows_fit),
+}

@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import Any
 
 from edgerun.dtypes import BLOCKED, FLOAT
+from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
+    Facts, Key, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
     require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import M0, WEIGHTS, form, infer_integer, is_integer, optional
-from edgerun.ops._tile import tile
 from edgerun.ops.conv_integer import SIZES, integer_launch, require_real_weights
 from edgerun.ops.depthwise_integer import depthwise_integer
 from edgerun.ops.elementwise import activation
@@ -16,7 +16,6 @@ from edgerun.ops.elementwise import activation
 BLOCK = 16  # output channels of a block of weights (layout oc16)
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 MAX_TILE = 64  # no work-item computes more pixels
-CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 
 
 def require_bias(op: OpLike, bias: TensorLike | None, out_c: int) -> None:
@@ -139,18 +138,17 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         require_real_weights(op, w, zeros, window["in_c"])
         defines[f"W_{w.dtype}"], kind = 1, f"{x.dtype} weights"
     pixels = window["n"] * window["out_h"] * window["out_w"]
-    p, nv, vec = tile(facts, kind, pixels, window["out_c"])
-    defines |= {"P": p, "NV": nv, "VEC": vec}
-    if x.dtype == "fp16" and facts.kind == "cpu":
-        defines["CHUNK"] = CHUNK
+    key = Key.of("conv", kind, (x, w, y), groups=groups, **window)
+    variant = _tile.choose(key, facts)
     return Launch(
-        "conv", "conv2d", defines,
-        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
+        "conv", "conv2d", {**defines, **variant.defines},
+        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // variant["P"]),
+         groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, zeros or x, optional(op, M0) or x, y,
          i32(bias is not None), i32(residual is not None), i32(pixels),
          *(i32(window[name]) for name in SIZES), f32(act.alpha), f32(act.beta)),
-        facts.one)
+        facts.one, key, variant)
 
 
 def _window(op: OpLike) -> dict[str, int]:
@@ -209,26 +207,6 @@ def infer_depthwise(op: OpLike) -> Outputs:
     return [(shape, x.dtype)]
 
 
-def depthwise_tile(facts: Facts, rows: int, out_w: int, out_c: int) -> tuple[int, int, int]:
-    """Return (P, VEC, run): pixels, lanes and channels of a work-item.
-
-    Args:
-        facts: of the device.
-        rows: of output pixels, of all images.
-        out_w: pixels of a row.
-        out_c: output channels.
-    """
-    vec = facts.lanes
-    while vec > out_c:
-        vec //= 2
-    if facts.kind != "cpu":
-        return min(2, out_w), vec, vec
-    tiles = -(-out_w // 7)
-    p, items = -(-out_w // tiles), -(-out_c // vec) * tiles * rows
-    # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
-    return p, vec, vec * max(1, min(16, items // (16 * facts.compute_units)))
-
-
 def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[ky,kx,o] * x[n,iy,ix,o/M])
     over ky, kx, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, and x is 0 outside
@@ -246,18 +224,21 @@ def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     kernel_h, kernel_w, out_c = w.shape
     window = {**_window(op), "out_c": out_c, "multiplier": out_c // x.shape[3],
               "kernel_h": kernel_h, "kernel_w": kernel_w}
-    p, vec, run = depthwise_tile(facts, window["n"] * window["out_h"], window["out_w"], out_c)
-    defines: dict[str, Any] = {"P": p, "VEC": vec, **float_types(x, y), **act.defines}
+    key = Key.of("depthwise", "real", (x, w, y), **window)
+    variant = _tile.choose(key, facts)
+    defines: dict[str, Any] = {**variant.defines, **float_types(x, y), **act.defines}
     if window["multiplier"] != 1:
         defines["MULTIPLIED"] = 1
     names = ("height", "width", "out_h", "out_w", "out_c", "multiplier", "kernel_h", "kernel_w",
              "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
     return [Launch(
         "depthwise", "depthwise", defines,
-        (-(-out_c // run), -(-window["out_w"] // p), window["n"] * window["out_h"]),
+        (-(-out_c // variant["run"]), -(-window["out_w"] // variant["P"]),
+         window["n"] * window["out_h"]),
         (x, w, bias or x, residual or x, y, i32(bias is not None), i32(residual is not None),
-         i32(run), *(i32(window[name]) for name in names), f32(act.alpha), f32(act.beta)),
-        facts.one)]
+         i32(variant["run"]), *(i32(window[name]) for name in names), f32(act.alpha),
+         f32(act.beta)),
+        facts.one, key, variant)]
 
 
 def depthwise_macs(op: OpLike) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgerun.dtypes import FLOAT, WORD
-from edgerun.ops._base import Facts, Launch, OpLike, TensorLike, count, f32, i32, require
+from edgerun.ops import _tile
+from edgerun.ops._base import Facts, Key, Launch, OpLike, TensorLike, count, f32, i32, require
 from edgerun.ops._integer import (
     M0, T, bounds, form, optional, output_defines, zero_of_weights)
-from edgerun.ops._tile import tile
 from edgerun.ops.elementwise import activation
 
 SIZES = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
@@ -37,9 +37,9 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     wide, dot, zero_w = op.options["wide"], _dot(facts, x), zero_of_weights(op, w)
     pixels = window["n"] * window["out_h"] * window["out_w"]
     kind = "wide" if wide else f"{x.dtype} {dot}"
-    p, nv, vec = tile(facts, kind, pixels, window["out_c"])
-    defines: dict[str, Any] = {"P": p, "NV": nv, "VEC": vec, f"T_{x.dtype}": 1,
-                               **output_defines(op, y)}
+    key = Key.of("conv", kind, (x, w, y), groups=groups, **window)
+    variant = _tile.choose(key, facts)
+    defines: dict[str, Any] = {**variant.defines, f"T_{x.dtype}": 1, **output_defines(op, y)}
     if dot in DOTS:
         defines[DOTS[dot]] = 1
     for name, wanted in (("W_int16", w.dtype == "int16"), ("WIDE", wide), ("ZERO_W", zero_w)):
@@ -54,13 +54,14 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         (least, most), zero_y = bounds(op, y), y.quantization.zero
     return Launch(
         "conv_integer", "conv2d_integer", defines,
-        (-(-window["out_c"] // (nv * vec)), -(-pixels // p), groups),
+        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // variant["P"]),
+         groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, zeros or x, optional(op, M0), optional(op, T) or x, y,
          i32(bias is not None), i32(count(x.shape)), i32(pixels),
          *(i32(window[name]) for name in SIZES), i32(zero_w), i32(zero_y), i32(least), i32(most),
          f32(alpha), f32(beta)),
-        facts.one)
+        facts.one, key, variant)
 
 
 def require_real_weights(op: OpLike, w: TensorLike, zeros: TensorLike | None, in_c: int) -> None:

@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 from edgerun.dtypes import FLOAT
+from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, count, f32, float_types, i32, int8_arg, require, require_dtype,
-    require_rank, require_same_dtype)
+    Facts, Key, Launch, OpLike, Outputs, count, f32, float_types, i32, int8_arg, require,
+    require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import RESIDUAL, ZEROS, infer_integer, is_integer, optional
-from edgerun.ops.conv import (
-    CHUNK, MAX_INDEX, require_bias, require_blocks, require_no_scales)
+from edgerun.ops.conv import MAX_INDEX, require_bias, require_blocks, require_no_scales
 from edgerun.ops.conv_transpose_integer import conv_transpose_integer
 from edgerun.ops.elementwise import activation
 
@@ -85,23 +85,22 @@ def conv_transpose2d(op: OpLike, facts: Facts) -> list[Launch]:
     kernel_h, kernel_w, in_c = w.shape[1:]
     out_h, out_w = y.shape[1:3]
     out_c = y.shape[3] // groups
-    lanes = 4
-    while lanes < min(out_c, facts.lanes):
-        lanes *= 2
-    per_phase = -(-out_w // o["stride_w"])
-    pixels = 8 if facts.kind == "cpu" and per_phase > 4 else 4
-    phases, tiles = min(o["stride_w"], out_w), -(-per_phase // pixels)
+    names = ("stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    key = Key.of("conv_transpose", "integer" if is_integer(op) else "real", (x, w, y), n=n,
+                 height=height, width=width, in_c=in_c, out_h=out_h, out_w=out_w, out_c=out_c,
+                 kernel_h=kernel_h, kernel_w=kernel_w, groups=groups,
+                 **{name: o[name] for name in names})
+    variant = _tile.choose(key, facts)
+    phases, tiles = min(o["stride_w"], out_w), -(-(-(-out_w // o["stride_w"])) // variant["P"])
     if is_integer(op):
-        return conv_transpose_integer(op, facts, lanes, pixels, phases, tiles)
+        return conv_transpose_integer(op, facts, key, variant, phases, tiles)
     act = activation(op)
-    defines = {"VEC": lanes, "P": pixels, **float_types(x, y), **act.defines}
-    if facts.kind == "cpu":
-        defines["CHUNK"] = CHUNK
+    defines = {**variant.defines, **float_types(x, y), **act.defines}
     return [Launch(
         "conv_transpose", "conv_transpose2d", defines,
-        (phases * tiles, n * out_h, groups * -(-out_c // lanes)),
+        (phases * tiles, n * out_h, groups * -(-out_c // variant["VEC"])),
         (x, w, w if bias is None else bias, y, i32(bias is not None),
          int8_arg([height, width, channels, in_c, out_h, out_w, out_c, groups]),
          int8_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"], 0, 0, 0, 0]),
          int8_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"], phases, tiles, 0, 0]),
-         f32(act.alpha), f32(act.beta)), facts.one)]
+         f32(act.alpha), f32(act.beta)), facts.one, key, variant)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgerun.dtypes import FLOAT
+from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, f32, int4_arg, int8_arg, require_dtype, require_quantized)
+    Facts, Key, Launch, OpLike, f32, int4_arg, int8_arg, require_dtype, require_quantized)
 from edgerun.ops._integer import (
     BIAS, M0, RESIDUAL, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops.elementwise import activation
@@ -43,27 +44,6 @@ def form_args(op: OpLike) -> tuple[Any, ...]:
     return zeros, int4_arg([y.quantization.zero, *bounds(op, y)]), f32(0), f32(0)
 
 
-def tile(facts: Facts, rows: int, out_w: int, out_c: int, wide: bool) -> tuple[int, int, int]:
-    """Return (P, VEC, run): pixels, lanes and channels of a work-item.
-
-    Args:
-        facts: of the device.
-        rows: of output pixels, of all images.
-        out_w: pixels of a row.
-        out_c: output channels.
-        wide: sums take two registers.
-    """
-    vec = facts.lanes
-    while vec > out_c:
-        vec //= 2
-    if facts.kind != "cpu":
-        return min(2, out_w), vec, vec
-    tiles = -(-out_w // (4 if wide else 8))
-    p, items = -(-out_w // tiles), -(-out_c // vec) * tiles * rows
-    # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
-    return p, vec, vec * max(1, min(16, items // (16 * facts.compute_units)))
-
-
 def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
     """Return the launch of a depthwise convolution with integer weights, inferred before."""
     x, w, y, o = op.inputs[0], op.inputs[1], op.outputs[0], op.options
@@ -71,21 +51,26 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
     m0, t = optional(op, M0), optional(op, T)
     (n, height, width, in_c), (out_h, out_w, out_c) = x.shape, y.shape[1:]
     kernel_h, kernel_w = w.shape[:2]
-    p, vec, run = tile(facts, n * out_h, out_w, out_c, o["wide"])
-    defines = {"P": p, "VEC": vec, **form_defines(op)}
+    names = ("stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    key = Key.of("depthwise", "wide" if o["wide"] else "integer", (x, w, y), n=n, height=height,
+                 width=width, out_h=out_h, out_w=out_w, out_c=out_c, multiplier=out_c // in_c,
+                 kernel_h=kernel_h, kernel_w=kernel_w, **{name: o[name] for name in names})
+    variant = _tile.choose(key, facts)
+    run = variant["run"]
+    defines = {**variant.defines, **form_defines(op)}
     if out_c != in_c:
         defines["MULTIPLIED"] = 1
     if facts.kind == "cpu" and o["stride_w"] == o["dilation_w"] == 1 and kernel_w in ROW_TAPS:
         defines["TAPS"] = kernel_w
-        if facts.dot == "vnni" and x.dtype not in FLOAT and not o["wide"] and vec >= 4:
+        if facts.dot == "vnni" and x.dtype not in FLOAT and not o["wide"] and variant["VEC"] >= 4:
             defines["DOT_VNNI"] = 1
     return [Launch(
         "depthwise_integer", "depthwise_integer", defines,
-        (-(-out_c // run), -(-out_w // p), n * out_h),
+        (-(-out_c // run), -(-out_w // variant["P"]), n * out_h),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, m0, t or x, y,
          int8_arg([height, width, out_h, out_w, out_c, out_c // in_c, run,
                    (bias is not None) + 2 * (residual is not None)]),
          int4_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]]),
          int4_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]]),
-         *form_args(op)), facts.one)]
+         *form_args(op)), facts.one, key, variant)]

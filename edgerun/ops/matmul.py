@@ -2,16 +2,15 @@
 from __future__ import annotations
 
 from edgerun.dtypes import FLOAT
+from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
-    int8_arg, lanes_within, require, require_dtype, require_same_dtype)
+    Facts, Key, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32,
+    float_types, int8_arg, require, require_dtype, require_same_dtype)
 from edgerun.ops._integer import ACTIVATIONS
 from edgerun.ops.elementwise import activation
 from edgerun.ops.matmul_integer import Sizes, matmul_integer, output_dtype
 
 MAX_RANK = 8
-COLUMNS = 4  # of kernels/matmul.cl
-PACKED_ROWS = 128  # of kernels/matmul.cl
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
 
 
@@ -59,15 +58,6 @@ def _sizes(op: OpLike) -> Sizes:
     return Sizes(m, n, k, step_m, step_k, b_rows, dims, sa, sb)
 
 
-def _cpu_rows(s: Sizes, rows: int, columns: int, facts: Facts, most: int) -> int:
-    """Return the rows of a work-item: many, but enough work-items, and a part of a that caches."""
-    tiles = -(-s.m // rows)
-    others = -(-s.n // columns) * count(s.dims)
-    parts = min(tiles, max(1, -(-8 * facts.compute_units // others)))
-    near = max(1, min(65_536 // s.k, most) // rows)
-    return min(-(-tiles // parts), near) * rows
-
-
 def matmul(op: OpLike, facts: Facts) -> list[Launch]:
     """y[..., m, n] = activation(sum over k of a[..., m, k] * b[..., k, n]).
 
@@ -79,40 +69,26 @@ def matmul(op: OpLike, facts: Facts) -> list[Launch]:
     65,000 of int16, whose y is rounded once.
     """
     (a, b), y = op.inputs[:2], op.outputs[0]
-    s, cpu = _sizes(op), facts.kind == "cpu"
-    rows = 1 if s.m < 3 else 8 if facts.lanes == 16 and s.m > 4 else 4
+    s = _sizes(op)
+    entry = ("matmul_integer" if a.dtype not in FLOAT
+             else "matmul_rows" if s.b_rows else "matmul")
+    key = Key.of(entry, a.dtype if a.dtype in FLOAT else f"{a.dtype} {facts.dot}", (a, b, y), m=s.m,
+                 n=s.n, k=s.k, step_k=s.step_k, b_rows=int(s.b_rows), batch=count(s.dims))
+    variant = _tile.choose(key, facts)
     if a.dtype not in FLOAT:
-        lanes = lanes_within(s.n, facts)
-        per_item = _cpu_rows(s, rows, lanes, facts, PACKED_ROWS) if cpu else rows
-        return matmul_integer(op, facts, s, lanes, rows, per_item)
+        return matmul_integer(op, facts, s, key, variant)
     act = activation(op)
-    defines = {**float_types(a, y), "ROWS": rows, **act.defines}
-    most = 2**30
+    defines = {**float_types(a, y), **variant.defines, **act.defines}
     if not s.b_rows:
-        kernel, lanes = "matmul", lanes_within(s.n, facts)
-        vectors = _vectors(s.n, lanes, rows) if cpu else 1
-        defines["NV"] = vectors
-        columns = lanes * vectors
-    elif cpu and s.m >= 8 and (s.n >= facts.lanes or s.step_k != 1):
-        kernel, lanes = "matmul_packed", lanes_within(s.n, facts)
-        columns, most = lanes, PACKED_ROWS
+        kernel, columns = "matmul", variant["VEC"] * variant["NV"]
+    elif variant["packed"]:
+        kernel, columns = "matmul_packed", variant["VEC"]
     else:
-        rows = defines["ROWS"] = min(rows, 4)
-        kernel, lanes, columns = "matmul_dot", lanes_within(s.k, facts), COLUMNS
-    defines["VEC"] = lanes
-    per_item = _cpu_rows(s, rows, columns, facts, most) if cpu else rows
+        kernel, columns = "matmul_dot", _tile.COLUMNS
+    per_item = variant["ROWS"] * variant["tiles"]
     return [Launch("matmul", kernel, defines,
                    (-(-s.n // columns), -(-s.m // per_item), count(s.dims)),
                    (a, b, y,
                     int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, 0, 0]),
                     int8_arg(s.dims, 1), int8_arg(s.sa), int8_arg(s.sb), f32(act.alpha),
-                    f32(act.beta)), facts.one)]
-
-
-def _vectors(n: int, lanes: int, rows: int) -> int:
-    """Return how many vectors of columns stay in registers: few where tiles would overlap."""
-    for vectors in ((4, 2) if rows == 1 else (2,)):
-        tiles = -(-n // (lanes * vectors)) * vectors
-        if lanes * vectors <= n and tiles * lanes <= max(1.1 * n, -(-n // lanes) * lanes):
-            return vectors
-    return 1
+                    f32(act.beta)), facts.one, key, variant)]

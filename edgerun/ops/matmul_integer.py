@@ -8,11 +8,12 @@ import numpy as np
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, count, f32, int4_arg, int8_arg, require, require_dtype,
+    Facts, Key, Launch, OpLike, Variant, count, f32, int4_arg, int8_arg, require, require_dtype,
     require_quantized)
 from edgerun.ops._integer import (
     ACTIVATIONS, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS, bounds, optional, require_values,
     rounding_defines)
+from edgerun.ops._tile import PACKED_ROWS
 from edgerun.ops.elementwise import activation
 from edgerun.quantization import ONE_STEP, TWO_STEPS, fixed_point
 
@@ -79,7 +80,7 @@ def _fixed(op: OpLike) -> tuple[int, int]:
     return int(m0), int(t)
 
 
-def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, per_item: int
+def matmul_integer(op: OpLike, facts: Facts, s: Sizes, key: Key, variant: Variant
                    ) -> list[Launch]:
     """Return the launch of a matrix product of quantized tensors, inferred before.
 
@@ -87,16 +88,16 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
         op: matmul.
         facts: of the device.
         s: M, N, K, and how the operands lie.
-        lanes: columns of a work-item.
-        rows: computed at once.
-        per_item: rows of a work-item.
+        key, variant: see _tile.py.
     """
     (a, b), y, scale = op.inputs[:2], op.outputs[0], optional(op, SCALE)
     zero_a, zero_b = (require_quantized(tensor, op).zero for tensor in (a, b))
     require(a.dtype == "uint8" or zero_a == zero_b == 0, op,
             f"the zero points of int16 tensors are {zero_a} and {zero_b}, needed 0")
-    defines: dict[str, Any] = {f"T_{a.dtype}": 1, f"O_{y.dtype}": 1, "VEC": lanes, "ROWS": rows,
-                               "MOST_ROWS": 128 if facts.kind == "cpu" else rows}
+    lanes, rows = variant["VEC"], variant["ROWS"]
+    per_item = rows * variant["tiles"]
+    defines: dict[str, Any] = {f"T_{a.dtype}": 1, f"O_{y.dtype}": 1, **variant.defines,
+                               "MOST_ROWS": PACKED_ROWS if facts.kind == "cpu" else rows}
     if a.dtype == "int16":
         defines["WIDE"] = 1
     if facts.dot == "vnni" and lanes >= 4:
@@ -123,4 +124,4 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, lanes: int, rows: int, pe
                     int8_arg([s.m, s.n, s.k, s.step_m, s.step_k, per_item, s.b_rows, 0]),
                     int8_arg(s.dims, 1), int8_arg(s.sa), int8_arg(s.sb),
                     int4_arg([zero_a, zero_b, m0, t]), ends, f32(alpha), f32(beta)),
-                   facts.one)]
+                   facts.one, key, variant)]

@@ -11,7 +11,8 @@ import pytest
 
 from edgerun import dots
 from edgerun.errors import DeviceError, ModelError
-from edgerun.ops import OPS, Facts, conv, conv_integer
+from edgerun.ops import OPS, Facts, _tile
+from edgerun.ops._base import Variant
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
 from tests.harness import Const, Quantized, check_integer, run_guarded, session_of
@@ -71,8 +72,8 @@ def use(device, monkeypatch, dot, tile=(3, 2, 8)):
         pytest.skip(f"{device.info.name} of {device.info.platform} has no {dot} products")
     monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=dot))
     if tile:
-        for module in (conv, conv_integer):
-            monkeypatch.setattr(module, "tile", lambda *_: tile)
+        small = Variant.of(**dict(zip(("P", "NV", "VEC"), tile)))
+        monkeypatch.setattr(_tile, "choose", lambda *_: small)
 
 
 @pytest.fixture(params=["plain", "float", "khr", "vnni"])

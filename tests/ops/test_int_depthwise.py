@@ -6,7 +6,8 @@ import pytest
 
 from edgerun import dots
 from edgerun.errors import ModelError
-from edgerun.ops import OPS, Facts, depthwise_integer
+from edgerun.ops import OPS, Facts, _tile
+from edgerun.ops._base import Variant
 from edgerun.quantization import Quantization, fixed_point
 from edgerun.tools.graph import Graph
 from tests.harness import Const, Quantized, check_integer
@@ -25,7 +26,7 @@ def dot(request, device, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """One tile for all shapes of 16 channels and more: every other one is a program to compile."""
-    monkeypatch.setattr(depthwise_integer, "tile", lambda *_: (3, 8, 16))
+    monkeypatch.setattr(_tile, "choose", lambda *_: Variant.of(P=3, VEC=8, run=16))
 
 
 def pads(*sizes):
