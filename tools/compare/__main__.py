@@ -1,0 +1,111 @@
+"""python -m edgerun.tools.compare MODEL...; see the package."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from edgerun import cli, programs, text
+from edgerun.errors import EdgerunError, InputError
+from edgerun.tools.compare import files as files_module, measure
+from edgerun.tools.compare.peers import PEERS
+from edgerun.tools.compare.ratios import ratios, summary
+from edgerun.tools.compare.show import print_tables
+
+DEFAULT_PEERS = "onnxruntime,litert,openvino"
+
+
+def _listed(allowed: tuple[str, ...]):
+    def parse(argument: str) -> tuple[str, ...]:
+        names = tuple(name for name in argument.split(",") if name)
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is not one of {', '.join(allowed)}")
+        return names
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    import edgerun.tools.compare as package
+    p = argparse.ArgumentParser(
+        prog="python -m edgerun.tools.compare", allow_abbrev=False, description=package.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    others = tuple(name for name in PEERS if name != "edgerun")
+    p.add_argument("models", metavar="MODEL", nargs="+")
+    p.add_argument("--peers", metavar="NAMES", type=_listed(others), default=DEFAULT_PEERS,
+                   help=f"of {', '.join(others)}; default {DEFAULT_PEERS}")
+    p.add_argument("--precision", metavar="NAMES", type=_listed(files_module.PRECISIONS),
+                   default="fp32", help="fp32, fp16, int16, int8; a quantized model has its own")
+    p.add_argument("--device", metavar="D[,D...]", default=os.environ.get("EDGERUN_DEVICE"),
+                   help="devices of edgerun; each is measured")
+    p.add_argument("--threads", metavar="N", type=cli.positive, default=2,
+                   help="of every runtime (2)")
+    p.add_argument("--rounds", metavar="N", type=cli.positive, default=measure.ROUNDS,
+                   help=f"turns of every runtime ({measure.ROUNDS})")
+    p.add_argument("--folder", metavar="DIR",
+                   help="where converted models are kept; default: beside the compiled kernels")
+    p.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    p.add_argument("--plot", metavar="FILE", help="write latency against memory (.svg, .png)")
+    p.add_argument("--prepare", action="store_true",
+                   help="convert the models, compile the kernels, measure nothing")
+    return p
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines
+                    if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux on x86
+    return {"cpu": name, "cpus": os.cpu_count(), "threads": threads,
+            "system": f"{platform.system()} {platform.release()}",
+            "python": platform.python_version(),
+            "date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
+def _folder(given: str | None) -> Path:
+    kept = programs.cache_folder()
+    if given is None and kept is None:
+        raise InputError("EDGERUN_CACHE_DIR=0 keeps no files: give a --folder for converted models")
+    return Path(given) if given else kept / "compare"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; returns the exit status."""
+    args = parser().parse_args(argv)
+    devices = args.device.split(",") if args.device else [None]
+    try:
+        kept = files_module.Files(_folder(args.folder))
+        results = measure.compare(
+            args.models, kept, args.precision.split(",") if isinstance(args.precision, str)
+            else args.precision, devices, args.peers.split(",") if isinstance(args.peers, str)
+            else args.peers, args.threads, 1 if args.prepare else args.rounds,
+            lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
+    except EdgerunError as error:
+        print(f"edgerun: {error}", file=sys.stderr)
+        return 1
+    found = ratios(results)
+    if args.json:
+        Path(args.json).write_text(json.dumps(text.plain({
+            "machine": machine(args.threads), "rounds": args.rounds,
+            "results": [r.as_dict() for r in results], "ratios": [r.as_dict() for r in found],
+            "summary": summary(found)}), indent=1) + "\n")
+    if args.plot:
+        from edgerun.tools.compare.plot import plot
+        plot([r.as_dict() for r in results], args.plot)
+    print_tables(results, [] if args.prepare else found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
