@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgerun import text
+from edgerun import text, tuning
 from edgerun.dtypes import name_of
 from edgerun.model import Model, Op, TensorInfo
 from edgerun.ops import OPS
@@ -23,6 +23,7 @@ def describe(model: Model) -> dict[str, Any]:
         "tensors": _tensors(model),
         "segments": [{"dtype": s.dtype, "bytes": len(s.data), "file_offset": s.file_offset,
                       "crc32": f"{s.crc32:08x}"} for s in model.segments],
+        "tuning": tuning.plain(model.tuning),
         "plan": {"arena_bytes": model.plan.arena_bytes,
                  "lower_bound_bytes": model.plan.lower_bound_bytes,
                  "peak_op": model.plan.peak_op, "alignment": model.plan.alignment}})
@@ -88,5 +89,6 @@ def describe_text(found: dict[str, Any]) -> str:
         ("segment", "bytes", "at", "crc32"),
         [(s["dtype"], f"{s['bytes']:,}", f"{s['file_offset']:,}", s["crc32"])
          for s in found["segments"]], left=(0,))
-    parts = [header, boundary, ops, tensors, segments if found["segments"] else []]
+    parts = [header, boundary, ops, tensors, segments if found["segments"] else [],
+             tuning.table_text(found["tuning"])]
     return "\n\n".join("\n".join(part) for part in parts if part)

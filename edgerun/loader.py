@@ -12,7 +12,7 @@ import numpy as np
 from edgerun import dtypes, flat, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, Model, Op, Plan, Range, Segment, Tensor, TensorInfo, TestVector)
+    VERSION, Model, Op, Plan, Range, Segment, Tensor, TensorInfo, TestVector, Tuning)
 from edgerun.quantization import Quantization
 
 
@@ -64,12 +64,23 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
     graph = flat.Reader(graph_data, where).root("Graph")
     model = _assemble(root, graph, data, where)
     validate.check(model)
+    if len(root["tuning"]):
+        model = replace(model, tuning=_tuning(root, where))
     model = replace(model, vectors=tuple(
         _vector(values, model, f"{where}: test vector {i}")
         for i, values in enumerate(root["vectors"])))
     if check_weights:
         validate.check_segments(model)
     return model
+
+
+def _tuning(root: dict, where: str) -> tuple[Tuning, ...]:
+    from edgerun import tuning
+    data = np.asarray(root["tuning"], np.uint8)
+    if zlib.crc32(data) != root["tuning_crc32"]:
+        raise ModelError(f"{where}: the checksum of the tuning table does not match: the file is "
+                         "damaged, copy or pack it again")
+    return tuning.decode(data, where)
 
 
 def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:

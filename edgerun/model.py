@@ -116,6 +116,31 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The variant of one launch that was measured to be fastest; see the schema."""
+    key: str
+    family: str
+    kernels: str
+    variant: str
+    ns: int
+    default_ns: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured on one device with one driver."""
+    device: str
+    driver: str
+    compute_units: int
+    choices: tuple[Choice, ...]
+
+    def fits(self, other: Tuning) -> bool:
+        """Whether both are of the same device and driver."""
+        return (self.device, self.driver, self.compute_units) == (
+            other.device, other.driver, other.compute_units)
+
+
+@dataclass(frozen=True)
 class Model:
     """A whole model file; `data` is the read-only mapping that everything points into."""
     path: str
@@ -136,6 +161,7 @@ class Model:
     ranges: tuple[Range, ...] = ()
     observer: str = ""
     samples: int = 0
+    tuning: tuple[Tuning, ...] = ()
 
     @property
     def file_bytes(self) -> int:

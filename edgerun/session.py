@@ -3,16 +3,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgerun import boundary, dtypes, loader
+from edgerun import boundary, dtypes, loader, tuning
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
 from edgerun.model import Model, Op, Tensor, TensorInfo
 from edgerun.ops import OPS, Launch, Scratch
+from edgerun.ops._base import Variant
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,19 @@ class Session:
         model: the validated Model.
         device: the opened Device.
         inputs, outputs: TensorInfo of each, as the source model declares them.
+        choices: text of a Key -> tuned variant; what is given here, else what edgerun.tuning finds.
         steps: the prepared launches, in the order of the ops.
         buffers: the account of what the device was asked for.
     """
 
-    def __init__(self, model: Model, device: Device):
+    def __init__(self, model: Model, device: Device,
+                 choices: Mapping[str, Variant] | None = None):
         self.model = model
         self.device = device
         self.inputs: list[TensorInfo] = list(model.inputs)
         self.outputs: list[TensorInfo] = list(model.outputs)
         self.buffers = Buffers(device)
+        self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
         self._ran = False
         try:
@@ -72,7 +76,7 @@ class Session:
             raise
 
     def _prepare(self, op: Op) -> list[Step]:
-        facts = self.device.facts_for(op)
+        facts = replace(self.device.facts_for(op), choices=self.choices)
         return [self._bind(op, launch) for launch in OPS[op.code].prepare(op, facts)]
 
     def _bind(self, op: Op, launch: Launch) -> Step:

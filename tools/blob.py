@@ -12,6 +12,7 @@ import numpy as np
 
 from edgerun import __version__, dtypes, flat
 from edgerun.files import replacing
+from edgerun.flat_writer import Offset, encode_table
 from edgerun.memory import SLACK
 from edgerun.model import PAGE, VERSION, Range
 from edgerun.ops import OPS
@@ -24,65 +25,6 @@ class Calibration(Protocol):
     ranges: Mapping[str, Range]
     observer: str
     samples: int
-
-
-def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any]) -> int:
-    """Write one table from a dict of its fields, children first; returns its offset.
-
-    Fields left out, None, or equal to the default take no space. A value that is an int subclass
-    Offset is something already written.
-    """
-    rules = flat.schema()
-    fields = [f for f in rules.tables[table] if values.get(f.name) is not None]
-    offsets = {f.name: _child(builder, f, values[f.name]) for f in fields
-               if f.vector or f.type not in flat.SCALARS and f.type not in rules.enums}
-    builder.StartObject(max((f.slot for f in rules.tables[table]), default=-1) + 1)
-    for f in fields:
-        value = values[f.name]
-        if f.type in rules.unions:
-            tag = rules.unions[f.type].index(value[0]) + 1
-            builder.PrependUint8Slot(f.slot - 1, tag, 0)
-        if f.name in offsets:
-            if offsets[f.name] is not None:
-                builder.PrependUOffsetTRelativeSlot(f.slot, offsets[f.name], 0)
-        elif f.type in rules.enums:
-            number = rules.enums[f.type]
-            builder.PrependUint8Slot(f.slot, number[value], number[f.default])
-        else:
-            _SLOT[f.type](builder, f.slot, value, f.default)
-    return builder.EndObject()
-
-
-class Offset(int):
-    """The place of something that the caller has written into the builder already."""
-
-
-_SLOT = {
-    "bool": flatbuffers.Builder.PrependBoolSlot, "ubyte": flatbuffers.Builder.PrependUint8Slot,
-    "ushort": flatbuffers.Builder.PrependUint16Slot, "int": flatbuffers.Builder.PrependInt32Slot,
-    "uint": flatbuffers.Builder.PrependUint32Slot, "ulong": flatbuffers.Builder.PrependUint64Slot,
-    "float": flatbuffers.Builder.PrependFloat32Slot,
-}
-
-
-def _child(builder: flatbuffers.Builder, field: flat.Field, value: Any) -> int | None:
-    if isinstance(value, Offset):
-        return value
-    if field.type == "string":
-        return builder.CreateSharedString(value) if value or field.required else None
-    if field.type in flat.schema().unions:
-        return encode_table(builder, *value)
-    if not field.vector:
-        return encode_table(builder, field.type, value)
-    if len(value) == 0:
-        return None
-    if field.type in flat.SCALARS:
-        return builder.CreateNumpyVector(np.asarray(value, flat.SCALARS[field.type][1]))
-    children = [encode_table(builder, field.type, item) for item in value]
-    builder.StartVector(4, len(children), 4)
-    for child in reversed(children):
-        builder.PrependUOffsetTRelative(child)
-    return builder.EndVector()
 
 
 def aligned_bytes(builder: flatbuffers.Builder, data: np.ndarray, alignment: int) -> Offset:

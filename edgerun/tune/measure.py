@@ -1,0 +1,220 @@
+"""Run the launches of one op with other variants than the default: are they right, how fast?
+
+The op gets buffers of its own, with guard bytes around every tensor that it could overwrite, and
+random inputs. A variant counts only if it gives what the default gives: the same integers, or real
+numbers that differ by rounding.
+"""
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgerun import dtypes
+from edgerun.device import Device
+from edgerun.errors import DeviceError, EdgerunError
+from edgerun.memory import Buffers
+from edgerun.model import Op, Tensor
+from edgerun.ops import OPS, Launch, Scratch
+from edgerun.ops._base import Variant
+from edgerun.quantization import Quantization
+
+GUARD, CANARY = 256, 0xA5  # bytes around a tensor, and their value
+BATCH_NS = 2_000_000  # least time of one measurement
+MOST_LAUNCHES = 2000  # of one measurement
+# Allowed difference relative to the largest element: sums are added up in another order.
+TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3}
+
+
+class WrongVariant(EdgerunError):
+    """A variant does not build, writes where it must not, or computes something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The launches of an op with their arguments set."""
+    launches: tuple[Launch, ...]
+    kernels: tuple[object, ...]
+
+
+class Bench:
+    """One op on a device, for as long as it is tuned.
+
+    Attributes:
+        op: with its tensors.
+        device: an opened device.
+    """
+
+    def __init__(self, device: Device, op: Op, segments: Sequence[object],
+                 rng: np.random.Generator):
+        """Make guarded buffers and fill the inputs.
+
+        Args:
+            device: an opened device.
+            op: of a model file.
+            segments: buffers of the model's constants.
+            rng: for the inputs.
+
+        Raises:
+            DeviceError: the device has no room for the op's tensors.
+        """
+        self.device, self.op = device, op
+        self._segments = segments
+        self._buffers = Buffers(device)
+        self._places: dict[int, object] = {}
+        self._images: dict[int, np.ndarray] = {}
+        self._repeat = 1
+        try:
+            for tensor in (*op.inputs, *op.outputs):
+                if tensor is not None and not tensor.constant and tensor.index not in self._places:
+                    image = np.full(tensor.bytes + 2 * GUARD, CANARY, np.uint8)
+                    if all(tensor is not y for y in op.outputs):
+                        image[GUARD:-GUARD] = _random(tensor, rng).reshape(-1).view(np.uint8)
+                    self._place(tensor.index, image)
+            self._place(-1, np.full(op.scratch_bytes + 2 * GUARD, CANARY, np.uint8))
+            self.default = self.prepare({})
+            self._expected = self._outputs(self.default)
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, index: int, image: np.ndarray) -> None:
+        self._places[index] = self._buffers.create(
+            "tuning", self.device.cl.mem_flags.READ_WRITE, len(image))
+        self._images[index] = image
+        self._upload(index)
+
+    def _upload(self, index: int) -> None:
+        self.device.cl.enqueue_copy(self.device.queue, self._places[index], self._images[index])
+
+    def close(self) -> None:
+        """Give the buffers back."""
+        self.device.queue.finish()
+        self._buffers.release()
+
+    def prepare(self, choices: Mapping[str, Variant]) -> Prepared:
+        """Build the kernels of the op for some choices and set their arguments.
+
+        Raises:
+            WrongVariant: a kernel does not build or refuses its arguments.
+        """
+        facts = dataclasses.replace(self.device.facts_for(self.op), choices=choices)
+        try:
+            launches = tuple(OPS[self.op.code].prepare(self.op, facts))
+            kernels = tuple(self.device.kernel(x.family, x.kernel, x.defines) for x in launches)
+            for launch, kernel in zip(launches, kernels):
+                kernel.set_args(*self._args(launch))
+        except (DeviceError, self.device.cl.Error) as error:
+            raise WrongVariant(f"{self.op}: {error}") from None
+        return Prepared(launches, kernels)
+
+    def _args(self, launch: Launch) -> list[object]:
+        args: list[object] = []
+        for arg in launch.args:
+            if isinstance(arg, Tensor) and arg.constant:
+                args += [self._segments[arg.segment], np.uint32(arg.offset)]
+            elif isinstance(arg, Tensor):
+                args += [self._places[arg.index], np.uint32(GUARD)]
+            elif isinstance(arg, Scratch):
+                args += [self._places[-1], np.uint32(GUARD + arg.at)]
+            else:
+                args.append(arg)
+        return args
+
+    def _enqueue(self, prepared: Prepared) -> None:
+        enqueue, queue = self.device.cl.enqueue_nd_range_kernel, self.device.queue
+        for launch, kernel in zip(prepared.launches, prepared.kernels):
+            enqueue(queue, kernel, launch.global_size, launch.local_size)
+
+    def _outputs(self, prepared: Prepared) -> list[np.ndarray]:
+        """Run once and return the bytes of each output, after a look at everything around."""
+        written = {y.index for y in self.op.outputs}
+        for index in (*written, -1):
+            self._upload(index)
+        try:
+            self._enqueue(prepared)
+            self.device.queue.finish()
+            found = {}
+            for index, image in self._images.items():
+                found[index] = np.empty_like(image)
+                self.device.cl.enqueue_copy(self.device.queue, found[index], self._places[index])
+        except self.device.cl.Error as error:
+            raise WrongVariant(f"{self.op}: the device refuses it: {error}") from None
+        for index, after in found.items():
+            same = after == self._images[index]
+            if index in written or index == -1:
+                same[GUARD:-GUARD] = True
+            if not same.all():
+                for damaged in found:
+                    self._upload(damaged)
+                raise WrongVariant(f"{self.op}: writes outside its outputs")
+        return [found[y.index][GUARD:-GUARD] for y in self.op.outputs]
+
+    def check(self, prepared: Prepared) -> None:
+        """Compare the outputs with those of the default.
+
+        Raises:
+            WrongVariant: they differ, or something else was written.
+        """
+        for y, found, expected in zip(self.op.outputs, self._outputs(prepared), self._expected):
+            if y.dtype not in TOLERANCE:
+                right = np.array_equal(found, expected)
+            else:
+                kind = dtypes.numpy_dtype(y.dtype)
+                a, b = (part.view(kind).astype(np.float64) for part in (found, expected))
+                limit = TOLERANCE[y.dtype] * max(1.0, float(np.abs(b).max()))
+                right = bool((np.abs(a - b) <= limit).all())
+            if not right:
+                raise WrongVariant(f"{self.op}: computes another {y.name} than the default")
+
+    def time(self, prepared: Prepared) -> float:
+        """Return nanoseconds of one run, the mean over a batch without waiting in between."""
+        self.device.queue.finish()
+        start = time.perf_counter_ns()
+        for _ in range(self._repeat):
+            self._enqueue(prepared)
+        self.device.queue.finish()
+        return (time.perf_counter_ns() - start) / self._repeat
+
+    def warm_up(self) -> float:
+        """Choose how many runs a measurement takes; returns nanoseconds of the default."""
+        self._repeat = 1
+        while (once := self.time(self.default)) * self._repeat < BATCH_NS:
+            if self._repeat >= MOST_LAUNCHES:
+                break
+            self._repeat = min(MOST_LAUNCHES, max(2 * self._repeat, int(1.2 * BATCH_NS / once)))
+        return once
+
+    def ratios(self, others: Sequence[Prepared], rounds: int) -> list[list[float]]:
+        """Measure by turns with the default; returns for each other its times relative to it."""
+        found: list[list[float]] = [[] for _ in others]
+        for number in range(rounds):
+            base = self.time(self.default)
+            order = list(enumerate(others))
+            for index, prepared in (order if number % 2 else order[::-1]):
+                found[index].append(self.time(prepared) / base)
+        return found
+
+
+def quick(bench: Bench, prepared: Prepared, rounds: int = 3, hopeless: float = 1.5) -> float:
+    """Return the median time relative to the default, from few rounds; one if it is hopeless."""
+    first = bench.ratios([prepared], 1)[0]
+    if first[0] > hopeless:
+        return first[0]
+    return statistics.median(first + bench.ratios([prepared], rounds - 1)[0])
+
+
+def _random(tensor: Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Return elements as an op may meet them: real numbers around 0, any integers."""
+    kind = dtypes.numpy_dtype(tensor.dtype)
+    if kind.kind == "f":
+        return rng.standard_normal(tensor.elements, np.float32).astype(kind)
+    if kind.kind == "b":
+        return rng.random(tensor.elements) < 0.5
+    q: Quantization | None = tensor.quantization
+    ends = np.iinfo(kind) if q is not None else None
+    low, high = (ends.min, ends.max) if ends is not None else (0, 1)
+    return rng.integers(low, high + 1, tensor.elements).astype(kind)
