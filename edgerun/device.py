@@ -7,12 +7,13 @@ from __future__ import annotations
 import dataclasses
 import linecache
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgerun import dots, drivers
 from edgerun.dtypes import QUANTIZED
 from edgerun.errors import DeviceError
-from edgerun.ops import Facts
+from edgerun.ops import Facts, Launch
 from edgerun.ops._base import OpLike
 
 
@@ -182,11 +183,24 @@ class Device:
         self.created["queue"] += 1
         return self._queue(True)
 
+    def build(self, launches: Iterable[Launch]) -> None:
+        """Get every program that some launches need, from the cache or the compiler.
+
+        Raises:
+            DeviceError: the compiler refused one; the message names it, with the head of its log.
+        """
+        for launch in launches:
+            self._program(launch.family, launch.defines)
+
+    def _program(self, family: str, defines: dict):
+        before = self.programs.built + self.programs.cached
+        program = self.programs.get(family, defines)
+        self.created["program"] += self.programs.built + self.programs.cached - before
+        return program
+
     def kernel(self, family: str, name: str, defines: dict):
         """Return a new kernel object; a kernel holds its arguments, so each launch has its own."""
-        built = self.programs.built + self.programs.cached
-        program = self.programs.get(family, defines)
-        self.created["program"] += self.programs.built + self.programs.cached - built
+        program = self._program(family, defines)
         self.created["kernel"] += 1
         try:
             kernel = self.cl.Kernel(program, name)

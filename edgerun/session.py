@@ -69,15 +69,16 @@ class Session:
         try:
             self._segments = self.buffers.weights(model)
             self._arena = self.buffers.arena(model.plan.arena_bytes)
-            self.steps = [step for op in model.ops for step in self._prepare(op)]
+            launches = [(op, launch) for op in model.ops for launch in self._launches(op)]
+            device.build(launch for _, launch in launches)
+            self.steps = [self._bind(op, launch) for op, launch in launches]
             device.programs.store()
         except BaseException:
             self.buffers.release()
             raise
 
-    def _prepare(self, op: Op) -> list[Step]:
-        facts = replace(self.device.facts_for(op), choices=self.choices)
-        return [self._bind(op, launch) for launch in OPS[op.code].prepare(op, facts)]
+    def _launches(self, op: Op) -> list[Launch]:
+        return OPS[op.code].prepare(op, replace(self.device.facts_for(op), choices=self.choices))
 
     def _bind(self, op: Op, launch: Launch) -> Step:
         kernel = self.device.kernel(launch.family, launch.kernel, launch.defines)
