@@ -14,7 +14,7 @@
 // VEC:    4, 8 or 16 output channels.
 // ZERO_X: T_uint8 only, defined where zero_x is not 0. Pixels of a tile that lie outside the image
 //         read zero_x; what it adds to all sums alike is subtracted in the end.
-// DOT_VNNI, DOT_KHR: see dot.cl; the latter T_uint8 only.
+// DOT_...: see dot.cl.
 
 #include "weights.cl"
 #include "dot.cl"

@@ -12,7 +12,7 @@
 // WIDE:      T_int16, whose sums take more than 32 bits; see weights.cl. K up to 65000.
 // ROWS:      rows that are computed at once, 1 to 8.
 // MOST_ROWS: sums that are kept in private memory.
-// DOT_VNNI:  see dot.cl; VEC 4 and up.
+// DOT_VNNI, DOT_AVXVNNI: see dot.cl; VEC 4 and up.
 
 #include "weights.cl"
 #include "dot.cl"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgerun import DeviceError
+from edgerun import DeviceError, dots
 from edgerun.device import Device, devices, select
 from edgerun.ops import OPS
 from edgerun.programs import Programs, cache_folder, options_of, source
@@ -69,7 +69,7 @@ def test_no_driver(tmp_path):
 def test_cache_is_used(device, cache):
     first = fresh(device)
     first.get(FAMILY, DEFINES)
-    first.store()
+    first.store(closing=True)
     assert (first.built, first.cached, len(list(cache.glob("*.bin")))) == (1, 0, 1)
     assert cache.stat().st_mode & 0o777 == 0o700
     second = fresh(device)
@@ -86,14 +86,14 @@ def test_broken_cache_entry_is_rebuilt(device, cache, damage):
     """Whatever is wrong with an entry: it is ignored, built again and written again."""
     first = fresh(device)
     first.get(FAMILY, DEFINES)
-    first.store()
+    first.store(closing=True)
     entry, = cache.glob("*.bin")
     good = entry.read_bytes()
     entry.write_bytes(damage(good))
     second = fresh(device)
     second.get(FAMILY, DEFINES)
     assert (second.built, second.cached) == (1, 0)
-    second.store()
+    second.store(closing=True)
     assert fresh(device).get(FAMILY, DEFINES) is not None
     assert entry.read_bytes()[:72] == good[:72] or len(entry.read_bytes()) > 72
 
@@ -102,7 +102,7 @@ def test_stale_driver_is_rebuilt(device, cache):
     """Another driver version is another key."""
     first = fresh(device)
     first.get(FAMILY, DEFINES)
-    first.store()
+    first.store(closing=True)
     second = fresh(device)
     second._identity += " updated"
     second.get(FAMILY, DEFINES)
@@ -115,7 +115,7 @@ def test_cache_that_cannot_be_written(device, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGERUN_CACHE_DIR", str(blocked / "cache"))
     programs = fresh(device)
     programs.get(FAMILY, DEFINES)
-    programs.store()
+    programs.store(closing=True)
     assert programs.built == 1
 
 
@@ -127,7 +127,7 @@ def test_cache_of_a_user_without_a_home(device, monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", unknown)
     programs = fresh(device)
     programs.get(FAMILY, DEFINES)
-    programs.store()
+    programs.store(closing=True)
     assert programs.built == 1
 
 
@@ -136,7 +136,7 @@ def test_cache_switched_off(device, monkeypatch, cache):
     assert cache_folder() is None
     programs = fresh(device)
     programs.get(FAMILY, DEFINES)
-    programs.store()
+    programs.store(closing=True)
     assert not cache.exists()
 
 
@@ -154,7 +154,7 @@ def test_the_first_quantized_op_asks_how_to_sum(device, name):
     plain = graph.insert(0, "unary", [x], kind="relu")
     assert opened.facts_for(plain).dot == ""
     op = integer_ops.add(graph, integer_ops.FORMS[name])
-    assert opened.facts_for(op).dot in ("vnni", "khr", "float", "plain")
+    assert opened.facts_for(op).dot in dots.NAMES
 
 
 def test_no_integer_program_makes_the_compiler_warn(device):

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    OpLike, Shape, TensorLike, require, require_dtype, require_quantized, require_same_dtype)
+    Facts, OpLike, Shape, TensorLike, require, require_dtype, require_quantized, require_same_dtype)
 from edgerun.quantization import ONE_STEP, clamp
 
 BIAS, RESIDUAL, ZEROS, M0, T = range(2, 7)  # inputs of an op with weights
@@ -26,6 +26,8 @@ WEIGHTS = ("int8", "int16")
 # Sums in two parts: the low parts of so many products fit into 32 bits, and they are requantized
 # with at least this shift.
 WIDE_MOST_TERMS, WIDE_LEAST_SHIFT = 65_000, 18
+# Ways to sum products (Facts.dot) by instructions, see kernels/dot.cl: of int16 too, of uint8 only.
+DOTS_16, DOTS_8 = ("vnni", "avxvnni"), ("usdot", "udot", "dp4a", "khr", "arm")
 
 
 def optional(op: OpLike, index: int) -> TensorLike | None:
@@ -59,6 +61,12 @@ def bounds(op: OpLike, y: TensorLike) -> tuple[int, int]:
     if kind == "":
         return clamp(quantization, y.dtype)
     return clamp(quantization, y.dtype, *((0.0,) if kind == "relu" else (alpha, beta)))
+
+
+def dot_defines(facts: Facts, dtype: str) -> dict[str, int]:
+    """Return the macro of kernels/dot.cl for activations of a dtype; none for multiply-adds."""
+    known = facts.dot in DOTS_16 or dtype == "uint8" and facts.dot in DOTS_8
+    return {f"DOT_{facts.dot.upper()}": 1} if known else {}
 
 
 def rounding_defines(y: TensorLike) -> dict[str, int]:

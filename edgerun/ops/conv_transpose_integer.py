@@ -5,7 +5,7 @@ from typing import Any
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import Facts, Key, Launch, OpLike, Variant, int8_arg, require
-from edgerun.ops._integer import BIAS, M0, T, optional, require_quantized
+from edgerun.ops._integer import BIAS, M0, T, dot_defines, optional, require_quantized
 from edgerun.ops.depthwise_integer import form_args, form_defines
 
 
@@ -31,8 +31,7 @@ def conv_transpose_integer(op: OpLike, facts: Facts, key: Key, variant: Variant,
                 f"{x.name} is {x.dtype} with the zero point {zero}, needed 0")
         if zero:
             defines["ZERO_X"] = 1
-        if facts.dot == "vnni" or facts.dot == "khr" and x.dtype == "uint8":
-            defines[f"DOT_{facts.dot.upper()}"] = 1
+        defines |= dot_defines(facts, x.dtype)
     return [Launch(
         "conv_transpose_integer", "conv_transpose2d_integer", defines,
         (phases * tiles, n * out_h, groups * -(-out_c // variant["VEC"])),

@@ -11,7 +11,7 @@ from edgerun.ops._base import (
     Facts, Key, Launch, OpLike, Variant, count, f32, int4_arg, int8_arg, require, require_dtype,
     require_quantized)
 from edgerun.ops._integer import (
-    ACTIVATIONS, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS, bounds, optional, require_values,
+    ACTIVATIONS, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS, bounds, dot_defines, optional, require_values,
     rounding_defines)
 from edgerun.ops._tile import PACKED_ROWS
 from edgerun.ops.elementwise import activation
@@ -100,8 +100,8 @@ def matmul_integer(op: OpLike, facts: Facts, s: Sizes, key: Key, variant: Varian
                                "MOST_ROWS": PACKED_ROWS if facts.kind == "cpu" else rows}
     if a.dtype == "int16":
         defines["WIDE"] = 1
-    if facts.dot == "vnni" and lanes >= 4:
-        defines["DOT_VNNI"] = 1
+    if lanes >= 4:
+        defines |= dot_defines(facts, "int16")  # the kernel widens
     alpha = beta = 0.0
     m0 = t = 0
     ends, rounding = int4_arg([]), "once"
