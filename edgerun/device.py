@@ -5,7 +5,7 @@ Driver quirks are here, those of kernels in kernels/common.cl, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
-import linecache
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,7 +47,33 @@ def opencl(wanted: str | None = None):
     except ImportError as error:
         raise DeviceError(f"pyopencl cannot be imported ({error}): reinstall edgerun with "
                           "pip") from None
+    _generate_once(pyopencl)
     return pyopencl
+
+
+def _generate_once(pyopencl) -> None:
+    """Let pyopencl write the Python function that sets a kernel's arguments once, not per object.
+
+    It generates and compiles that text for every kernel object: a third of the time to prepare a
+    model whose programs are cached, and each stays in the line cache for tracebacks. The text
+    depends on the kernel's name and on the number of arguments, not on the object.
+    """
+    from pyopencl import invoker
+    generate = getattr(invoker, "generate_enqueue_and_set_args", None)
+    if generate is None or hasattr(generate, "kept"):
+        return
+    kept: dict[tuple, tuple] = {}
+
+    @functools.wraps(generate)
+    def once(name, passed, arguments, types, *workarounds, **named):
+        if types is not None:  # not ours: all that we make are without types
+            return generate(name, passed, arguments, types, *workarounds, **named)
+        if (name, passed, arguments) not in kept:
+            kept[name, passed, arguments] = generate(name, passed, arguments, types, *workarounds,
+                                                     **named)
+        return kept[name, passed, arguments]
+    once.kept = kept
+    invoker.generate_enqueue_and_set_args = once
 
 
 def _kind(cl, device) -> str:
@@ -128,16 +154,6 @@ def _lanes(device, kind: str) -> int:
     return max(4, min(16, device.native_vector_width_float))
 
 
-def _drop_generated_source(name: str) -> None:
-    """Forget the Python text that pyopencl generates for every kernel and keeps for tracebacks.
-
-    It would stay for the life of the process, one copy for every kernel of every session.
-    """
-    for entry in list(linecache.cache):
-        if entry.startswith(f"<generated: 'pyopencl invoker for '{name}'"):
-            linecache.cache.pop(entry, None)
-
-
 class Device:
     """An opened device. Every OpenCL object of a session is created through it, and counted.
 
@@ -207,5 +223,4 @@ class Device:
         except self.cl.Error as error:
             raise DeviceError(f"{self.info.name}: cannot make kernel {name} of "
                               f"kernels/{family}.cl: {error}") from None
-        _drop_generated_source(name)
         return kernel

@@ -7,11 +7,15 @@ model file.
 """
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import os
 import re
 import tempfile
 import warnings
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyopencl as cl
@@ -23,6 +27,10 @@ MAGIC = b"EDGEBIN1"
 BASE_OPTIONS = ["-cl-mad-enable"]
 _INCLUDE = re.compile(r'#include "(\w+\.cl)"')
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
+# PoCL compiles every kernel again, for any size of work-group, when it is asked for the binary of a
+# program that it built from source: that takes longer than building it. Until it is asked, its own
+# cache makes the second start ten times as fast as the first.
+SLOW_TO_ASK = "Portable Computing Language"
 
 
 def cache_folder() -> Path | None:
@@ -54,23 +62,31 @@ def source(family: str, defines: dict) -> str:
     Defines go into the text, not into the options, because drivers differ in how they read
     parentheses and spaces there.
     """
-    lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
     assert all(_DEFINE.fullmatch(name) for name in defines), defines
-    for name in ("common", family):
-        lines += _lines_of(f"{name}.cl")
+    lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
+    files = folder("kernels")
+    return "\n".join([*lines, _text(files, "common.cl"), _text(files, f"{family}.cl")])
+
+
+@functools.lru_cache(maxsize=None)
+def _text(files: Path, name: str) -> str:
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((files / name).read_text(encoding="utf-8").splitlines(), 1):
+        included = _INCLUDE.fullmatch(line)
+        if included:
+            lines += [_text(files, included[1]), f'#line {number + 1} "{name}"']
+        else:
+            lines.append(line)
     return "\n".join(lines)
 
 
-def _lines_of(name: str) -> list[str]:
-    lines = [f'#line 1 "{name}"']
-    text = (folder("kernels") / name).read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
-        included = _INCLUDE.fullmatch(line)
-        if included:
-            lines += [*_lines_of(included[1]), f'#line {number + 1} "{name}"']
-        else:
-            lines.append(line)
-    return lines
+_living: weakref.WeakSet[Programs] = weakref.WeakSet()
+
+
+@atexit.register
+def _store_at_exit() -> None:
+    for programs in _living:
+        programs.store(closing=True)
 
 
 class Programs:
@@ -82,10 +98,15 @@ class Programs:
         self.built = 0
         self.cached = 0
         self._programs: dict[str, cl.Program] = {}
+        self._keys: dict[tuple, str] = {}
+        self._unstored: set[str] = set()
+        self._binary_bytes: dict[str, int] = {}
         platform = device.platform
         self._identity = "\n".join([
             device.name, device.vendor, device.version, device.driver_version, platform.name,
             platform.version])
+        self._slow_to_ask = platform.name.strip() == SLOW_TO_ASK
+        _living.add(self)
 
     def get(self, family: str, defines: dict) -> cl.Program:
         """Return the program of a kernel family, from memory, from disk or newly built.
@@ -93,35 +114,47 @@ class Programs:
         Raises:
             DeviceError: the compiler refused it; the message holds the head of its log.
         """
-        text, options = source(family, defines), options_of(defines)
-        key = hashlib.sha256("\0".join([self._identity, *options, text]).encode()).hexdigest()
+        what = (folder("kernels"), family, *sorted(defines.items()))
+        key = self._keys.get(what)
+        if key is None or key not in self._programs:
+            text, options = source(family, defines), options_of(defines)
+            key = hashlib.sha256("\0".join([self._identity, *options, text]).encode()).hexdigest()
+            self._keys[what] = key
         if key not in self._programs:
             self._programs[key] = (self._from_disk(key, options)
-                                   or self._build(family, defines, text, options))
+                                   or self._build(key, family, defines, text, options))
         return self._programs[key]
 
     def __len__(self) -> int:
         return len(self._programs)
 
-    def binary_bytes(self) -> int:
-        """Return the size of all binaries together; 0 for a driver that does not tell."""
-        try:
-            return sum(sum(program.get_info(cl.program_info.BINARY_SIZES))
-                       for program in self._programs.values())
-        except cl.Error:
-            return 0
+    def keep_only(self, kernels: Iterable[cl.Kernel]) -> None:
+        """Forget every program but those of some kernels; a tuner builds many that nobody needs."""
+        kept = {kernel.get_info(cl.kernel_info.PROGRAM).int_ptr for kernel in kernels}
+        self._programs = {key: program for key, program in self._programs.items()
+                          if program.int_ptr in kept}
 
-    def store(self) -> None:
-        """Write the binaries of new programs; called after kernels exist, which Mali needs."""
+    def binary_bytes(self) -> int:
+        """Return the size of the binaries that were read or stored; a driver need not tell any."""
+        return sum(self._binary_bytes.get(key, 0) for key in self._programs)
+
+    def store(self, closing: bool = False) -> None:
+        """Write the binaries of new programs; called after kernels exist, which Mali needs.
+
+        Args:
+            closing: whether nobody waits for a result any more. Before, nothing is stored where
+                that takes long, see SLOW_TO_ASK.
+        """
         directory = cache_folder()
-        if directory is None:
+        if directory is None or not self._unstored or self._slow_to_ask and not closing:
             return
+        waiting, self._unstored = self._unstored.intersection(self._programs), set()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for key, program in self._programs.items():
+            for key in waiting:
                 path = directory / f"{key}.bin"
                 if not path.exists():
-                    self._write(path, key, program)
+                    self._write(path, key, self._programs[key])
         except OSError:
             return  # no room or no right to write: the next start builds again
 
@@ -132,6 +165,7 @@ class Programs:
             return
         if not binary:
             return
+        self._binary_bytes[key] = len(binary)
         payload = MAGIC + bytes.fromhex(key) + hashlib.sha256(binary).digest() + binary
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
@@ -163,6 +197,7 @@ class Programs:
             self._discard(path)
             return None
         self.cached += 1
+        self._binary_bytes[key] = len(binary)
         return program
 
     def _compile(self, program: cl.Program, options: list[str]) -> cl.Program:
@@ -177,7 +212,8 @@ class Programs:
         except OSError:
             return
 
-    def _build(self, family: str, defines: dict, text: str, options: list[str]) -> cl.Program:
+    def _build(self, key: str, family: str, defines: dict, text: str,
+               options: list[str]) -> cl.Program:
         try:
             program = self._compile(cl.Program(self.context, text), options)
         except cl.Error as error:
@@ -185,6 +221,7 @@ class Programs:
                 f"kernels/{family}.cl with {defines}: {self.device.name.strip()} cannot build it: "
                 f"{_log(error)}") from None
         self.built += 1
+        self._unstored.add(key)
         return program
 
 

@@ -216,6 +216,7 @@ class Session:
                 pass  # a launch whose results nobody reads any more; buffers go back all the same
             self.steps = []
             self.buffers.release()
+            self.device.programs.store(closing=True)
 
     def __enter__(self) -> Session:
         return self

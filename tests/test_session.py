@@ -258,7 +258,8 @@ print(min(b - a for a, b in zip(sizes, sizes[1:])),
 
 
 def test_sessions_leave_nothing_behind(device, tmp_path):
-    """Sessions leave less than a page each, and the file is mapped no more.
+    """Sessions leave less than a page each, and the file is mapped no more; the functions that
+    pyopencl generates are two, one for each kernel, however many sessions there were.
 
     The heap also grows and shrinks for reasons of its own; a leak shows in every hundred sessions.
     """
@@ -267,7 +268,7 @@ def test_sessions_leave_nothing_behind(device, tmp_path):
     out = subprocess.run([sys.executable, "-c", MANY, path, device.info.platform],
                          capture_output=True, text=True, check=True, cwd=ROOT).stdout
     grown, mapped, kept = map(int, out.split())
-    assert grown < 100 * 4096 and mapped == 0 and kept == 0
+    assert grown < 100 * 4096 and mapped == 0 and kept == 2
 
 
 def test_two_sessions_of_one_file(device, x, tmp_path):
