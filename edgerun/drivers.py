@@ -13,7 +13,9 @@ from pathlib import Path
 
 VENDORS = Path("/etc/OpenCL/vendors")
 RENDER_NODES = Path("/dev/dri")
-MESA = ("mesa", "rusticl")  # often installed, without a device unless there is a render node
+# Drivers of GPUs, often installed where there is none: without a render node they have no device.
+# "intel" is that of Intel's GPUs.
+GPU_DRIVERS = ("mesa", "rusticl", "intel")
 INSTALL_HINT = ("install one: 'apt install pocl-opencl-icd' (any CPU, root), "
                 "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the "
                 "driver of your GPU's vendor")
@@ -58,7 +60,8 @@ def choose(wanted: str | None) -> None:
     if "pyopencl" in sys.modules or os.environ.get("OCL_ICD_VENDORS"):
         return
     drivers = found()
-    matching = [d for d in drivers if wanted and wanted.lower() in d.name.lower()]
-    useful = matching or [d for d in drivers if d.name not in MESA or RENDER_NODES.exists()]
+    useful = [d for d in drivers if d.name not in GPU_DRIVERS or RENDER_NODES.exists()]
+    matching = ([d for d in useful if wanted and wanted.lower() in d.name.lower()]
+                or [d for d in drivers if wanted and wanted.lower() in d.name.lower()])
     if matching or len(useful) == 1:
-        os.environ["OCL_ICD_VENDORS"] = str(useful[0].path)
+        os.environ["OCL_ICD_VENDORS"] = str((matching or useful)[0].path)
