@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 
@@ -62,13 +63,16 @@ def parser(host_commands: dict[str, str]) -> argparse.ArgumentParser:
         epilog="'edgerun COMMAND --help' explains a command and shows examples.\n\n"
                "environment:\n"
                "  EDGERUN_DEVICE     the device when --device is not given\n"
-               "  EDGERUN_CACHE_DIR  folder of compiled kernels; 0 keeps none\n\n"
+               "  EDGERUN_CACHE_DIR  folder of compiled kernels; 0 keeps none\n"
+               "  EDGERUN_TUNING     file of tuned choices instead of the device's; 0 takes none"
+               "\n\n"
                "exit status: 0 done, 1 an error or a mismatch, 2 a wrong command line")
     top.add_argument("--version", action="version", version=f"edgerun {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in host_commands.items():
         commands.add_parser(name, help=summary, add_help=False)
-    for add in (_add_run, _add_info, _add_memory, _add_bench, _add_verify, _add_devices):
+    for add in (_add_run, _add_info, _add_memory, _add_bench, _add_tune, _add_verify,
+                _add_devices):
         add(commands)
     return top
 
@@ -168,6 +172,47 @@ def _bench(args: argparse.Namespace) -> int:
         if inputs is None:
             inputs = arrays.random_inputs(session.inputs)
         found = timing.bench(session, inputs, args.runs, args.warmup, args.per_op, load_ns)
+    print(text.json_text(found.as_dict()) if args.json else found.text())
+    return 0
+
+
+def _add_tune(commands) -> None:
+    p = command(commands, "tune", "find the fastest variant of every kernel on a device", """\
+  edgerun tune model.edge                      # kept beside the compiled kernels
+  edgerun tune model.edge --write              # kept in the model file
+  edgerun tune model.edge --seconds 60 --search actor-critic --device gpu
+  edgerun tune model.edge --out FILE           # then: EDGERUN_TUNING=FILE edgerun run ...
+
+Nothing else should run on the device. What was tuned before is not measured again.""", _tune)
+    p.add_argument("model", metavar="MODEL.edge")
+    p.add_argument("--search", choices=("exhaustive", "greedy", "actor-critic"),
+                   help="default: exhaustive among few variants, greedy among many")
+    p.add_argument("--budget", metavar="N", type=positive, default=60,
+                   help="variants to try of one kernel, at most (60)")
+    p.add_argument("--seconds", metavar="S", type=positive,
+                   help="try no new variant after so long; default: no limit")
+    p.add_argument("--again", action="store_true", help="also measure what is tuned already")
+    place = p.add_mutually_exclusive_group()
+    place.add_argument("--out", metavar="FILE", help="keep the choices in this file")
+    place.add_argument("--write", action="store_true",
+                       help="keep them in the model file, which is replaced as a whole")
+    add_device(p)
+    add_json(p)
+
+
+def _tune(args: argparse.Namespace) -> int:
+    loader.map_file(args.model)  # a missing file must not cost the start of a driver
+    from edgerun import tune
+    from edgerun.device import Device
+
+    def show(done: int, total: int, last: tune.LaunchResult) -> None:
+        if sys.stderr.isatty():
+            print(f"{done} of {total}: {text.clean(last.key)}: {last.variant}, "
+                  f"{last.gain:.2f} times", file=sys.stderr)
+
+    found = tune.tune_file(args.model, Device(args.device), out=args.out, write=args.write,
+                           again=args.again, how=args.search, budget=args.budget,
+                           seconds=args.seconds, progress=show)
     print(text.json_text(found.as_dict()) if args.json else found.text())
     return 0
 

@@ -87,7 +87,10 @@ def _pack_parser() -> argparse.ArgumentParser:
     calibration.add_argument("--max-error", metavar="E", type=_error,
                              help="for mixed: relative RMS error of the outputs on the "
                                   f"calibration data; default: {mixed.MAX_ERROR}")
-    cli.add_device(calibration)
+    parser.add_argument("--tune", action="store_true",
+                        help="find the fastest variants of the kernels on the device, and keep "
+                             "them in the file; see 'edgerun tune'")
+    cli.add_device(parser)
     cli.add_json(parser)
     return parser
 
@@ -108,7 +111,7 @@ def pack(argv: Sequence[str]) -> int:
                             calibration=args.calibration, preprocess=args.preprocess,
                             observer=args.observer, samples=args.samples, device=args.device,
                             overrides=args.overrides, improve=args.improve,
-                            max_error=args.max_error)
+                            max_error=args.max_error, tune=args.tune)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 
@@ -142,6 +145,8 @@ def pack_text(report: PackReport) -> str:
         ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
     if report.mixed is not None:
         lines += ["", *mixed_text(report.mixed)]
+    if report.tuning is not None:
+        lines += ["", report.tuning.text()]
     changed = [(name, before, after) for name, before, after in report.passes if before != after]
     if changed:
         lines += ["", *text.table(("pass", "ops before", "after"), changed, left=(0,))]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgerun.tools import (
     blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize)
 from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.precision import convert, widen
+from edgerun.tune.report import TuneReport
 
 IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
 PRECISIONS = ("source", "fp32", "fp16", "int16", "int8", "mixed")
@@ -32,6 +33,7 @@ class PackReport:
         passes: (name of the pass, ops before, ops after).
         notes: what the user should know, one sentence each.
         mixed: what was chosen for precision "mixed", and the error; None for others.
+        tuning: what tuning measured; None without.
     """
     path: str
     precision: str
@@ -44,6 +46,7 @@ class PackReport:
     passes: list[tuple[str, int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mixed: mixed.MixedReport | None = None
+    tuning: TuneReport | None = None
 
 
 def import_model(path: str | os.PathLike,
@@ -129,7 +132,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          calibration: str | os.PathLike | None = None,
          preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
          samples: int | None = None, device: str | int | None = None,
-         improve: Sequence[str] = (), max_error: float | None = None) -> PackReport:
+         improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False
+         ) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -154,7 +158,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         observer: how ranges are chosen, a key of edgerun.tools.calibrate.OBSERVERS; default
             "minmax".
         samples: calibrate with so many, evenly spread over all.
-        device: where calibration runs; as for edgerun.load().
+        device: where calibration and tuning run; as for edgerun.load().
         improve: what to do for accuracy, of IMPROVEMENTS: "equalize" (even out the ranges of
             channels between layers), "clip-weights" (cut off weights where that lowers their
             squared error), "correct-bias" (make up for the mean error of rounded weights; needs
@@ -162,6 +166,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         max_error: for "mixed": the largest error of an output over the calibration data, the root
             mean square of its difference from fp32 in that of its values (the share of different
             elements, for an output that is no real number); default edgerun.tools.mixed.MAX_ERROR.
+        tune: find the fastest variants of the kernels on the device, and keep them in the file;
+            see edgerun.tune.
 
     Returns:
         PackReport.
@@ -227,8 +233,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
         built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress)
-        return _written(out, precision, built.data, built.plan, built.graph,
-                        [*stages.steps, *built.steps], choice)
+        report = _written(out, precision, built.data, built.plan, built.graph,
+                          [*stages.steps, *built.steps], choice)
+        return _tuned(report, device, progress) if tune else report
     storage = {}
     if chosen:
         given = quantize.read_overrides(overrides) if overrides else []
@@ -254,7 +261,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                                                  weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
-    return _written(out, label, data, plan, graph, stages.steps)
+    report = _written(out, label, data, plan, graph, stages.steps)
+    return _tuned(report, device, progress) if tune else report
 
 
 def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples,
@@ -287,3 +295,14 @@ def _written(out: str | os.PathLike, label: str, data: bytes, plan: planner.Plan
         os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
         plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
         graph.notes, choice)
+
+
+def _tuned(report: PackReport, device: str | int | None, progress: Callable[..., None]
+           ) -> PackReport:
+    """Tune the file on a device, and keep the choices in it."""
+    from edgerun.device import Device
+    from edgerun.tune import tune_file
+    progress("tune")
+    found = tune_file(report.path, Device(device), write=True,
+                      progress=lambda done, total, last: progress("tune", done, total))
+    return replace(report, tuning=found, file_bytes=os.path.getsize(report.path))
