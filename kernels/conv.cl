@@ -6,8 +6,9 @@
 //                            ox * stride_w - pad_left + kx * dilation_w, group(o) * in_c + c])
 // where x outside the image is 0, and scale 1 unless the weights are integers.
 //
-// A work-item computes P pixels times NV vectors of VEC output channels: it streams weights and
-// broadcasts activations. Global size (ceil(out_c / (NV * VEC)), ceil(pixels / P), groups).
+// A work-item computes `tiles` tiles, one after the other: P pixels times NV vectors of VEC output
+// channels, for which it streams weights and broadcasts activations. Global size
+// (ceil(out_c / (NV * VEC)), ceil(pixels / (P * tiles)), groups).
 //
 // W_int8, W_int16: w is int8 [..][ceil(in_c / 4)][block width][4] (layout oc16x4), or int16
 //        [..][ceil(in_c / 2)][block width][2] (oc16x2): it is widened in registers. Without one of
@@ -18,7 +19,6 @@
 //        before they are used. Pays where T_fp16 is widened by CPU instructions one by one.
 
 #include "pixels.cl"
-#define VSTORE(v, p) GLUE(vstore, VEC)(v, 0, p)
 
 // WORD: neighbouring input channels in one element V of the weights. LOADW(p): VEC elements, as G.
 // PART(w, k): channel k of them.
@@ -94,114 +94,131 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
                      const int out_h, const int out_w, const int out_c,
                      const int kernel_h, const int kernel_w, const int stride_h, const int stride_w,
                      const int dilation_h, const int dilation_w, const int pad_top,
-                     const int pad_left, const float alpha, const float beta) {
-    const int first = get_global_id(0) * (NV * VEC), pixel = get_global_id(1) * P;
-    const int group = get_global_id(2), row_c = get_global_size(2) * out_c;
-    const int words = (in_c + WORD - 1) / WORD;
+                     const int pad_left, const int tiles, const float alpha, const float beta) {
+    const int first = get_global_id(0) * (NV * VEC), group = get_global_id(2);
+    const int row_c = get_global_size(2) * out_c, lanes = out_c - first;
+    const int words = (in_c + WORD - 1) / WORD, taps_words = kernel_h * kernel_w * words;
 
-    F acc[P][NV];
-    __global const V *wp[NV];
+    __global const V *weights_at[NV];
     int step[NV];
+    F start[NV];
     #pragma unroll
     for (int v = 0; v < NV; v++) {
         // Vectors past the last channel repeat the last vector, and are not stored.
         const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
         step[v] = min(BLOCK, out_c - block);
-        wp[v] = AT(const V, w) + (group * out_c + block) * kernel_h * kernel_w * words
-            + c - block;
-        F start = (F)(0);
-#if WORD == 1
-        if (has_bias)
-            start = load_channels(AT(const float, bias) + group * out_c + c, out_c - c);
-#endif
-        #pragma unroll
-        for (int p = 0; p < P; p++)
-            acc[p][v] = start;
-    }
-
-    __global const S *image[P];
-    PLACE_PIXELS(image, AT(const S, x), WORD)
-
-    for (int ky = 0; ky < kernel_h; ky++) {
-        bool inside = runs_on;
-        #pragma unroll
-        for (int p = 0; p < P; p++)
-            inside = inside && (uint)(top[p] + ky * dilation_h) < (uint)height;
-        const int runs = inside ? 1 : kernel_w, length = inside ? kernel_w * in_c : in_c;
-        for (int run = 0; run < runs; run++) {
-            __global const S *xp[P];
-            #pragma unroll
-            for (int p = 0; p < P; p++) {
-                const int iy = top[p] + ky * dilation_h, ix = left[p] + run * dilation_w;
-                xp[p] = (uint)iy < (uint)height && (uint)ix < (uint)width
-                    ? image[p] + (iy * width + ix) * channels : AT(const S, zeros);
-            }
-#ifdef CHUNK
-            for (int from = 0; from < length; from += CHUNK) {
-                float chunk[P][CHUNK];
-                const int n = min(CHUNK, length - from);
-                #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    int c = 0;
-                    for (; c + 8 <= n; c += 8)
-                        vstore8(LOAD8(0, xp[p] + from + c), 0, chunk[p] + c);
-                    for (; c < n; c++)
-                        chunk[p][c] = LOAD(from + c, xp[p]);
-                }
-#define WIDENED(p, c) chunk[p][c]
-                STEPS(n, WIDENED)
-            }
-#else
-#define STORED(p, c) LOAD(c, xp[p])
-            STEPS(length, STORED)
-#endif
-        }
-    }
-
-    // A copy that is indexed at run time, so that acc itself can stay in registers.
-    F result[P][NV];
-    #pragma unroll
-    for (int p = 0; p < P; p++)
-        #pragma unroll
-        for (int v = 0; v < NV; v++)
-            result[p][v] = acc[p][v];
-#if WORD != 1
-    F factor[NV], start[NV];
-    #pragma unroll
-    for (int v = 0; v < NV; v++) {
-        const int c = first + v * VEC;
-        factor[v] = load_channels(AT(const float, scale) + group * out_c + c, out_c - c);
+        weights_at[v] = AT(const V, w) + (group * out_c + block) * taps_words + c - block;
         start[v] = (F)(0);
         if (has_bias)
             start[v] = load_channels(AT(const float, bias) + group * out_c + c, out_c - c);
     }
+#if WORD != 1
+    F factor[NV];
+    #pragma unroll
+    for (int v = 0; v < NV; v++)
+        factor[v] = load_channels(AT(const float, scale) + group * out_c + first + v * VEC,
+                                  lanes - v * VEC);
+#define RESULT(p, v) fma(acc[p][v], factor[v], start[v])
+#else
+#define RESULT(p, v) acc[p][v]
 #endif
-    const int count = min(P, pixels - pixel);
-    for (int p = 0; p < count; p++) {
-        const int at = (pixel + p) * row_c + group * out_c + first;
+    __global const S *image = AT(const S, x) + group * in_c;
+    const bool joined = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
+
+    int pixel = get_global_id(1) * (tiles * P);
+    const int end = pixel + min(tiles * P, pixels - pixel);
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+    for (; pixel < end; pixel += P) {
+        PLACE_TILE
+
+        F acc[P][NV];
+        __global const V *wp[NV];
         #pragma unroll
         for (int v = 0; v < NV; v++) {
-            __global const S *rp = AT(const S, residual) + at + v * VEC;
-            __global O *yp = AT(O, y) + at + v * VEC;
-            const int lanes = out_c - first - v * VEC;
-#if WORD == 1
-            F x = result[p][v];
+            wp[v] = weights_at[v];
+            #pragma unroll
+            for (int p = 0; p < P; p++)
+                acc[p][v] = WORD == 1 ? start[v] : (F)(0);
+        }
+
+        for (int ky = 0; ky < kernel_h; ky++) {
+            const int down = ky * dilation_h;
+            if (last_top + down < 0 || first_top + down >= height) {
+                #pragma unroll
+                for (int v = 0; v < NV; v++)
+                    wp[v] += kernel_w * words * step[v];
+                continue;  // the row of taps adds nothing: it lies outside the image
+            }
+            const bool inside = columns_inside && first_top + down >= 0
+                && last_top + down < height;
+            const bool one_run = inside && joined;  // of kernel_w * in_c channels
+            const int runs = one_run ? 1 : kernel_w, length = one_run ? kernel_w * in_c : in_c;
+            for (int run = 0; run < runs; run++) {
+                const int right = run * dilation_w;
+                __global const S *tap = image + (down * width + right) * channels;
+                __global const S *xp[P];
+                #pragma unroll
+                for (int p = 0; p < P; p++)
+                    xp[p] = inside || ((uint)(top[p] + down) < (uint)height
+                                       && (uint)(left[p] + right) < (uint)width)
+                        ? tap + at[p] : AT(const S, zeros);
+#ifdef CHUNK
+                for (int from = 0; from < length; from += CHUNK) {
+                    float chunk[P][CHUNK];
+                    const int n_chunk = min(CHUNK, length - from);
+                    #pragma unroll
+                    for (int p = 0; p < P; p++) {
+                        int c = 0;
+                        for (; c + 8 <= n_chunk; c += 8)
+                            vstore8(LOAD8(0, xp[p] + from + c), 0, chunk[p] + c);
+                        for (; c < n_chunk; c++)
+                            chunk[p][c] = LOAD(from + c, xp[p]);
+                    }
+#define WIDENED(p, c) chunk[p][c]
+                    STEPS(n_chunk, WIDENED)
+                }
 #else
-            F x = fma(result[p][v], factor[v], start[v]);
+#define STORED(p, c) LOAD(c, xp[p])
+                STEPS(length, STORED)
 #endif
-            if (lanes >= VEC) {
-                if (has_residual)
-                    x += LOADV(rp);
-                STOREV(ACTIVATE(x), yp);
-            } else if (lanes > 0) {
-                float part[VEC];  // filled whole: PoCL 3.1 loses elements if the loop ends early
-                for (int k = 0; k < VEC; k++)
-                    part[k] = has_residual && k < lanes ? LOAD(k, rp) : 0;
-                x += VLOAD(part);
-                VSTORE(ACTIVATE(x), part);
-                for (int k = 0; k < lanes; k++)
-                    STORE(part[k], k, yp);
             }
         }
+
+        const int base = pixel * row_c + group * out_c + first;
+        __global const S *rp = AT(const S, residual) + base;
+        __global O *yp = AT(O, y) + base;
+        if (pixel + P <= pixels && lanes >= NV * VEC) {
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                #pragma unroll
+                for (int v = 0; v < NV; v++) {
+                    F x = RESULT(p, v);
+                    if (has_residual)
+                        x += LOADV(rp + p * row_c + v * VEC);
+                    STOREV(ACTIVATE(x), yp + p * row_c + v * VEC);
+                }
+            }
+        } else {
+            F result[P][NV];  // indexed at run time, so that acc can stay in registers
+            #pragma unroll
+            for (int p = 0; p < P; p++)
+                #pragma unroll
+                for (int v = 0; v < NV; v++)
+                    result[p][v] = RESULT(p, v);
+            for (int p = 0; p < min(P, pixels - pixel); p++, rp += row_c, yp += row_c) {
+                for (int v = 0; v * VEC < min(NV * VEC, lanes); v++) {
+                    const int some = lanes - v * VEC;
+                    F x = result[p][v];
+                    if (has_residual)
+                        x += some >= VEC ? LOADV(rp + v * VEC) : load_some(some, rp + v * VEC);
+                    x = ACTIVATE(x);
+                    if (some >= VEC)
+                        STOREV(x, yp + v * VEC);
+                    else
+                        store_some(x, some, yp + v * VEC);
+                }
+            }
+        }
+        NEXT_TILE
     }
 }

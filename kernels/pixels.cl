@@ -1,4 +1,5 @@
 // What the convolutions share: the pixels of a work-item. Included with #include "pixels.cl".
+// PLACE_TILE and NEXT_TILE for work-items that compute several tiles, PLACE_PIXELS for one.
 //
 // P, NV: pixels, and vectors of VEC output channels, of a work-item; see the files that include it.
 
@@ -32,5 +33,56 @@
                     n++;                                                                           \
                 }                                                                                  \
             }                                                                                      \
+        }                                                                                          \
+    }
+
+// Where the pixels of a tile lie, of which the first is (ox, oy) of image n. Declares
+//   top, left [P]        the image coordinates of the first tap of every pixel
+//   at [P]               elements from the start of x to it, also where it lies outside
+//   first_top, last_top  the least and the greatest of top
+//   columns_inside       whether all taps of all pixels lie between the sides of their image
+// Uses the sizes that are arguments of the kernels. Pixels past the last one repeat it, and are not
+// to be stored. Few tiles go on in the next row: the others are placed by additions.
+#define PLACE_TILE                                                                                 \
+    int top[P], left[P], at[P];                                                                    \
+    int first_top = oy * stride_h - pad_top, last_top = first_top;                                 \
+    bool columns_inside = true;                                                                    \
+    const int across = (kernel_w - 1) * dilation_w;                                                \
+    if (ox + P <= out_w) {                                                                         \
+        left[0] = ox * stride_w - pad_left;                                                        \
+        at[0] = ((n * height + first_top) * width + left[0]) * channels;                           \
+        _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
+            top[p] = first_top;                                                                    \
+            left[p] = left[0] + p * stride_w;                                                      \
+            at[p] = at[0] + p * stride_w * channels;                                               \
+        }                                                                                          \
+        columns_inside = left[0] >= 0 && left[P - 1] + across < width;                             \
+    } else {                                                                                       \
+        int px = ox, py = oy, pn = n;                                                              \
+        _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
+            top[p] = py * stride_h - pad_top;                                                      \
+            left[p] = px * stride_w - pad_left;                                                    \
+            at[p] = ((pn * height + top[p]) * width + left[p]) * channels;                         \
+            first_top = min(first_top, top[p]);                                                    \
+            last_top = max(last_top, top[p]);                                                      \
+            columns_inside = columns_inside && left[p] >= 0 && left[p] + across < width;           \
+            if (pixel + p + 1 < pixels && ++px == out_w) {                                         \
+                px = 0;                                                                            \
+                if (++py == out_h) {                                                               \
+                    py = 0;                                                                        \
+                    pn++;                                                                          \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+// Advances (ox, oy) and n by a tile.
+#define NEXT_TILE                                                                                  \
+    ox += P;                                                                                       \
+    while (ox >= out_w) {                                                                          \
+        ox -= out_w;                                                                               \
+        if (++oy == out_h) {                                                                       \
+            oy = 0;                                                                                \
+            n++;                                                                                   \
         }                                                                                          \
     }

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edgerun.dtypes import FLOAT
 from edgerun.ops._base import Facts, Key, Variant
 
 # Most vectors of output channels per work-item, by kind and lanes of a device: what its registers
@@ -29,6 +30,7 @@ PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6},
           "fp32 weights": {1: 12, 2: 8, 3: 8, 4: 6}, "fp16 weights": {1: 8, 2: 6, 3: 6, 4: 6}}
 # Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
 COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
+ITEMS = 24  # work-items of a convolution that a core should get
 CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 DEPTHWISE_PIXELS = {"real": 7, "integer": 8, "wide": 4}  # most per work-item
 PACKED_ROWS = 128  # of kernels/matmul.cl and matmul_integer.cl
@@ -112,9 +114,26 @@ def _rows_fit(key: Key, facts: Facts, variant: Variant) -> bool:
     return variant["ROWS"] * variant["tiles"] <= PACKED_ROWS
 
 
-# Convolutions and dense layers: P pixels, NV vectors, VEC lanes, CHUNK channels widened at a time.
+# Convolutions and dense layers: P pixels, NV vectors, VEC lanes, CHUNK channels widened at a time;
+# over real numbers also `tiles` of a work-item.
+
+def _with_tiles(key: Key, facts: Facts, variant: Variant) -> Variant:
+    """Few work-items, since each costs as much as 300 vectors of multiply-adds, but enough."""
+    if key.kind.split()[0] not in FLOAT:
+        return variant
+    tiles = -(-key["n"] * key["out_h"] * key["out_w"] // variant["P"])
+    parts = -(-key["out_c"] // (variant["NV"] * variant["VEC"])) * key["groups"]
+    each = tiles * parts // (ITEMS * facts.compute_units) if facts.kind == "cpu" else 1
+    each = min(max(each, 1), tiles)
+    return Variant((*variant.values, ("tiles", -(-tiles // -(-tiles // each)))))
+
+
 
 def _conv(key: Key, facts: Facts) -> Variant:
+    return _with_tiles(key, facts, _conv_tile(key, facts))
+
+
+def _conv_tile(key: Key, facts: Facts) -> Variant:
     pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
     chunk = {"CHUNK": CHUNK} if facts.kind == "cpu" and key.kind.startswith("fp16") else {}
     vec = 4
@@ -140,6 +159,10 @@ def _conv(key: Key, facts: Facts) -> Variant:
 
 
 def _conv_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    return {**_conv_tile_axes(key, facts), "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
+
+
+def _conv_tile_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
     return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14) if p <= pixels),
             "NV": tuple(nv for nv in (1, 2, 3, 4) if nv <= -(-out_c // 4)),

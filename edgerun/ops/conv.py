@@ -142,12 +142,13 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     variant = _tile.choose(key, facts)
     return Launch(
         "conv", "conv2d", {**defines, **variant.defines},
-        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // variant["P"]),
+        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // (variant["P"] * variant["tiles"])),
          groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, zeros or x, optional(op, M0) or x, y,
          i32(bias is not None), i32(residual is not None), i32(pixels),
-         *(i32(window[name]) for name in SIZES), f32(act.alpha), f32(act.beta)),
+         *(i32(window[name]) for name in SIZES), i32(variant["tiles"]), f32(act.alpha),
+         f32(act.beta)),
         facts.one, key, variant)
 
 
@@ -175,6 +176,11 @@ def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     out_c, kernel_h, kernel_w, in_c = w.shape
     window = {**_window(op), "in_c": in_c, "out_c": out_c // groups, "kernel_h": kernel_h,
               "kernel_w": kernel_w}
+    o, (n, out_h, out_w, _) = op.options, op.outputs[0].shape
+    if kernel_h == kernel_w == o["stride_h"] == o["stride_w"] == 1 and not needs_zeros(op):
+        # pixels do not see their neighbours: one long row of them
+        window |= {"n": 1, "height": 1, "out_h": 1, "width": n * out_h * out_w,
+                   "out_w": n * out_h * out_w}
     return [blocked_launch(facts, op, (x, w, optional(op, 2), optional(op, 3), optional(op, 4),
                                        op.outputs[0]), window, groups)]
 
