@@ -9,22 +9,24 @@
 // sum is folded into the bias.
 //
 // A work-item computes P pixels times NV vectors of VEC output channels: it streams weights and
-// broadcasts words of WORD neighbouring input channels. Global size (ceil(out_c / (NV * VEC)),
-// ceil(pixels / P), groups).
+// broadcasts words of WORD neighbouring input channels, for `tiles` times P pixels one after the
+// other. Global size (ceil(out_c / (NV * VEC)), ceil(pixels / (P * tiles)), groups).
 //
 // T_uint8, T_int16: x. O_uint8, O_int16, O_fp32, O_fp16: y.
 // W_int16: w is int16 [..][ceil(in_c / 2)][block width][2] (layout oc16x2), x then too; without it
 //          int8 [..][ceil(in_c / 4)][block width][4] (oc16x4).
-// P, NV:   1 and up; P * NV vectors of accumulators (WIDE: three times that) should fit into the
-//          registers. VEC: 4, 8 or 16.
+// P, NV:   1 and up; P * NV vectors of accumulators should fit into the registers. VEC: 4, 8 or 16.
 // WIDE:    T_int16 only. Sums of up to 48 bits in two ints: bias is then [2][groups * out_c], the
 //          high parts before the low 16 bits. Needs weights above -32768, t > 17, rounding once.
 // ZERO_W:  T_uint8 only. Weights have a zero point.
 // ROUND_TWICE: see integer.cl.
 // DOT_VNNI, DOT_KHR: see dot.cl; the latter T_uint8 only.
+// DOT_MADD: by products of int16, whose neighbours are added: a pattern in which compilers for x86
+//          see one instruction. Needs vectors of 4 * VEC elements, which clang has up to 32, so VEC
+//          is 8 at most without W_int16.
 // DOT_FLOAT: T_uint8 only. By fp32 multiply-adds, exactly: up to 512 products of 255 * 128 stay
-//          below 2^24. PIECE words of each pixel are widened into private memory before they are
-//          used.
+//          below 2^24.
+// DOT_FLOAT, and DOT_MADD of T_uint8, widen PIECE words of each pixel into private memory first.
 
 #include "integer.cl"
 #include "dot.cl"
@@ -36,96 +38,160 @@
 #else
 #define WORD 4
 #endif
-
-// Accumulators hold LIMIT words before they must be added to the totals, checked every PIECE words.
-#if defined(DOT_FLOAT)
-typedef GLUE(float, VEC) A;
 #define PIECE 8
-#define LIMIT 128
-#elif defined(WIDE)
-typedef I A;
-#ifdef W_int16
-#define PIECE 1  // 2 * 32768 * 32767 < 2^31
-#define LIMIT 1
-#else
-#define PIECE 16  // 508 * 32768 * 128 < 2^31
-#define LIMIT 127
-#endif
-#else
-typedef I A;
-#endif
 
-#ifdef WIDE
-#define TOTALS I high[P][NV]; UI low[P][NV];
-#define FLUSH(p, v) \
-    high[p][v] += acc[p][v] >> 16, low[p][v] += AS_UI(acc[p][v] & 0xFFFF), acc[p][v] = (A)(0)
-#elif defined(DOT_FLOAT)
-#define TOTALS I total[P][NV];
-#define FLUSH(p, v) total[p][v] += GLUE(convert_int, VEC)(acc[p][v]), acc[p][v] = (A)(0)
-#else
-#define TOTALS
-#endif
-
-// MAC(acc, x, w): acc + the dot product of a word of x with one of every lane's weights.
+// A: accumulators. TAKE(sum): what they hold, as I. X: a word of x; W: one of every lane's weights.
+// MAC(acc, x, w): acc + the dot products of the two.
 #if defined(DOT_FLOAT)
+#define WIDENED float
+typedef GLUE(float, VEC) A;
+#define TAKE(sum) GLUE(convert_int, VEC)(sum)
 #define BYTE(w, k) GLUE(convert_float, VEC)((w) << (24 - 8 * (k)) >> 24)
-#elif defined(T_int16) && !defined(W_int16)
+#elif defined(DOT_MADD)
+#ifdef T_uint8
+#define WIDENED short
+#endif
+#define VECTOR(type, n) type __attribute__((ext_vector_type(n)))
+#ifdef W_int16  // 2 * VEC products, a sum per lane
+#define PAIRS_OF_SUMS VEC
+#define TAKE(sum) (sum)
+typedef VECTOR(short, 2 * VEC) W;
+typedef VECTOR(short, 2 * VEC) LOOSE __attribute__((aligned(2)));
+#define LOADW(p) (*(__global const LOOSE *)(p))
+#else  // 4 * VEC products, two sums per lane
+#define PAIRS_OF_SUMS (2 * VEC)
+#define TAKE(sum) ((sum).even + (sum).odd)
+typedef VECTOR(char, 4 * VEC) BYTES __attribute__((aligned(1)));
+typedef VECTOR(short, 4 * VEC) W;
+#define LOADW(p) __builtin_convertvector(*(__global const BYTES *)(p), W)
+#endif
+typedef VECTOR(int, PAIRS_OF_SUMS) A;
+typedef VECTOR(short, 2 * PAIRS_OF_SUMS) X;
+typedef VECTOR(int, 2 * PAIRS_OF_SUMS) PRODUCTS;
+A MAC(const A acc, const X x, const X w) {
+    const PRODUCTS product = __builtin_convertvector(x, PRODUCTS)
+        * __builtin_convertvector(w, PRODUCTS);
+    return acc + (product.even + product.odd);
+}
+#else
+#define TAKE(sum) (sum)
+typedef I A;
+#if defined(T_int16) && !defined(W_int16)
 typedef int2 X;
 typedef PAIRS W;
 #define LOAD_X(p) as_int2(vload4(0, p))
-#define SPLIT(w) pairs(w)
+#define LOADW(p) pairs(VLOAD(p))
 #define MAC(acc, x, w) mac2(mac2(acc, (x).s0, (w).low), (x).s1, (w).high)
 #else
 typedef int X;
 typedef I W;
 #define LOAD_X(p) as_int(GLUE(vload, WORD)(0, p))
-#define SPLIT(w) (w)
+#define LOADW(p) VLOAD(p)
 #ifdef T_int16
 #define MAC(acc, x, w) mac2(acc, x, w)
 #else
 #define MAC(acc, x, w) mac4(acc, x, w)
 #endif
 #endif
+#endif
+
+// Accumulators hold the products of `chunk` words; then they are added to the totals. Of WIDE sums
+// the low 16 bits stay where they are.
+#ifdef WIDE
+typedef A TOTAL;
+#define FLUSH(p, v) total[p][v] += acc[p][v] >> 16, acc[p][v] &= 0xFFFF
+#elif defined(DOT_FLOAT)
+typedef I TOTAL;
+#define FLUSH(p, v) total[p][v] += TAKE(acc[p][v]), acc[p][v] = (A)(0)
+#endif
+#ifdef FLUSH
+#define EACH_FLUSHED                                                                               \
+    _Pragma("unroll") for (int p = 0; p < P; p++)                                                  \
+        _Pragma("unroll") for (int v = 0; v < NV; v++)                                             \
+            FLUSH(p, v);
+// Makes room for at least n words, n no more than chunk.
+#define MAKE_ROOM(n)                                                                               \
+    if (held + (n) > chunk) {                                                                      \
+        held = 0;                                                                                  \
+        EACH_FLUSHED                                                                               \
+    }
+#else
+#define MAKE_ROOM(n)
+#endif
+
+#ifdef DOT_MADD
+// The word at p in all lanes. A compiler that sees them equal splits up the products before it sees
+// what they are a part of: `hidden`, all 0, keeps that from it.
+#if WORD == 2
+#define SPREAD4(p) ((short4)(vload2(0, p), vload2(0, p)))
+#else
+#define SPREAD4(p) vload4(0, p)
+#endif
+#define SPREAD8(p) ((short8)(SPREAD4(p), SPREAD4(p)))
+#define SPREAD16(p) ((short16)(SPREAD8(p), SPREAD8(p)))
+#if WORD == 2 && VEC == 4
+#define SPREAD SPREAD8
+#elif WORD == 2 && VEC == 8 || WORD == 4 && VEC == 4
+#define SPREAD SPREAD16
+#else
+#define SPREAD(p) join(SPREAD16(p))
+X join(const short16 part) {
+    X both;
+    both.lo = both.hi = part;
+    return both;
+}
+#endif
+#define LOAD_X(p) (SPREAD(p) ^ hidden)
+#endif
 
 // One step of the inner loop: every accumulator gets the word READ(p) of its pixel times its
 // weights.
+#define LOAD_WEIGHTS(type, load)                                                                   \
+    type weights[NV];                                                                              \
+    _Pragma("unroll") for (int v = 0; v < NV; v++) {                                               \
+        weights[v] = load(wp[v]);                                                                  \
+        wp[v] += step[v];                                                                          \
+    }
 #ifdef DOT_FLOAT
 #define STEP(READ)                                                                                 \
     {                                                                                              \
-        I weights[NV];                                                                             \
-        _Pragma("unroll") for (int v = 0; v < NV; v++) {                                           \
-            weights[v] = VLOAD(wp[v]);                                                             \
-            wp[v] += step[v];                                                                      \
-        }                                                                                          \
+        LOAD_WEIGHTS(I, VLOAD)                                                                     \
         _Pragma("unroll") for (int k = 0; k < WORD; k++) {                                         \
             A byte[NV];                                                                            \
             _Pragma("unroll") for (int v = 0; v < NV; v++) byte[v] = BYTE(weights[v], k);          \
             _Pragma("unroll") for (int p = 0; p < P; p++)                                          \
                 _Pragma("unroll") for (int v = 0; v < NV; v++)                                     \
-                    acc[p][v] = fma((A)(READ(p)), byte[v], acc[p][v]);                             \
+                    acc[p][v] = fma((A)(READ(p)[k]), byte[v], acc[p][v]);                          \
         }                                                                                          \
     }
 #else
 #define STEP(READ)                                                                                 \
     {                                                                                              \
-        W weights[NV];                                                                             \
-        _Pragma("unroll") for (int v = 0; v < NV; v++) {                                           \
-            weights[v] = SPLIT(VLOAD(wp[v]));                                                      \
-            wp[v] += step[v];                                                                      \
-        }                                                                                          \
+        LOAD_WEIGHTS(W, LOADW)                                                                     \
         _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
-            const X word = READ(p);                                                                \
+            const X word = LOAD_X(READ(p));                                                        \
             _Pragma("unroll") for (int v = 0; v < NV; v++)                                         \
                 acc[p][v] = MAC(acc[p][v], word, weights[v]);                                      \
         }                                                                                          \
     }
+#endif
 
-// The first n < WORD channels of a word, the others 0: what may lie at the end of the tensor.
-X part_of_word(__global const S *p, const int n) {
-    S part[WORD];
-    for (int k = 0; k < WORD; k++)
-        part[k] = k < n ? p[k] : 0;
-    return LOAD_X(part);
+#ifdef WIDENED
+// The first `words` words of x, `advance` elements apart, as int16 or fp32; with advance == WORD no
+// more than n channels are read, the rest is 0.
+void widen(__global const S *x, const int words, const int advance, const int n, WIDENED *out) {
+    int c = 0;
+    if (advance != WORD) {
+        for (; c < words; c++)
+            vstore4(GLUE(GLUE(convert_, WIDENED), 4)(vload4(0, x + c * advance)), c, out);
+        return;
+    }
+    for (; c + 16 <= n; c += 16)
+        vstore16(GLUE(GLUE(convert_, WIDENED), 16)(vload16(0, x + c)), 0, out + c);
+    for (; c + 4 <= n; c += 4)
+        vstore4(GLUE(GLUE(convert_, WIDENED), 4)(vload4(0, x + c)), 0, out + c);
+    for (; c < words * WORD; c++)
+        out[c] = c < n ? x[c] : 0;
 }
 #endif
 
@@ -136,6 +202,16 @@ I load_channels(__global const int *p, const int n) {
     int part[VEC];
     for (int k = 0; k < VEC; k++)
         part[k] = k < n ? p[k] : 0;
+    return VLOAD(part);
+}
+
+// The same of shifts; the others are 33.
+I load_shifts(__global const char *p, const int n) {
+    if (n >= VEC)
+        return GLUE(convert_int, VEC)(VLOAD(p));
+    int part[VEC];
+    for (int k = 0; k < VEC; k++)
+        part[k] = k < n ? p[k] : 33;
     return VLOAD(part);
 }
 
@@ -153,231 +229,237 @@ int sum_of(__global const uchar *p, const int n) {
 }
 #endif
 
-#ifdef WIDE
-// floor((acc * m0 + 2^(t-1)) / 2^t) of acc = high * 2^16 + low, low below 2^16, t > 17: with
-// q = floor(low * m0 / 2^16) that is floor((high * m0 + q + 2^(t-17)) / 2^(t-16)).
-int requantize_wide(const int high, const uint low, const int m0, const int t) {
-    const uint part = (uint)high * (uint)m0, q = mul_hi(low << 16, (uint)m0), shift = t - 16;
-    const uint half_low = shift > 32 ? 0 : 1u << (shift - 1);
-    const uint half_high = shift > 32 ? 1u << (shift - 33) : 0;
-    const uint sum = part + q, lo = sum + half_low;
-    const int hi = (int)((uint)mul_hi(high, m0) + (sum < part) + (lo < sum) + half_high);
-    return shift >= 32 ? hi >> (shift - 32) : (int)((uint)hi << (32 - shift) | lo >> shift);
-}
-#endif
-
 // x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
 // bias [groups * out_c]; zeros [in_c filled up to words]; m0, t [groups * out_c];
 // y [pixels = n * out_h * out_w, groups * out_c]. in_c and out_c are per group. bias is not read if
-// its flag is 0, zeros only where a tap lies outside the image. elements: of x.
+// its flag is 0, zeros only where a tap lies outside the image. elements: of x. chunk: words whose
+// sums fit into accumulators that have totals beside them; PIECE or more with DOT_FLOAT.
 __kernel void conv2d_integer(
         TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(zeros), TENSOR(m0), TENSOR(t), TENSOR(y),
-        const int has_bias, const int elements, const int pixels,
+        const int has_bias, const int elements, const int pixels, const int tiles, const int chunk,
         const int height, const int width, const int channels, const int in_c,
         const int out_h, const int out_w, const int out_c, const int kernel_h, const int kernel_w,
         const int stride_h, const int stride_w, const int dilation_h, const int dilation_w,
         const int pad_top, const int pad_left, const int zero_w, const int zero_y,
         const int least, const int most, const float alpha, const float beta) {
-    const int first = get_global_id(0) * (NV * VEC), pixel = get_global_id(1) * P;
-    const int group = get_global_id(2), row_c = get_global_size(2) * out_c;
-    const int words = (in_c + WORD - 1) / WORD;
-
-    A acc[P][NV];
-    TOTALS
-    __global const int *wp[NV];
+    const int first = get_global_id(0) * (NV * VEC), group = get_global_id(2);
+    const int row_c = get_global_size(2) * out_c, words = (in_c + WORD - 1) / WORD;
+    const int start = get_global_id(1) * P * tiles, end = min(pixels, start + P * tiles);
+    __global const int *w_first[NV];
     int step[NV];
     #pragma unroll
     for (int v = 0; v < NV; v++) {
         // Vectors past the last channel repeat the last vector, and are not stored.
         const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
         step[v] = min(BLOCK, out_c - block);
-        wp[v] = AT(const int, w) + (group * out_c + block) * kernel_h * kernel_w * words
+        w_first[v] = AT(const int, w) + (group * out_c + block) * kernel_h * kernel_w * words
             + c - block;
-        I start = (I)(0);
-        __global const int *from = AT(const int, bias) + group * out_c + c;
-        if (has_bias)
-            start = load_channels(from, out_c - c);
-#ifdef WIDE
-        I start_low = (I)(0);
-        if (has_bias)
-            start_low = load_channels(from + row_c, out_c - c);
+    }
+#ifdef DOT_MADD
+    const X hidden = LOADW(w_first[0]) >> (X)(15) & (X)((short)(pixels >> 31));
 #endif
+
+    int ox = start % out_w, oy = start / out_w % out_h, image = start / out_w / out_h;
+    for (int pixel = start; pixel < end; pixel += P) {
+        // Image coordinates of the first tap of every pixel, and where the pixel's image starts.
+        // Pixels past the last one repeat it, and are not stored.
+        int top[P], left[P], origin[P];
+        bool inside_row = true;  // no tap of any pixel lies beside the image
         #pragma unroll
         for (int p = 0; p < P; p++) {
-#if defined(WIDE)
-            high[p][v] = start;
-            low[p][v] = AS_UI(start_low);
-            acc[p][v] = (A)(0);
-#elif defined(DOT_FLOAT)
-            total[p][v] = start;
-            acc[p][v] = (A)(0);
-#else
-            acc[p][v] = start;
-#endif
+            top[p] = oy * stride_h - pad_top;
+            left[p] = ox * stride_w - pad_left;
+            origin[p] = image * height * width * channels + group * in_c;
+            inside_row = inside_row && left[p] >= 0
+                && left[p] + (kernel_w - 1) * dilation_w < width;
+            if (pixel + p + 1 < pixels && ++ox == out_w) {
+                ox = 0;
+                if (++oy == out_h) {
+                    oy = 0;
+                    image++;
+                }
+            }
         }
-    }
+        const bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
 
-    int image[P];
-    PLACE_PIXELS(image, 0, WORD)
-#ifdef ZERO_W
-    int sum_x[P];
-    #pragma unroll
-    for (int p = 0; p < P; p++)
-        sum_x[p] = 0;
+        A acc[P][NV];
+#ifdef FLUSH
+        TOTAL total[P][NV];
+        int held = 0;  // words in acc since it was last added to the totals
 #endif
-
-#ifdef PIECE
-    int held = 0;  // words in acc since it was last added to the totals
-#endif
-    for (int ky = 0; ky < kernel_h; ky++) {
-        bool inside = runs_on;
-        #pragma unroll
-        for (int p = 0; p < P; p++)
-            inside = inside && (uint)(top[p] + ky * dilation_h) < (uint)height;
-        const int runs = inside ? 1 : kernel_w, length = inside ? kernel_w * in_c : in_c;
-        for (int run = 0; run < runs; run++) {
-            __global const S *xp[P];
-            // The last word may lie across the end of x, where a part of it must be read.
-            bool whole = length % WORD == 0;
-            if (!whole) {
-                whole = true;
-                #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    const int iy = top[p] + ky * dilation_h, ix = left[p] + run * dilation_w;
-                    whole = whole && ((uint)iy >= (uint)height || (uint)ix >= (uint)width
-                        || image[p] + (iy * width + ix) * channels + words * WORD <= elements);
-                }
-            }
-            #pragma unroll
-            for (int p = 0; p < P; p++) {
-                const int iy = top[p] + ky * dilation_h, ix = left[p] + run * dilation_w;
-                xp[p] = (uint)iy < (uint)height && (uint)ix < (uint)width
-                    ? AT(const S, x) + image[p] + (iy * width + ix) * channels
-                    : AT(const S, zeros);
-#ifdef ZERO_W
-                sum_x[p] += sum_of(xp[p], length);
-#endif
-            }
-            const int n = whole ? (length + WORD - 1) / WORD : length / WORD;
-#if defined(DOT_FLOAT)
-            for (int from = 0; from < length; from += PIECE * WORD) {
-                float piece[P][PIECE * WORD];
-                const int n = min(PIECE * WORD, length - from);
-                #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    int c = 0;
-                    for (; c + 16 <= n; c += 16)
-                        vstore16(convert_float16(vload16(0, xp[p] + from + c)), 0, piece[p] + c);
-                    for (; c < n; c++)
-                        piece[p][c] = xp[p][from + c];
-                    for (; c % WORD; c++)
-                        piece[p][c] = 0;
-                }
-#define WIDENED(p) piece[p][c + k]
-                for (int c = 0; c < n; c += WORD)
-                    STEP(WIDENED)
-#elif defined(PIECE)
-            for (int from = 0; from < (length + WORD - 1) / WORD; from += PIECE) {
-#define WHOLE(p) LOAD_X(xp[p] + c * WORD)
-#define PART(p) part_of_word(xp[p] + n * WORD, length - n * WORD)
-                for (int c = from; c < min(from + PIECE, n); c++)
-                    STEP(WHOLE)
-                if (!whole && from + PIECE > n)
-                    STEP(PART)
-#else
-#define WHOLE(p) LOAD_X(xp[p] + c * WORD)
-#define PART(p) part_of_word(xp[p] + n * WORD, length - n * WORD)
-            for (int c = 0; c < n; c++)
-                STEP(WHOLE)
-            if (!whole)
-                STEP(PART)
-#endif
-#ifdef PIECE
-                held += PIECE;
-                if (held > LIMIT - PIECE) {
-                    held = 0;
-                    #pragma unroll
-                    for (int p = 0; p < P; p++)
-                        #pragma unroll
-                        for (int v = 0; v < NV; v++)
-                            FLUSH(p, v);
-                }
-            }
-#endif
-        }
-    }
-
-    // Copies that are indexed at run time, so that acc itself can stay in registers.
-    I result[P][NV];
-#ifdef WIDE
-    I result_low[P][NV];
-#endif
-    #pragma unroll
-    for (int p = 0; p < P; p++)
+        __global const int *wp[NV];
         #pragma unroll
         for (int v = 0; v < NV; v++) {
-#if defined(WIDE)
-            FLUSH(p, v);
-            result[p][v] = high[p][v] + AS_I(low[p][v] >> 16);
-            result_low[p][v] = AS_I(low[p][v] & 0xFFFF);
-#elif defined(DOT_FLOAT)
-            FLUSH(p, v);
-            result[p][v] = total[p][v];
+            wp[v] = w_first[v];
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                acc[p][v] = (A)(0);
+#ifdef FLUSH
+                total[p][v] = (TOTAL)(0);
+#endif
+            }
+        }
+#ifdef ZERO_W
+        int sum_x[P];
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            sum_x[p] = 0;
+#endif
+
+        for (int ky = 0; ky < kernel_h; ky++) {
+            // inside: taps lie in the image, and whole words at all of them in the tensor
+            bool inside = inside_row;
+            int row[P];
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                const int iy = top[p] + ky * dilation_h;
+                row[p] = origin[p] + (iy * width + left[p]) * channels;
+                inside = inside && (uint)iy < (uint)height && (in_c % WORD == 0
+                    || row[p] + (kernel_w - 1) * dilation_w * channels + words * WORD <= elements);
+            }
+            // What follows one another: the taps of the row as one run of channels; taps of one word,
+            // `advance` elements apart; or the channels of one tap.
+            int runs = kernel_w, length = in_c, advance = WORD;
+            if (inside && runs_on) {
+                runs = 1;
+                length = kernel_w * in_c;
+#ifndef ZERO_W
+            } else if (inside && words == 1) {
+                runs = 1;
+                length = kernel_w * WORD;
+                advance = dilation_w * channels;
+#endif
+            }
+            for (int run = 0; run < runs; run++) {
+                __global const S *xp[P];
+                // The last word may lie across the end of x, where a part of it must be read.
+                bool whole = true;
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+                    const int at = row[p] + run * dilation_w * channels;
+                    xp[p] = AT(const S, x) + at;
+                    if (!inside) {
+                        const bool there = (uint)(top[p] + ky * dilation_h) < (uint)height
+                            && (uint)(left[p] + run * dilation_w) < (uint)width;
+                        whole = whole && (!there || at + words * WORD <= elements);
+                        xp[p] = there ? xp[p] : AT(const S, zeros);
+                    }
+#ifdef ZERO_W
+                    sum_x[p] += sum_of(xp[p], length);
+#endif
+                }
+                const int n = whole ? (length + WORD - 1) / WORD : length / WORD;
+#ifdef WIDENED
+                for (int from = 0; from * WORD < length; from += PIECE) {
+                    WIDENED piece[P][PIECE * WORD];
+                    const int some = min(PIECE, (length + WORD - 1) / WORD - from);
+                    #pragma unroll
+                    for (int p = 0; p < P; p++)
+                        widen(xp[p] + from * advance, some, advance,
+                              min(some * WORD, length - from * WORD), piece[p]);
+                    MAKE_ROOM(some)
+#ifdef FLUSH
+                    held += some;
+#endif
+#define FROM_PIECE(p) (piece[p] + c * WORD)
+                    for (int c = 0; c < some; c++)
+                        STEP(FROM_PIECE)
+                }
 #else
-            result[p][v] = acc[p][v];
+#define WHOLE(p) (xp[p] + c * advance)
+                int c = 0;
+                while (c < n) {
+                    int to = n;
+                    MAKE_ROOM(1)
+#ifdef FLUSH
+                    to = min(n, c + chunk - held);
+                    held += to - c;
+#endif
+                    for (; c < to; c++)
+                        STEP(WHOLE)
+                }
+                if (!whole) {
+                    S part[P][WORD];
+                    #pragma unroll
+                    for (int p = 0; p < P; p++)
+                        for (int k = 0; k < WORD; k++)
+                            part[p][k] = n * WORD + k < length ? xp[p][n * WORD + k] : 0;
+                    MAKE_ROOM(1)
+#ifdef FLUSH
+                    held++;
+#endif
+#define PART(p) (part[p])
+                    STEP(PART)
+                }
+#endif
+            }
+        }
+
+        const int count = min(P, end - pixel);
+        #pragma unroll
+        for (int v = 0; v < NV; v++) {
+            const int c = first + v * VEC, lanes = out_c - c, channel = group * out_c + c;
+            __global O *yp = AT(O, y) + pixel * row_c + channel;
+            if (lanes > 0) {
+                const I multiplier = load_channels(AT(const int, m0) + channel, lanes);
+#if !defined(O_fp32) && !defined(O_fp16)
+                const I shift = load_shifts(AT(const char, t) + channel, lanes);
+#endif
+                I from = (I)(0);
+                if (has_bias)
+                    from = load_channels(AT(const int, bias) + channel, lanes);
+#ifdef WIDE
+                I from_low = (I)(0);
+                if (has_bias)
+                    from_low = load_channels(AT(const int, bias) + row_c + channel, lanes);
+#endif
+                OF result[P];
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+#if defined(WIDE)
+                    const A upper = total[p][v] + (acc[p][v] >> 16), lower = acc[p][v] & 0xFFFF;
+                    const I sum = from + TAKE(upper), low = from_low + TAKE(lower);
+#elif defined(DOT_FLOAT)
+                    I sum = from + total[p][v] + TAKE(acc[p][v]);
+#else
+                    I sum = from + TAKE(acc[p][v]);
 #endif
 #ifdef ZERO_W
-            result[p][v] -= zero_w * sum_x[p];
+                    sum -= zero_w * sum_x[p];
 #endif
-        }
-    const int count = min(P, pixels - pixel);
-    #pragma unroll
-    for (int v = 0; v < NV; v++) {
-        const int c = first + v * VEC, lanes = out_c - c, channel = group * out_c + c;
-        if (lanes <= 0)
-            break;
-        const I multiplier = load_channels(AT(const int, m0) + channel, lanes);
-#if !defined(O_fp32) && !defined(O_fp16)
-        int shifts[VEC];
-        for (int k = 0; k < VEC; k++)
-            shifts[k] = k < lanes ? AT(const char, t)[channel + k] : 1;
-        const I shift = VLOAD(shifts);
-#endif
-        for (int p = 0; p < count; p++) {
-            __global O *yp = AT(O, y) + (pixel + p) * row_c + channel;
-            const I sum = result[p][v];
 #if defined(O_fp32) || defined(O_fp16)
 #ifdef WIDE
-            // one rounding: the high part is below 2^24
-            OF value = fma(GLUE(convert_float, VEC)(sum), (OF)(65536.0f),
-                           GLUE(convert_float, VEC)(result_low[p][v]));
+                    // one rounding: the high part is below 2^24
+                    OF value = fma(GLUE(convert_float, VEC)(sum + (low >> 16)), (OF)(65536.0f),
+                                   GLUE(convert_float, VEC)(low & 0xFFFF));
 #else
-            OF value = GLUE(convert_float, VEC)(sum);
+                    OF value = GLUE(convert_float, VEC)(sum);
 #endif
-            value = value * GLUE(as_float, VEC)(multiplier);
-            value = ACTIVATE(value);
+                    value = value * GLUE(as_float, VEC)(multiplier);
+                    result[p] = ACTIVATE(value);
 #else
 #ifdef WIDE
-            int parts[4][VEC];
-            SPILL(sum, parts[0]);
-            SPILL(result_low[p][v], parts[1]);
-            SPILL(multiplier, parts[2]);
-            SPILL(shift, parts[3]);
-            for (int k = 0; k < VEC; k++)
-                parts[0][k] = requantize_wide(parts[0][k], parts[1][k], parts[2][k], parts[3][k]);
-            OF value = VLOAD(parts[0]);
+                    const OF value = requantizev_wide(sum, low, multiplier, shift);
 #else
-            OF value = requantizev(sum, multiplier, shift);
+                    const OF value = requantizev(sum, multiplier, shift);
 #endif
-            value = saturate(value + zero_y, (OF)(least), (OF)(most));
+                    result[p] = saturate(value + zero_y, (OF)(least), (OF)(most));
 #endif
-            if (lanes >= VEC) {
-                STOREV(value, yp);
-            } else {
-                OE part[VEC];
-                SPILL(value, part);
-                for (int k = 0; k < lanes; k++)
-                    STORE(part[k], k, yp);
+                }
+                if (lanes >= VEC) {
+                    #pragma unroll
+                    for (int p = 0; p < P; p++)
+                        if (p < count)
+                            STOREV(result[p], yp + p * row_c);
+                } else {
+                    OE part[P][VEC];
+                    #pragma unroll
+                    for (int p = 0; p < P; p++)
+                        SPILL(result[p], part[p]);
+                    for (int p = 0; p < count; p++)
+                        for (int k = 0; k < lanes; k++)
+                            STORE(part[p][k], k, yp + p * row_c);
+                }
             }
         }
     }

@@ -9,6 +9,8 @@
 //   requantize(acc, m0, t)     over int: twice if ROUND_TWICE is defined, upward if ROUND_UPWARD
 //                              is, single if ROUND_SINGLE is, else once
 //   requantizev(acc, m0, t)    the same over I, the int vectors of VEC lanes
+//   requantizev_wide(hi, lo, m0, t)   with WIDE, and t above 17: once, of hi * 2^16 + lo, where lo
+//                              is below 2^32, and the sum below 2^46
 //   saturate(v, low, high)     v between low and high
 
 int requantize_once(const int acc, const int m0, const int t) {
@@ -58,6 +60,7 @@ I requantizev_single(const I acc, const I m0, const I t) {
 #ifdef POCL_DEVICE_ADDRESS_BITS
 // PoCL 3.1 puts the mul_hi of vectors together from four products; on its CPUs products of 64 bits
 // are cheaper. Even and odd lanes apart, because CPUs multiply the low halves of 64 bits.
+#define LONG_LANES
 #if VEC == 2
 typedef long LONGS;
 #define AS_LONGS as_long
@@ -128,6 +131,44 @@ I requantizev_twice(const I acc, const I m0, const I t) {
 #else
 #define requantize requantize_once
 #define requantizev requantizev_once
+#endif
+
+#ifdef WIDE
+#if VEC == 1
+#define UNSIGNED uint
+#define AS_UNSIGNED as_uint
+#define AS_SIGNED as_int
+#else
+#define UNSIGNED UI
+#define AS_UNSIGNED AS_UI
+#define AS_SIGNED AS_I
+#endif
+// floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, part < 2^16, and
+// more = floor(part * m0 / 2^16) that is floor((whole * m0 + more + 2^(t-17)) / 2^(t-16)).
+#ifdef LONG_LANES
+LONGS requantize_lanes(const LONGS whole, const LONGS part, const LONGS m0, const LONGS t) {
+    return (whole * m0 + (part * m0 >> 16) + ((LONGS)(1) << (t - 17))) >> (t - 16);
+}
+
+I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
+    const I whole = hi + AS_I(AS_UI(lo) >> 16), part = lo & 0xFFFF;
+    return JOIN_LANES(
+        requantize_lanes(EVEN_LANES(whole), EVEN_LANES(part), EVEN_LANES(m0), EVEN_LANES(t)),
+        requantize_lanes(ODD_LANES(whole), ODD_LANES(part), ODD_LANES(m0), ODD_LANES(t)));
+}
+#else
+I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
+    const I whole = hi + AS_SIGNED(AS_UNSIGNED(lo) >> 16);
+    const UNSIGNED more = mul_hi(AS_UNSIGNED(lo << 16), AS_UNSIGNED(m0));
+    const UNSIGNED product = AS_UNSIGNED(whole) * AS_UNSIGNED(m0), low = product + more;
+    const UNSIGNED carry = low < product ? (UNSIGNED)(1) : (UNSIGNED)(0);
+    const I high = mul_hi(whole, m0) + AS_SIGNED(carry), shift = t - 16;
+    const UNSIGNED s = AS_UNSIGNED(shift);
+    const I far = (high + ((I)(1) << (shift - 33))) >> (shift - 32);  // shifts count modulo 32
+    const I near = AS_SIGNED((AS_UNSIGNED(high) << (32 - s)) | (low >> s));
+    return shift > 32 ? far : (shift == 32 ? high : near) + AS_SIGNED((low >> (s - 1)) & 1);
+}
+#endif
 #endif
 
 #define saturate(v, low, high) min(max((v), (low)), (high))

@@ -78,31 +78,6 @@ SUM bias_sum(__global const int *p, const int row) {
 }
 #endif
 
-#ifdef WIDE
-#if VEC == 1
-#define UNSIGNED uint
-#define AS_UNSIGNED as_uint
-#define AS_SIGNED as_int
-#else
-#define UNSIGNED UI
-#define AS_UNSIGNED AS_UI
-#define AS_SIGNED AS_I
-#endif
-// floor((acc * m0 + 2^(t-1)) / 2^t) for t > 16. With acc = whole * 2^16 + part, part < 2^16, and
-// more = floor(part * m0 / 2^16) that is floor((whole * m0 + more + 2^(t-17)) / 2^(t-16)).
-I requantizev_wide(const I hi, const I lo, const I m0, const I t) {
-    const I whole = hi + AS_SIGNED(AS_UNSIGNED(lo) >> 16);
-    const UNSIGNED more = mul_hi(AS_UNSIGNED(lo << 16), AS_UNSIGNED(m0));
-    const UNSIGNED product = AS_UNSIGNED(whole) * AS_UNSIGNED(m0), low = product + more;
-    const UNSIGNED carry = low < product ? (UNSIGNED)(1) : (UNSIGNED)(0);
-    const I high = mul_hi(whole, m0) + AS_SIGNED(carry), shift = t - 16;
-    const UNSIGNED s = AS_UNSIGNED(shift);
-    const I far = (high + ((I)(1) << (shift - 33))) >> (shift - 32);  // shifts count modulo 32
-    const I near = AS_SIGNED((AS_UNSIGNED(high) << (32 - s)) | (low >> s));
-    return shift > 32 ? far : (shift == 32 ? high : near) + AS_SIGNED((low >> (s - 1)) & 1);
-}
-#endif
-
 #if !defined(INTEGERS)
 OF finish(const SUM sum, const R scale, const R bias, const R residual, const float alpha,
           const float beta) {

@@ -26,7 +26,12 @@ PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6},
           "uint8 vnni": {1: 12, 2: 8, 3: 8, 4: 5}, "uint8 float": {1: 12, 2: 8, 3: 6, 4: 5},
           "uint8 khr": {1: 8, 2: 6, 3: 6, 4: 4}, "uint8 plain": {1: 8, 2: 6, 3: 6, 4: 4},
           "int16 vnni": {1: 12, 2: 8, 3: 6, 4: 5}, "int16 plain": {1: 8, 2: 6, 3: 6, 4: 4},
-          "wide": {1: 6, 2: 4, 3: 3, 4: 2},
+          "uint8 madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
+          "int16 madd": {1: 12, 2: 10, 3: 8, 4: 6},
+          "int16 madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
+          "wide vnni": {1: 12, 2: 8, 3: 6, 4: 5}, "wide plain": {1: 6, 2: 4, 3: 3, 4: 2},
+          "wide madd": {1: 12, 2: 10, 3: 8, 4: 6},
+          "wide madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
           "fp32 weights": {1: 12, 2: 8, 3: 8, 4: 6}, "fp16 weights": {1: 8, 2: 6, 3: 6, 4: 6}}
 # Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
 COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
@@ -136,8 +141,8 @@ def _conv(key: Key, facts: Facts) -> Variant:
 def _conv_tile(key: Key, facts: Facts) -> Variant:
     pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
     chunk = {"CHUNK": CHUNK} if facts.kind == "cpu" and key.kind.startswith("fp16") else {}
-    vec = 4
-    while vec < facts.lanes and vec < out_c:
+    vec, lanes = 4, max(4, facts.lanes // 2) if key.kind.endswith("halves") else facts.lanes
+    while vec < lanes and vec < out_c:
         vec *= 2
     if vec > 4 and -(-out_c // (vec // 2)) == 3:
         vec //= 2  # three half vectors instead of two whole ones
@@ -166,7 +171,25 @@ def _conv_tile_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     pixels, out_c = key["n"] * key["out_h"] * key["out_w"], key["out_c"]
     return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14) if p <= pixels),
             "NV": tuple(nv for nv in (1, 2, 3, 4) if nv <= -(-out_c // 4)),
-            "VEC": _lanes(facts, out_c), "CHUNK": (16, 32, 64)}
+            "VEC": tuple(n for n in _lanes(facts, out_c)
+                         if n <= 8 or not key.kind.endswith("halves")), "CHUNK": (16, 32, 64)}
+
+
+# Integer convolutions and dense layers: the same, `tiles` times P pixels by a work-item.
+
+def _conv_integer(key: Key, facts: Facts) -> Variant:
+    base = _conv(key, facts)
+    pixels = key["n"] * key["out_h"] * key["out_w"]
+    items = -(-key["out_c"] // (base["NV"] * base["VEC"])) * -(-pixels // base["P"]) * key["groups"]
+    # What a work-item has to find out first costs as much as some 100 vectors of products.
+    tiles = max(1, min(8, items // (16 * facts.compute_units))) if facts.kind == "cpu" else 1
+    return Variant.of(**dict(base.values), tiles=tiles)
+
+
+def _conv_integer_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    found = _conv_axes(key, facts)
+    found.pop("CHUNK")
+    return {**found, "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
 
 
 # Depthwise convolutions: P pixels, VEC lanes, run channels of a work-item.
@@ -273,6 +296,7 @@ def _matmul_integer(key: Key, facts: Facts) -> Variant:
 
 ENTRIES = {
     "conv": Entry(_conv, _conv_axes, _fits),
+    "conv_integer": Entry(_conv_integer, _conv_integer_axes, _fits),
     "depthwise": Entry(_depthwise, _depthwise_axes, _fits),
     "conv_transpose": Entry(_conv_transpose, _conv_transpose_axes, _fits),
     "matmul": Entry(_matmul, _matmul_axes, _fits),

@@ -7,12 +7,15 @@ from edgerun.dtypes import FLOAT, WORD
 from edgerun.ops import _tile
 from edgerun.ops._base import Facts, Key, Launch, OpLike, TensorLike, count, f32, i32, require
 from edgerun.ops._integer import (
-    M0, T, bounds, form, optional, output_defines, zero_of_weights)
+    DOTS_8, DOTS_16, M0, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops.elementwise import activation
 
 SIZES = ("height", "width", "channels", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w",
          "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
-DOTS = {"vnni": "DOT_VNNI", "khr": "DOT_KHR", "float": "DOT_FLOAT"}  # Facts.dot -> macro
+DOTS = {name: f"DOT_{name.upper()}" for name in (*DOTS_16, *DOTS_8, "madd", "float")}
+# Words of products that fit into accumulators beside their totals: 512 times 255 * 128 below 2^24;
+# int16 activations times int8 or int16 below 2^31 with 16 bits of the last sum.
+FLOAT_WORDS, WIDE_WORDS = 128, {"int8": 127, "int16": 1}
 
 
 def require_zeros(op: OpLike, zeros: TensorLike | None, in_c: int) -> None:
@@ -26,7 +29,14 @@ def require_zeros(op: OpLike, zeros: TensorLike | None, in_c: int) -> None:
 
 def _dot(facts: Facts, x: TensorLike) -> str:
     """Return how products are summed: one of Facts.dot that the dtype of x has."""
-    return facts.dot if x.dtype == "uint8" or facts.dot == "vnni" else "plain"
+    return facts.dot if x.dtype == "uint8" or facts.dot in (*DOTS_16, "madd") else "plain"
+
+
+def _chunk(op: OpLike, dot: str, w: TensorLike) -> int:
+    """Return how many words of products accumulators hold; 0 where they hold all."""
+    if op.options["wide"]:
+        return WIDE_WORDS[w.dtype]
+    return FLOAT_WORDS if dot == "float" else 0
 
 
 def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
@@ -36,8 +46,10 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     require_zeros(op, zeros, window["in_c"])
     wide, dot, zero_w = op.options["wide"], _dot(facts, x), zero_of_weights(op, w)
     pixels = window["n"] * window["out_h"] * window["out_w"]
-    kind = "wide" if wide else f"{x.dtype} {dot}"
-    key = Key.of("conv", kind, (x, w, y), groups=groups, **window)
+    kind = f"{'wide' if wide else x.dtype} {dot}"
+    if dot == "madd" and w.dtype == "int8":
+        kind += " halves"
+    key = Key.of("conv_integer", kind, (x, w, y), groups=groups, **window)
     variant = _tile.choose(key, facts)
     defines: dict[str, Any] = {**variant.defines, f"T_{x.dtype}": 1, **output_defines(op, y)}
     if dot in DOTS:
@@ -54,11 +66,12 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         (least, most), zero_y = bounds(op, y), y.quantization.zero
     return Launch(
         "conv_integer", "conv2d_integer", defines,
-        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // variant["P"]),
-         groups),
+        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])),
+         -(-pixels // (variant["P"] * variant["tiles"])), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, zeros or x, optional(op, M0), optional(op, T) or x, y,
          i32(bias is not None), i32(count(x.shape)), i32(pixels),
+         i32(variant["tiles"]), i32(_chunk(op, dot, w)),
          *(i32(window[name]) for name in SIZES), i32(zero_w), i32(zero_y), i32(least), i32(most),
          f32(alpha), f32(beta)),
         facts.one, key, variant)

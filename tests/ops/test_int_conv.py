@@ -63,8 +63,8 @@ def check(device, x, w, *, seed=0, dtypes=("uint8", "int8"), zero_x=None, zero_w
         dtypes[0], Quantization.per_tensor(0.5, zero_y, rounding), **options)
 
 
-def use(device, monkeypatch, dot, tile=(3, 2, 8)):
-    """Sum products in a certain way, in tiles of P pixels x NV vectors x VEC lanes.
+def use(device, monkeypatch, dot, tile=(3, 2, 8, 2)):
+    """Sum products in a certain way, in so many tiles of P pixels x NV vectors x VEC lanes.
 
     One small tile for all shapes: every other one is another program to compile.
     """
@@ -72,17 +72,17 @@ def use(device, monkeypatch, dot, tile=(3, 2, 8)):
         pytest.skip(f"{device.info.name} of {device.info.platform} has no {dot} products")
     monkeypatch.setattr(device, "facts", dataclasses.replace(device.facts, dot=dot))
     if tile:
-        small = Variant.of(**dict(zip(("P", "NV", "VEC"), tile)))
+        small = Variant.of(**dict(zip(("P", "NV", "VEC", "tiles"), tile)))
         monkeypatch.setattr(_tile, "choose", lambda *_: small)
 
 
-@pytest.fixture(params=["plain", "float", "khr", "vnni"])
+@pytest.fixture(params=["plain", "float", "khr", "vnni", "madd"])
 def dot(request, device, monkeypatch):
     """Every way to sum products of uint8 that the device has."""
     use(device, monkeypatch, request.param)
 
 
-@pytest.fixture(params=["plain", "vnni"])
+@pytest.fixture(params=["plain", "vnni", "madd"])
 def dot16(request, device, monkeypatch):
     """Every way to sum products of int16 that the device has."""
     use(device, monkeypatch, request.param)
@@ -101,7 +101,7 @@ def test_channels(device, dot, in_c, out_c):
     check(device, (1, 5, 7, in_c), (out_c, 3, 3, in_c), **pads(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni"])
+@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni", "madd"])
 @pytest.mark.parametrize("out_c", [3, 7, 16, 35, 64])
 def test_tiles(device, monkeypatch, name, out_c):
     """The tiles that the device gets."""
@@ -373,7 +373,7 @@ def test_choice_of_the_dot_product(device, monkeypatch):
     assert dots.choose(device) in dots.NAMES
 
 
-@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni"])
+@pytest.mark.parametrize("name", ["plain", "float", "khr", "vnni", "madd"])
 def test_no_byte_behind_the_image_is_read(device, name):
     if not dots.has(device, name):
         pytest.skip(f"{device.info.platform} has no {name} products")
