@@ -147,14 +147,24 @@ def _add_bench(commands) -> None:
     p = command(commands, "bench", "measure latency and the time of every op", """\
   edgerun bench model.edge
   edgerun bench model.edge --per-op --runs 200
-  edgerun bench model.edge --inputs in.npz --device gpu --json""", _bench)
+  edgerun bench model.edge --inputs in.npz --device gpu --json
+  edgerun bench model.edge --cold              # from the start of a process to the first result""",
+                _bench)
     p.add_argument("model", metavar="MODEL.edge")
     p.add_argument("--inputs", metavar="IN.npz",
                    help="arrays by tensor name; default: seeded random ones")
     p.add_argument("--runs", metavar="N", type=positive, default=50, help="counted runs (50)")
     p.add_argument("--warmup", metavar="N", type=not_negative, default=5,
                    help="runs before them, besides the first (5)")
-    p.add_argument("--per-op", action="store_true", help="also the device time of every launch")
+    p.add_argument("--per-op", action="store_true",
+                   help="also the device time of every launch, beside the device's measured peaks")
+    p.add_argument("--new-peaks", action="store_true",
+                   help="with --per-op: measure the peaks again, which takes seconds")
+    p.add_argument("--cold", action="store_true",
+                   help="instead: how long fresh processes take to their first result, stage by "
+                        "stage, with and without compiled programs")
+    p.add_argument("--starts", metavar="N", type=positive, default=3,
+                   help="with --cold: processes of each kind (3)")
     add_device(p)
     add_json(p)
 
@@ -162,6 +172,8 @@ def _add_bench(commands) -> None:
 def _bench(args: argparse.Namespace) -> int:
     inputs = None if args.inputs is None else arrays.read_npz(args.inputs)
     loader.map_file(args.model)  # a missing file must not cost the start of a driver
+    if args.cold:
+        return _cold(args)
     from edgerun import timing
     from edgerun.device import Device
     from edgerun.session import Session
@@ -171,7 +183,8 @@ def _bench(args: argparse.Namespace) -> int:
         load_ns = time.perf_counter_ns() - start
         if inputs is None:
             inputs = arrays.random_inputs(session.inputs)
-        found = timing.bench(session, inputs, args.runs, args.warmup, args.per_op, load_ns)
+        found = timing.bench(session, inputs, args.runs, args.warmup, args.per_op, load_ns,
+                             args.new_peaks)
     print(text.json_text(found.as_dict()) if args.json else found.text())
     return 0
 
@@ -213,6 +226,16 @@ def _tune(args: argparse.Namespace) -> int:
     found = tune.tune_file(args.model, Device(args.device), out=args.out, write=args.write,
                            again=args.again, how=args.search, budget=args.budget,
                            seconds=args.seconds, progress=show)
+    print(text.json_text(found.as_dict()) if args.json else found.text())
+    return 0
+
+
+def _cold(args: argparse.Namespace) -> int:
+    if args.inputs is not None or args.per_op:
+        raise InputError("bench: --inputs and --per-op do not go with --cold, which gives each "
+                         "process random inputs")
+    from edgerun import cold
+    found = cold.measure(args.model, args.device, args.starts)
     print(text.json_text(found.as_dict()) if args.json else found.text())
     return 0
 

@@ -12,6 +12,7 @@ from edgerun import text
 from edgerun.errors import DeviceError, InputError
 from edgerun.model import Op
 from edgerun.ops import OPS
+from edgerun.roofline import Roofline, bound, roofline
 from edgerun.session import Session
 
 PROFILE_RUNS = 5
@@ -29,6 +30,9 @@ class OpTime:
         macs, bytes: multiply-accumulates and bytes (operands read once, results written once) of
             the op. An op with several launches has them at its longest one and 0 at the others, so
             that sums are right.
+        possible_ns: how long the op would take at the device's peak, see edgerun.roofline; 0 if
+            the peaks are not known, and at the shorter launches of an op.
+        limit: what limits it: "compute", "memory", "launch"; "" as above.
     """
     op: int
     code: str
@@ -37,6 +41,13 @@ class OpTime:
     ns: int
     macs: int
     bytes: int
+    possible_ns: float = 0.0
+    limit: str = ""
+
+    @property
+    def attained(self) -> float | None:
+        """Share of the possible speed, 0..1 but for errors of measurement; None if not known."""
+        return self.possible_ns / self.ns if self.limit and self.ns else None
 
     @property
     def gflops(self) -> float:
@@ -49,8 +60,9 @@ class OpTime:
         return self.bytes / self.ns if self.ns else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields and the two rates as a dict."""
-        return {**asdict(self), "gflops": self.gflops, "gbytes_per_s": self.gbytes_per_s}
+        """Return the fields, the two rates and the attained share as a dict."""
+        return {**asdict(self), "gflops": self.gflops, "gbytes_per_s": self.gbytes_per_s,
+                "attained": self.attained}
 
 
 def op_bytes(op: Op) -> int:
@@ -60,14 +72,15 @@ def op_bytes(op: Op) -> int:
     return sum(tensors.values())
 
 
-def profile(session: Session, inputs: Mapping[str, np.ndarray],
-            runs: int = PROFILE_RUNS) -> list[OpTime]:
+def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROFILE_RUNS,
+            peaks: Roofline | None = None) -> list[OpTime]:
     """Time every launch with events, on a second queue that records times.
 
     Args:
         session: an open session.
         inputs: as for Session.run().
         runs: the median over this many runs is taken, after one that is not counted.
+        peaks: of the device, to compare with.
 
     Returns:
         One OpTime per launch, in order.
@@ -87,10 +100,25 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray],
         best = longest.setdefault(step.op.index, number)
         if medians[number] > medians[best]:
             longest[step.op.index] = number
-    return [OpTime(step.op.index, step.op.code, step.op.name, step.label, int(ns),
-                   OPS[step.op.code].macs(step.op) if longest[step.op.index] == number else 0,
-                   op_bytes(step.op) if longest[step.op.index] == number else 0)
-            for number, (step, ns) in enumerate(zip(session.steps, medians))]
+    found = []
+    for number, (step, ns) in enumerate(zip(session.steps, medians)):
+        op, head = step.op, (step.op.index, step.op.code, step.op.name, step.label, int(ns))
+        if longest[op.index] != number:
+            found.append(OpTime(*head, 0, 0))
+            continue
+        macs = OPS[op.code].macs(op)
+        limits: tuple[float, str] = (0.0, "")
+        if peaks is not None:
+            whole = sum(int(medians[n]) for n, s in enumerate(session.steps) if s.op is op)
+            best = bound(op, macs, peaks, _model_bytes(session))
+            limits = best.possible_ns, best.limit(whole, peaks.launch_ns)
+        found.append(OpTime(*head, macs, op_bytes(op), *limits))
+    return found
+
+
+def _model_bytes(session: Session) -> int:
+    return (sum(len(segment.data) for segment in session.model.segments)
+            + session.model.plan.arena_bytes)
 
 
 def _one_profile(session: Session, checked: list[np.ndarray], queue) -> list[int]:
@@ -114,13 +142,15 @@ class BenchReport:
         device, platform: where it ran.
         load_ns: from opening the file to a prepared session; first_ns: the first run.
         runs, warmup: counted runs, and runs before them.
-        total, write, enqueue, read: "min", "median", "p90", "mean", "max" of whole runs and of
-            their parts: copying inputs in, enqueueing every launch (host time), waiting and copying
-            out.
+        total: "min", "median", "p90", "mean", "max" of whole runs.
+        write, enqueue, wait, read: the same of the parts of other runs: copying inputs in,
+            enqueueing every launch, waiting for the device, copying outputs out.
+        host: of all that but the waiting.
         launches: kernel launches a run; programs: "built", "cached".
         created: OpenCL objects made during the counted runs; all 0, since run allocates nothing.
         macs: multiply-accumulates of the ops dominated by them.
         ops: one OpTime per launch, if asked for.
+        peaks: of the device, likewise.
     """
     device: str
     platform: str
@@ -131,12 +161,26 @@ class BenchReport:
     total: dict[str, float]
     write: dict[str, float]
     enqueue: dict[str, float]
+    wait: dict[str, float]
     read: dict[str, float]
+    host: dict[str, float]
     launches: int
     programs: dict[str, int]
     created: dict[str, int]
     macs: int
     ops: list[OpTime] = field(default_factory=list)
+    peaks: Roofline | None = None
+
+    @property
+    def launch_share(self) -> float | None:
+        """The cost of as many empty launches, as a share of the latency; None if not known."""
+        return self.launches * self.peaks.launch_ns / self.total["median"] if self.peaks else None
+
+    @property
+    def attained(self) -> float | None:
+        """What all ops would take at the device's peak, as a share of the latency."""
+        return (sum(op.possible_ns for op in self.ops) / self.total["median"]
+                if self.peaks else None)
 
     @property
     def gflops(self) -> float:
@@ -145,7 +189,8 @@ class BenchReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as one dict that JSON can hold."""
-        return text.plain({**asdict(self), "gflops": self.gflops,
+        return text.plain({**asdict(self), "gflops": self.gflops, "attained": self.attained,
+                           "launch_share": self.launch_share,
                            "ops": [op.as_dict() for op in self.ops]})
 
     def text(self) -> str:
@@ -153,8 +198,10 @@ class BenchReport:
         columns = ("min", "median", "p90", "mean", "max")
         rows = [(label, *(text.duration(times[column]) for column in columns))
                 for label, times in (("whole run", self.total), ("  inputs in", self.write),
-                                     ("  enqueue (host)", self.enqueue),
-                                     ("  wait, outputs out", self.read))]
+                                     ("  enqueue", self.enqueue),
+                                     ("  wait for the device", self.wait),
+                                     ("  outputs out", self.read),
+                                     ("host: all but waiting", self.host))]
         lines = [f"{self.device} ({self.platform})",
                  f"{self.runs} runs after {self.warmup} of warm-up",
                  *text.table(("", *columns), rows, left=(0,)),
@@ -166,6 +213,10 @@ class BenchReport:
                                   f"{self.programs['cached']} cached"),
                      ("multiply-adds", f"{self.macs / 1e6:.1f} million, {self.gflops:.1f} GFLOP/s"),
                      ("made during runs", _created(self.created))])]
+        if self.peaks:
+            lines += ["", self.peaks.text(), *text.pairs([
+                ("launch share", f"{100 * self.launch_share:.0f} % of the latency"),
+                ("attained", f"{100 * self.attained:.0f} % of what the peaks allow")])]
         return "\n".join([*lines, *_op_lines(self.ops)])
 
 
@@ -179,10 +230,11 @@ def _op_lines(ops: Sequence[OpTime]) -> list[str]:
     total = sum(op.ns for op in ops) or 1
     rows = [(op.op, op.code, op.name, op.kernel, f"{op.ns / 1e3:.1f}", f"{100 * op.ns / total:.1f}",
              f"{op.macs / 1e6:.2f}" if op.macs else "", f"{op.gflops:.1f}" if op.macs else "",
-             f"{op.gbytes_per_s:.1f}" if op.bytes else "") for op in ops]
+             f"{op.gbytes_per_s:.1f}" if op.bytes else "",
+             "" if op.attained is None else f"{100 * op.attained:.0f}", op.limit) for op in ops]
     return ["", f"device time by events, sum {text.duration(total)}", *text.table(
-        ("op", "code", "name", "kernel", "us", "%", "M macs", "GFLOP/s", "GB/s"), rows,
-        left=(1, 2, 3))]
+        ("op", "code", "name", "kernel", "us", "%", "M macs", "GFLOP/s", "GB/s", "% possible",
+         "limit"), rows, left=(1, 2, 3, 10))]
 
 
 def _spread(samples: Sequence[int]) -> dict[str, float]:
@@ -193,7 +245,7 @@ def _spread(samples: Sequence[int]) -> dict[str, float]:
 
 
 def bench(session: Session, inputs: Mapping[str, np.ndarray], runs: int = 50, warmup: int = 5,
-          per_op: bool = False, load_ns: int = 0) -> BenchReport:
+          per_op: bool = False, load_ns: int = 0, again: bool = False) -> BenchReport:
     """Measure the latency of a session that has not run yet.
 
     Args:
@@ -201,8 +253,9 @@ def bench(session: Session, inputs: Mapping[str, np.ndarray], runs: int = 50, wa
         inputs: as for Session.run().
         runs: counted runs, at least 1.
         warmup: runs before them, besides the first.
-        per_op: also profile every launch.
+        per_op: also profile every launch, and compare with the peaks of the device.
         load_ns: how long preparing the session took, for the report.
+        again: measure the peaks even if they are known.
 
     Raises:
         InputError: the inputs or a count are wrong.
@@ -210,28 +263,40 @@ def bench(session: Session, inputs: Mapping[str, np.ndarray], runs: int = 50, wa
     """
     if runs < 1 or warmup < 0:
         raise InputError(f"bench: {runs} runs and {warmup} of warm-up, needed at least 1 and 0")
-    first_ns = _timed_run(session, inputs)[-1]
+    peaks = roofline(session.device, again) if per_op else None
+    first_ns = _whole_run(session, inputs)
     for _ in range(warmup):
-        _timed_run(session, inputs)
+        _whole_run(session, inputs)
     before = dict(session.device.created)
-    write, enqueue, read, total = zip(*(_timed_run(session, inputs) for _ in range(runs)))
+    total, parts = [], []
+    for _ in range(runs):
+        total.append(_whole_run(session, inputs))
+        parts.append(_parts_of_run(session, inputs))
     created = {kind: count - before[kind] for kind, count in session.device.created.items()}
     info, programs = session.device.info, session.device.programs
+    write, enqueue, wait, read = zip(*parts)
     return BenchReport(
         info.name, info.platform, load_ns, first_ns, runs, warmup, _spread(total), _spread(write),
-        _spread(enqueue), _spread(read), len(session.steps),
+        _spread(enqueue), _spread(wait), _spread(read),
+        _spread([w + e + r for w, e, _, r in parts]), len(session.steps),
         {"built": programs.built, "cached": programs.cached}, created,
         sum(OPS[op.code].macs(op) for op in session.model.ops),
-        profile(session, inputs) if per_op else [])
+        profile(session, inputs, peaks=peaks) if per_op else [], peaks)
 
 
-def _timed_run(session: Session, inputs: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
-    """Run once; returns nanoseconds of writing, enqueueing, reading, and all together."""
+def _whole_run(session: Session, inputs: Mapping[str, np.ndarray]) -> int:
+    """Run once; returns nanoseconds."""
     start = time.perf_counter_ns()
-    session.write(session.check(inputs))
-    written = time.perf_counter_ns()
-    session.enqueue()
-    enqueued = time.perf_counter_ns()
-    session.read()
-    end = time.perf_counter_ns()
-    return written - start, enqueued - written, end - enqueued, end - start
+    session.run(inputs)
+    return time.perf_counter_ns() - start
+
+
+def _parts_of_run(session: Session, inputs: Mapping[str, np.ndarray]
+                  ) -> tuple[int, int, int, int]:
+    """Run once; returns nanoseconds of writing, enqueueing, waiting and reading."""
+    times = [time.perf_counter_ns()]
+    for part in (lambda: session.write(session.check(inputs)), session.enqueue,
+                 session.device.queue.finish, session.read):
+        part()
+        times.append(time.perf_counter_ns())
+    return tuple(end - start for start, end in zip(times, times[1:]))

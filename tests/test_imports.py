@@ -55,14 +55,16 @@ def outsiders(path: Path, allowed: set[str]) -> set[str]:
     return {module.split(".")[0] for module in imported(path)} - sys.stdlib_module_names - allowed
 
 
-def tools_extras() -> set[str]:
-    """Return the modules that the extras `tools` and `verify` install."""
+def of_extras(*names: str) -> set[str]:
+    """Return the modules that extras install."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    names = (extras["tools"] + extras["verify"]).split()
-    modules = {"protobuf": "google", "Pillow": "PIL"}  # where they differ from the names
-    return {modules.get(name, name.replace("-", "_")) for name in names}
+    packages = " ".join(extras[name] for name in names).split()
+    # where they differ from the names; the wheel of MNN has its converter beside it
+    modules = {"protobuf": ["google"], "Pillow": ["PIL"], "MNN": ["MNN", "_tools"]}
+    return {module for package in packages
+            for module in modules.get(package, [package.replace("-", "_")])}
 
 
 @pytest.mark.parametrize("path", sources("edgerun"), ids=name_of)
@@ -82,9 +84,12 @@ def test_without_opencl(path):
 @pytest.mark.parametrize("path", sources("tools"), ids=name_of)
 def test_tools(path):
     """Tools use what their extras install; only the recipes train, with PyTorch."""
-    allowed = {"edgerun", "numpy", "flatbuffers"} | tools_extras()
-    if belongs(name_of(path).replace("/", "."), "tools.recipes"):
+    allowed = {"edgerun", "numpy", "flatbuffers"} | of_extras("tools", "verify")
+    module = name_of(path).replace("/", ".")
+    if belongs(module, "tools.recipes"):
         allowed.add("torch")
+    if belongs(module, "tools.compare"):
+        allowed |= of_extras("compare")
     assert outsiders(path, allowed) == set()
 
 

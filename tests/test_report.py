@@ -248,7 +248,7 @@ def test_bench_measures_and_makes_nothing(session):
     assert found.created == dict.fromkeys(found.created, 0)
     assert found.runs == 7 and found.launches == 2 and found.load_ns == 5 and found.first_ns > 0
     assert found.macs == 4 * 32 * 16 + 4 * 16 * 8
-    for spread in (found.total, found.write, found.enqueue, found.read):
+    for spread in (found.total, found.write, found.enqueue, found.wait, found.read, found.host):
         assert 0 < spread["min"] <= spread["median"] <= spread["p90"] <= spread["max"]
     assert found.enqueue["min"] < found.total["min"]
     document = json.loads(text.json_text(found.as_dict()))
@@ -260,7 +260,8 @@ def test_bench_notices_what_a_run_makes(session, monkeypatch):
     read = session.read
     monkeypatch.setattr(session, "read", lambda: (session.device.profiling_queue(), read())[1])
     found = timing.bench(session, feed(), runs=3, warmup=0)
-    assert found.created["queue"] == 3 and "made during runs  3 queue" in found.text()
+    # a run as a whole and one in parts, 3 times
+    assert found.created["queue"] == 6 and "made during runs  6 queue" in found.text()
 
 
 @pytest.mark.parametrize("counts", [(0, 1), (1, -1)])
