@@ -1,7 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
-    cast, conv, conv_transpose, copy, dense, elementwise, gather, lrn, matmul, norm, pad, pool,
-    quantize, reduce, resize, softmax, table)
+    cast, conv, conv_transpose, copy, dense, depthwise, elementwise, gather, lrn, matmul, norm, pad,
+    pool, quantize, reduce, resize, softmax, table)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -13,8 +13,8 @@ OPS: dict[str, OpDef] = {
                     mixed=True),
     "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 7), "Conv2dOptions", conv.conv2d_macs,
                     mixed=True, blocked=(1,)),
-    "depthwise_conv2d": OpDef(conv.infer_depthwise, conv.depthwise_conv2d, (2, 7), "Conv2dOptions",
-                              conv.depthwise_macs, mixed=True),
+    "depthwise_conv2d": OpDef(depthwise.infer_depthwise, depthwise.depthwise_conv2d, (2, 7),
+                              "Conv2dOptions", depthwise.depthwise_macs, mixed=True),
     "dense": OpDef(dense.infer_dense, dense.dense, (2, 7), "DenseOptions", dense.dense_macs,
                    mixed=True, blocked=(1,)),
     "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions"),

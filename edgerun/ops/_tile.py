@@ -39,6 +39,7 @@ ITEMS = 24  # work-items of a convolution that a core should get
 CHUNK = 32  # channels of a pixel that are widened from fp16 at a time
 DEPTHWISE_PIXELS = {"real": 7, "integer": 8, "wide": 4}  # most per work-item
 PACKED_ROWS = 128  # of kernels/matmul.cl and matmul_integer.cl
+NARROW = 64  # channels: of so few, several rows of y share rows of x that fit into a cache
 COLUMNS = 4  # of kernel matmul_dot
 
 
@@ -192,25 +193,39 @@ def _conv_integer_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     return {**found, "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
 
 
-# Depthwise convolutions: P pixels, VEC lanes, run channels of a work-item.
+# Depthwise convolutions: ROWS of P pixels, VEC lanes, run channels of a work-item.
 
 def _depthwise(key: Key, facts: Facts) -> Variant:
     vec, out_w, out_c = facts.lanes, key["out_w"], key["out_c"]
     while vec > out_c:
         vec //= 2
     if facts.kind != "cpu":
-        return Variant.of(P=min(2, out_w), VEC=vec, run=vec)
+        return Variant.of(P=min(2, out_w), ROWS=1, VEC=vec, run=vec)
+    rows = 2 if _shares_rows(key, facts) and out_c <= NARROW and key["out_h"] > 1 else 1
     tiles = -(-out_w // DEPTHWISE_PIXELS[key.kind])
-    items = -(-out_c // vec) * tiles * key["n"] * key["out_h"]
+    items = -(-out_c // vec) * tiles * key["n"] * -(-key["out_h"] // rows)
     # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
-    return Variant.of(P=-(-out_w // tiles), VEC=vec,
+    return Variant.of(P=-(-out_w // tiles), ROWS=rows, VEC=vec,
                       run=vec * max(1, min(16, items // (16 * facts.compute_units))))
+
+
+def _shares_rows(key: Key, facts: Facts) -> bool:
+    """Whether a row of x that is loaded can serve several rows of y, see kernels/depthwise.cl."""
+    return (facts.kind == "cpu" and key.kind == "real" and key["kernel_w"] in (3, 5)
+            and all(key[f"dilation_{axis}"] % key[f"stride_{axis}"] == 0 for axis in "hw"))
 
 
 def _depthwise_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     vec, out_c = default(key, facts)["VEC"], key["out_c"]
     return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 14) if p <= key["out_w"]),
+            "ROWS": (1, 2, 3, 4) if _shares_rows(key, facts) else (1,),
             "run": tuple(vec * n for n in (1, 2, 4, 8, 16, 32) if vec * n < 2 * out_c)}
+
+
+def _depthwise_fits(key: Key, facts: Facts, variant: Variant) -> bool:
+    """Sums, a row of pixels and a weight."""
+    pixels = variant["P"] * (variant["ROWS"] + (variant["ROWS"] > 1))
+    return pixels * -(-variant["VEC"] // facts.lanes) + 1 <= _registers(facts) + 4
 
 
 # Transposed convolutions: P pixels, VEC lanes, CHUNK channels widened at a time.
@@ -297,7 +312,7 @@ def _matmul_integer(key: Key, facts: Facts) -> Variant:
 ENTRIES = {
     "conv": Entry(_conv, _conv_axes, _fits),
     "conv_integer": Entry(_conv_integer, _conv_integer_axes, _fits),
-    "depthwise": Entry(_depthwise, _depthwise_axes, _fits),
+    "depthwise": Entry(_depthwise, _depthwise_axes, _depthwise_fits),
     "conv_transpose": Entry(_conv_transpose, _conv_transpose_axes, _fits),
     "matmul": Entry(_matmul, _matmul_axes, _fits),
     "matmul_rows": Entry(_matmul_rows, _matmul_rows_axes, _rows_fit),

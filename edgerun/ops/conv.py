@@ -10,7 +10,6 @@ from edgerun.ops._base import (
     require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import M0, WEIGHTS, form, infer_integer, is_integer, optional
 from edgerun.ops.conv_integer import SIZES, integer_launch, require_real_weights
-from edgerun.ops.depthwise_integer import depthwise_integer
 from edgerun.ops.elementwise import activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
@@ -45,7 +44,8 @@ def require_no_scales(op: OpLike) -> None:
     require(all(t is None for t in op.inputs[5:]), op, "has scales, but no integers")
 
 
-def _require_floats(op: OpLike) -> None:
+def require_floats(op: OpLike) -> None:
+    """Require float operands of one dtype, and a known activation."""
     x, w = op.inputs[:2]
     require_dtype(x, FLOAT, op)
     require_same_dtype(op, x, w, optional(op, 3), optional(op, 4))
@@ -91,7 +91,7 @@ def infer_conv2d(op: OpLike) -> Outputs:
     require_rank(x, 4, op)
     require_rank(w, 4, op)
     if not is_integer(op):
-        _require_floats(op)
+        require_floats(op)
     out_c, kernel_h, kernel_w, in_c = w.shape
     require(groups >= 1 and in_c >= 1 and in_c * groups == x.shape[3], op,
             f"{w.name} of shape {w.shape} in {groups} groups does not fit {x.shape[3]} channels of "
@@ -152,7 +152,8 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
         facts.one, key, variant)
 
 
-def _window(op: OpLike) -> dict[str, int]:
+def window_of(op: OpLike) -> dict[str, int]:
+    """Return the sizes of the images and the options of a convolution by their names."""
     o, x, y = op.options, op.inputs[0].shape, op.outputs[0].shape
     names = ("stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
     return {"n": x[0], "height": x[1], "width": x[2], "channels": x[3], "out_h": y[1],
@@ -174,7 +175,7 @@ def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     require_blocks(op, w)
     groups = op.options["groups"]
     out_c, kernel_h, kernel_w, in_c = w.shape
-    window = {**_window(op), "in_c": in_c, "out_c": out_c // groups, "kernel_h": kernel_h,
+    window = {**window_of(op), "in_c": in_c, "out_c": out_c // groups, "kernel_h": kernel_h,
               "kernel_w": kernel_w}
     o, (n, out_h, out_w, _) = op.options, op.outputs[0].shape
     if kernel_h == kernel_w == o["stride_h"] == o["stride_w"] == 1 and not needs_zeros(op):
@@ -188,65 +189,3 @@ def conv2d(op: OpLike, facts: Facts) -> list[Launch]:
 def conv2d_macs(op: OpLike) -> int:
     """Multiply-accumulates: every output element sums over taps and the channels of its group."""
     return count(op.outputs[0].shape) * count(op.inputs[1].shape[1:])
-
-
-def infer_depthwise(op: OpLike) -> Outputs:
-    """y is [N, OH, OW, C*M], its size given by the options, its dtype that of x."""
-    x, w = op.inputs[:2]
-    require_rank(x, 4, op)
-    require_rank(w, 3, op)
-    if not is_integer(op):
-        _require_floats(op)
-    require(w.layout == "rows", op, f"the weights {w.name} have the layout {w.layout}, needed rows")
-    kernel_h, kernel_w, out_c = w.shape
-    require(out_c >= 1 and out_c % x.shape[3] == 0, op,
-            f"{w.name} has {out_c} channels, needed a multiple of the {x.shape[3]} of {x.name}")
-    shape = (x.shape[0], *output_size(op, x.shape[1:3], (kernel_h, kernel_w)), out_c)
-    require(count(shape) <= MAX_INDEX - MAX_TILE, op, f"the output {shape} is too large")
-    if is_integer(op):
-        require(max(count(x.shape), count(w.shape)) <= MAX_INDEX, op,
-                f"the input {x.shape} or the weights {w.shape} are too large")
-        return [(shape, infer_integer(op, shape))]
-    require_bias(op, optional(op, 2), out_c)
-    require_residual(op, optional(op, 3), shape)
-    require_no_scales(op)
-    return [(shape, x.dtype)]
-
-
-def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
-    """y[n,i,j,o] = activation(bias[o] + residual[n,i,j,o] + sum of w[ky,kx,o] * x[n,iy,ix,o/M])
-    over ky, kx, where iy = i stride_h - pad_top + ky dilation_h, ix likewise, and x is 0 outside
-    the image.
-
-    x [N, H, W, C], w [KH, KW, C*M] (constant), bias [C*M] fp32 optional, residual [N, OH, OW, C*M]
-    optional, which must not share memory with y -> y [N, OH, OW, C*M]; fp32 or fp16, or quantized
-    (see "Integer forms"). OH, OW as in conv2d; `groups` is not used.
-    """
-    if is_integer(op):
-        return depthwise_integer(op, facts)
-    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
-    bias, residual = optional(op, 2), optional(op, 3)
-    act = activation(op)
-    kernel_h, kernel_w, out_c = w.shape
-    window = {**_window(op), "out_c": out_c, "multiplier": out_c // x.shape[3],
-              "kernel_h": kernel_h, "kernel_w": kernel_w}
-    key = Key.of("depthwise", "real", (x, w, y), **window)
-    variant = _tile.choose(key, facts)
-    defines: dict[str, Any] = {**variant.defines, **float_types(x, y), **act.defines}
-    if window["multiplier"] != 1:
-        defines["MULTIPLIED"] = 1
-    names = ("height", "width", "out_h", "out_w", "out_c", "multiplier", "kernel_h", "kernel_w",
-             "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
-    return [Launch(
-        "depthwise", "depthwise", defines,
-        (-(-out_c // variant["run"]), -(-window["out_w"] // variant["P"]),
-         window["n"] * window["out_h"]),
-        (x, w, bias or x, residual or x, y, i32(bias is not None), i32(residual is not None),
-         i32(variant["run"]), *(i32(window[name]) for name in names), f32(act.alpha),
-         f32(act.beta)),
-        facts.one, key, variant)]
-
-
-def depthwise_macs(op: OpLike) -> int:
-    """Multiply-accumulates: every output element sums over the taps."""
-    return count(op.outputs[0].shape) * count(op.inputs[1].shape[:2])
