@@ -33,6 +33,7 @@ class OpTime:
         possible_ns: how long the op would take at the device's peak, see edgerun.roofline; 0 if
             the peaks are not known, and at the shorter launches of an op.
         limit: what limits it: "compute", "memory", "launch"; "" as above.
+        shape: kernel size, stride and channels where the op has them, and the size of its output.
     """
     op: int
     code: str
@@ -43,6 +44,7 @@ class OpTime:
     bytes: int
     possible_ns: float = 0.0
     limit: str = ""
+    shape: str = ""
 
     @property
     def attained(self) -> float | None:
@@ -70,6 +72,19 @@ def op_bytes(op: Op) -> int:
     tensors = {tensor.index: tensor.bytes for tensor in (*op.inputs, *op.outputs)
                if tensor is not None}
     return sum(tensors.values())
+
+
+def shape_of(op: Op) -> str:
+    """Return an op's shape in short: 3x3/2 64->128 28x28 for a convolution with stride 2."""
+    y = op.outputs[0].shape
+    w = op.inputs[1] if len(op.inputs) > 1 else None
+    if op.code == "dense":
+        return f"{w.shape[1]}->{w.shape[0]} {text.shape(y[:-1])}"
+    if op.code in ("conv2d", "conv_transpose2d", "depthwise_conv2d"):
+        kernel = w.shape[:2] if op.code == "depthwise_conv2d" else w.shape[1:3]
+        return (f"{text.shape(kernel)}/{op.options['stride_h']} {op.inputs[0].shape[-1]}->{y[-1]} "
+                f"{text.shape(y[1:3])}")
+    return text.shape(y)
 
 
 def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROFILE_RUNS,
@@ -104,7 +119,7 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROF
     for number, (step, ns) in enumerate(zip(session.steps, medians)):
         op, head = step.op, (step.op.index, step.op.code, step.op.name, step.label, int(ns))
         if longest[op.index] != number:
-            found.append(OpTime(*head, 0, 0))
+            found.append(OpTime(*head, 0, 0, shape=shape_of(op)))
             continue
         macs = OPS[op.code].macs(op)
         limits: tuple[float, str] = (0.0, "")
@@ -112,7 +127,7 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROF
             whole = sum(int(medians[n]) for n, s in enumerate(session.steps) if s.op is op)
             best = bound(op, macs, peaks, _model_bytes(session))
             limits = best.possible_ns, best.limit(whole, peaks.launch_ns)
-        found.append(OpTime(*head, macs, op_bytes(op), *limits))
+        found.append(OpTime(*head, macs, op_bytes(op), *limits, shape_of(op)))
     return found
 
 
@@ -228,13 +243,13 @@ def _op_lines(ops: Sequence[OpTime]) -> list[str]:
     if not ops:
         return []
     total = sum(op.ns for op in ops) or 1
-    rows = [(op.op, op.code, op.name, op.kernel, f"{op.ns / 1e3:.1f}", f"{100 * op.ns / total:.1f}",
-             f"{op.macs / 1e6:.2f}" if op.macs else "", f"{op.gflops:.1f}" if op.macs else "",
-             f"{op.gbytes_per_s:.1f}" if op.bytes else "",
+    rows = [(op.op, op.code, op.name, op.shape, op.kernel, f"{op.ns / 1e3:.1f}",
+             f"{100 * op.ns / total:.1f}", f"{op.macs / 1e6:.2f}" if op.macs else "",
+             f"{op.gflops:.1f}" if op.macs else "", f"{op.gbytes_per_s:.1f}" if op.bytes else "",
              "" if op.attained is None else f"{100 * op.attained:.0f}", op.limit) for op in ops]
     return ["", f"device time by events, sum {text.duration(total)}", *text.table(
-        ("op", "code", "name", "kernel", "us", "%", "M macs", "GFLOP/s", "GB/s", "% possible",
-         "limit"), rows, left=(1, 2, 3, 10))]
+        ("op", "code", "name", "shape", "kernel", "us", "%", "M macs", "GFLOP/s", "GB/s",
+         "% possible", "limit"), rows, left=(1, 2, 3, 4, 11))]
 
 
 def _spread(samples: Sequence[int]) -> dict[str, float]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-from edgerun import cli, programs, text
-from edgerun.errors import EdgerunError, InputError
+from edgerun import cli, text
+from edgerun.errors import EdgerunError
 from edgerun.tools.compare import files as files_module, measure
+from edgerun.tools.compare.machine import default_folder, machine
 from edgerun.tools.compare.peers import PEERS
 from edgerun.tools.compare.ratios import ratios, summary
 from edgerun.tools.compare.show import print_tables
@@ -58,38 +56,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Return what the numbers were measured on."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines
-                    if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux on x86
-    return {"cpu": name, "cpus": os.cpu_count(), "threads": threads,
-            "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime())}
-
-
-def _folder(given: str | None) -> Path:
-    kept = programs.cache_folder()
-    if given is None and kept is None:
-        raise InputError("EDGERUN_CACHE_DIR=0 keeps no files: give a --folder for converted models")
-    return Path(given) if given else kept / "compare"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Compare; returns the exit status."""
     args = parser().parse_args(argv)
     devices = args.device.split(",") if args.device else [None]
     try:
-        kept = files_module.Files(_folder(args.folder))
+        kept = files_module.Files(default_folder(args.folder))
         results = measure.compare(
-            args.models, kept, args.precision.split(",") if isinstance(args.precision, str)
-            else args.precision, devices, args.peers.split(",") if isinstance(args.peers, str)
-            else args.peers, args.threads, 1 if args.prepare else args.rounds,
+            args.models, kept, args.precision, devices, args.peers, args.threads,
+            1 if args.prepare else args.rounds,
             lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
     except EdgerunError as error:
         print(f"edgerun: {error}", file=sys.stderr)
