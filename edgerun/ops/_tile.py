@@ -26,13 +26,18 @@ PIXELS = {"fp32": {1: 12, 2: 8, 3: 8, 4: 7}, "fp16": {1: 8, 2: 6, 3: 6, 4: 6},
           "uint8 vnni": {1: 12, 2: 8, 3: 8, 4: 5}, "uint8 float": {1: 12, 2: 8, 3: 6, 4: 5},
           "uint8 khr": {1: 8, 2: 6, 3: 6, 4: 4}, "uint8 plain": {1: 8, 2: 6, 3: 6, 4: 4},
           "int16 vnni": {1: 12, 2: 8, 3: 6, 4: 5}, "int16 plain": {1: 8, 2: 6, 3: 6, 4: 4},
-          "uint8 madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
-          "int16 madd": {1: 12, 2: 10, 3: 8, 4: 6},
-          "int16 madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
+          "uint8 madd halves": {1: 8, 2: 6, 3: 5, 4: 4},
+          "int16 madd": {1: 8, 2: 6, 3: 5, 4: 4},
+          "int16 madd halves": {1: 8, 2: 6, 3: 5, 4: 4},
           "wide vnni": {1: 12, 2: 8, 3: 6, 4: 5}, "wide plain": {1: 6, 2: 4, 3: 3, 4: 2},
-          "wide madd": {1: 12, 2: 10, 3: 8, 4: 6},
-          "wide madd halves": {1: 12, 2: 10, 3: 8, 4: 6},
+          "wide madd": {1: 8, 2: 6, 3: 5, 4: 4},
+          "wide madd halves": {1: 8, 2: 6, 3: 5, 4: 4},
           "fp32 weights": {1: 12, 2: 8, 3: 8, 4: 6}, "fp16 weights": {1: 8, 2: 6, 3: 6, 4: 6}}
+# The same on GPUs, where a work-item has few registers: what Intel's compiler holds there on all of
+# its GPUs, see tools/offline.py. A kind, or how it begins.
+GPU_PIXELS = {"fp32": {1: 4, 2: 2}, "fp16": {1: 4}, "fp32 weights": {1: 3}, "fp16 weights": {1: 3},
+              "uint8": {1: 3, 2: 2}, "uint8 dp4a": {1: 4}, "uint8 khr": {1: 4}, "uint8 arm": {1: 4},
+              "int16": {1: 3, 2: 2}, "wide": {1: 2}}
 # Time per multiply-accumulate by number of vectors, relative to 4: fewer broadcast more often.
 COST = {1: 1.25, 2: 1.05, 3: 1.0, 4: 1.0}
 ITEMS = 24  # work-items of a convolution that a core should get
@@ -149,7 +154,9 @@ def _conv_tile(key: Key, facts: Facts) -> Variant:
         vec //= 2  # three half vectors instead of two whole ones
     vectors = -(-out_c // vec)
     if facts.kind != "cpu":
-        return Variant.of(P=min(4, pixels), NV=min(2, vectors), VEC=vec, **chunk)
+        most = GPU_PIXELS.get(key.kind) or GPU_PIXELS[key.kind.split()[0]]
+        nv = min(max(most), vectors)
+        return Variant.of(P=min(most[nv], pixels), NV=nv, VEC=vec, **chunk)
 
     def pixels_of(nv: int) -> int:
         most = PIXELS[key.kind][nv] if facts.lanes == 16 else 6
