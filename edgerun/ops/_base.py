@@ -105,9 +105,8 @@ class Facts:
         compute_units: parallel cores.
         max_work_group: largest work-group of any kernel.
         quirks: names of driver peculiarities, see edgerun/device.py.
-        dot: fastest way to sum products of integers: "vnni" (assembly), "khr" (the OpenCL
-            extension), "float" (exact fp32 multiply-adds) or "plain" (integer multiply-adds); see
-            edgerun/dots.py.
+        dot: fastest way to sum products of integers: "float" (exact fp32 multiply-adds), "madd",
+            "plain" (integer multiply-adds), or by an instruction; one of NAMES in edgerun/dots.py.
         choices: text of a Key -> Variant that was measured to be best here; may come from a file,
             so only _tile.choose() may use it, which checks it.
     """
