@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import time
 begun = time.monotonic_ns()
 import numpy
 ready = time.monotonic_ns()
-import edgerun.arrays, edgerun.session
+import edgerun.session
 loaded = time.monotonic_ns()
 from edgerun.cold import child
 child(begun, ready, loaded)
@@ -120,13 +120,14 @@ def measure(path: str | os.PathLike, device: str | None = None, starts: int = 3)
 
 
 def _medians(found: list[dict[str, Any]]) -> Starts:
-    def median(get: Callable[[dict], int]) -> int:
-        return sorted(map(get, found))[len(found) // 2]
-    stages = {stage: median(lambda one: one["stages"][stage]) for stage in STAGES}
-    return Starts(
-        stages, median(lambda one: sum(one["stages"].values())),
-        median(lambda one: sum(ns for stage, ns in one["stages"].items() if stage not in OTHERS)),
-        *(median(lambda one: one[name]) for name in ("later", "close", "built", "cached")))
+    """Return the median of every time; the sums are those of the medians of their stages."""
+    def median(values: Iterable[int]) -> int:
+        return sorted(values)[len(found) // 2]
+    stages = {stage: median(one["stages"][stage] for one in found) for stage in STAGES}
+    total = sum(stages.values())
+    return Starts(stages, total, total - sum(stages[stage] for stage in OTHERS),
+                  *(median(one[name] for one in found)
+                    for name in ("later", "close", "built", "cached")))
 
 
 def _start(path: str | os.PathLike, device: str | None, caches: Path) -> dict[str, Any]:

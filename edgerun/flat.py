@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flatbuffers import encode, packer
+from flatbuffers import packer
 
 from edgerun._paths import folder
 from edgerun.errors import ModelError
@@ -129,6 +129,7 @@ class Reader:
 
     def __init__(self, data: np.ndarray, where: str, rules: Schema | None = None):
         self.data = data
+        self.view = memoryview(data)
         self.where = where
         self.schema = rules or schema()
         self.tables_left = MAX_TABLES
@@ -154,7 +155,7 @@ class Reader:
         pack, dtype = SCALARS[kind]
         if at < 0 or at + dtype.itemsize > len(self.data):
             raise self._error(what, f"lies at byte {at}, outside the {len(self.data)} bytes")
-        return encode.Get(pack, self.data, at)
+        return pack.unpack_from(self.view, at)[0]
 
     def _offset(self, at: int, what: str) -> int:
         target = at + self._scalar(at, "uint", what)
@@ -168,7 +169,7 @@ class Reader:
             raise self._error(table, f"is one of more than {MAX_TABLES} tables")
         if at < 0 or at + 4 > len(self.data):
             raise self._error(table, f"lies at byte {at}, outside the {len(self.data)} bytes")
-        vtable = at - encode.Get(packer.soffset, self.data, at)
+        vtable = at - packer.soffset.unpack_from(self.view, at)[0]
         slots = (self._scalar(vtable, "ushort", table) - 4) // 2
         if slots < 0 or vtable + 4 + 2 * slots > len(self.data):
             raise self._error(table, "has a damaged field table")

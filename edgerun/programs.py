@@ -68,7 +68,7 @@ def source(family: str, defines: dict) -> str:
     return "\n".join([*lines, _text(files, "common.cl"), _text(files, f"{family}.cl")])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _text(files: Path, name: str) -> str:
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((files / name).read_text(encoding="utf-8").splitlines(), 1):
