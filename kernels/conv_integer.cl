@@ -25,8 +25,7 @@
 //          see one instruction. Needs vectors of 4 * VEC elements, which clang has up to 32, so VEC
 //          is 8 at most without W_int16.
 // DOT_FLOAT: T_uint8 only. By fp32 multiply-adds, exactly: up to 512 products of 255 * 128 stay
-//          below 2^24.
-// DOT_FLOAT, and DOT_MADD of T_uint8, widen PIECE words of each pixel into private memory first.
+//          below 2^24. PIECE words of each pixel are widened into private memory first.
 
 #include "integer.cl"
 #include "dot.cl"
@@ -43,14 +42,10 @@
 // A: accumulators. TAKE(sum): what they hold, as I. X: a word of x; W: one of every lane's weights.
 // MAC(acc, x, w): acc + the dot products of the two.
 #if defined(DOT_FLOAT)
-#define WIDENED float
 typedef GLUE(float, VEC) A;
 #define TAKE(sum) GLUE(convert_int, VEC)(sum)
 #define BYTE(w, k) GLUE(convert_float, VEC)((w) << (24 - 8 * (k)) >> 24)
 #elif defined(DOT_MADD)
-#ifdef T_uint8
-#define WIDENED short
-#endif
 #define VECTOR(type, n) type __attribute__((ext_vector_type(n)))
 #ifdef W_int16  // 2 * VEC products, a sum per lane
 #define PAIRS_OF_SUMS VEC
@@ -125,7 +120,7 @@ typedef I TOTAL;
 #if WORD == 2
 #define SPREAD4(p) ((short4)(vload2(0, p), vload2(0, p)))
 #else
-#define SPREAD4(p) vload4(0, p)
+#define SPREAD4(p) convert_short4(vload4(0, p))
 #endif
 #define SPREAD8(p) ((short8)(SPREAD4(p), SPREAD4(p)))
 #define SPREAD16(p) ((short16)(SPREAD8(p), SPREAD8(p)))
@@ -176,20 +171,20 @@ X join(const short16 part) {
     }
 #endif
 
-#ifdef WIDENED
-// The first `words` words of x, `advance` elements apart, as int16 or fp32; with advance == WORD no
-// more than n channels are read, the rest is 0.
-void widen(__global const S *x, const int words, const int advance, const int n, WIDENED *out) {
+#ifdef DOT_FLOAT
+// The first `words` words of x, `advance` elements apart, as fp32; with advance == WORD no more than
+// n channels are read, the rest is 0.
+void widen(__global const S *x, const int words, const int advance, const int n, float *out) {
     int c = 0;
     if (advance != WORD) {
         for (; c < words; c++)
-            vstore4(GLUE(GLUE(convert_, WIDENED), 4)(vload4(0, x + c * advance)), c, out);
+            vstore4(convert_float4(vload4(0, x + c * advance)), c, out);
         return;
     }
     for (; c + 16 <= n; c += 16)
-        vstore16(GLUE(GLUE(convert_, WIDENED), 16)(vload16(0, x + c)), 0, out + c);
+        vstore16(convert_float16(vload16(0, x + c)), 0, out + c);
     for (; c + 4 <= n; c += 4)
-        vstore4(GLUE(GLUE(convert_, WIDENED), 4)(vload4(0, x + c)), 0, out + c);
+        vstore4(convert_float4(vload4(0, x + c)), 0, out + c);
     for (; c < words * WORD; c++)
         out[c] = c < n ? x[c] : 0;
 }
@@ -234,6 +229,9 @@ int sum_of(__global const uchar *p, const int n) {
 // y [pixels = n * out_h * out_w, groups * out_c]. in_c and out_c are per group. bias is not read if
 // its flag is 0, zeros only where a tap lies outside the image. elements: of x. chunk: words whose
 // sums fit into accumulators that have totals beside them; PIECE or more with DOT_FLOAT.
+// The hint says that work-items are vectors already: Intel's CPU runtime would make more of them, in
+// four times the time.
+__attribute__((vec_type_hint(float16)))
 __kernel void conv2d_integer(
         TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(zeros), TENSOR(m0), TENSOR(t), TENSOR(y),
         const int has_bias, const int elements, const int pixels, const int tiles, const int chunk,
@@ -349,9 +347,9 @@ __kernel void conv2d_integer(
 #endif
                 }
                 const int n = whole ? (length + WORD - 1) / WORD : length / WORD;
-#ifdef WIDENED
+#ifdef DOT_FLOAT
                 for (int from = 0; from * WORD < length; from += PIECE) {
-                    WIDENED piece[P][PIECE * WORD];
+                    float piece[P][PIECE * WORD];
                     const int some = min(PIECE, (length + WORD - 1) / WORD - from);
                     #pragma unroll
                     for (int p = 0; p < P; p++)

@@ -10,6 +10,8 @@ left out:
 
 bias, m0, scale and t have one value per output channel. With the option `wide` (x int16) sums may
 exceed 32 bits; the bias is then int32 [2, OC]: bias = row 0 * 2^16 + row 1, row 1 from 0 to 65535.
+The option `chunk` of conv2d and dense says how many words of weights (4 of int8, 2 of int16) may be
+summed in 32 bits before the sum is split; the packer finds it from the weights themselves.
 """
 from __future__ import annotations
 
@@ -26,6 +28,7 @@ WEIGHTS = ("int8", "int16")
 # Sums in two parts: the low parts of so many products fit into 32 bits, and they are requantized
 # with at least this shift.
 WIDE_MOST_TERMS, WIDE_LEAST_SHIFT = 65_000, 18
+MOST_CHUNK = 2**16  # words
 # Ways to sum products (Facts.dot) by instructions, see kernels/dot.cl: of int16 too, of uint8 only.
 DOTS_16, DOTS_8 = ("vnni", "avxvnni"), ("usdot", "udot", "dp4a", "khr", "arm")
 
@@ -102,6 +105,9 @@ def infer_integer(op: OpLike, shape: Shape) -> str:
     require_dtype(w, WEIGHTS, op)
     require_same_dtype(op, x, optional(op, ZEROS))
     require(not wide or x.dtype == "int16", op, f"is wide, but {x.name} is {x.dtype}")
+    chunk = op.options.get("chunk", 0)
+    require(0 <= chunk <= (MOST_CHUNK if wide else 0), op,
+            f"sums chunks of {chunk} words, needed 0 to {MOST_CHUNK}, or 0 if it is not wide")
     if kind == "c":
         require_same_dtype(op, x, residual)
         require(residual is None or tuple(residual.shape) == shape, op,

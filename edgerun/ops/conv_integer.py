@@ -35,7 +35,7 @@ def _dot(facts: Facts, x: TensorLike) -> str:
 def _chunk(op: OpLike, dot: str, w: TensorLike) -> int:
     """Return how many words of products accumulators hold; 0 where they hold all."""
     if op.options["wide"]:
-        return WIDE_WORDS[w.dtype]
+        return op.options.get("chunk") or WIDE_WORDS[w.dtype]
     return FLOAT_WORDS if dot == "float" else 0
 
 

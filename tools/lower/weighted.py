@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from edgerun import dtypes
-from edgerun.ops._integer import WIDE_LEAST_SHIFT, WIDE_MOST_TERMS
+from edgerun.ops._integer import MOST_CHUNK, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS
 from edgerun.quantization import ONE_STEP, TWO_STEPS, Quantization, fixed_point, limits
 from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.lower._lowering import Lowering
@@ -16,6 +16,7 @@ CLAMPS = ("", "relu", "clip")  # activations that are a saturation of integers
 SAME_SCALE = 1e-4  # relative difference up to which a bias is taken to be in steps of s_x * s_w
 NOTHING = 0.25  # steps of y; every rounding makes smaller numbers 0
 WIDE_BOUND = 2**46  # the high parts of sums below it fit into 31 bits
+CHUNK_BOUND = 2**16 - 2  # of the |w| of a chunk: times 2^15 it is below 2^31 - 2^16
 EXACT_REAL = 2**40  # two-part sums below it become fp32 with one rounding
 
 
@@ -185,7 +186,11 @@ def _integers(lower: Lowering, op: Op, x: Tensor, weights: Weights, folds_zero: 
         ends = [lower.graph.constant(single, f"{op.name}.scale")]
     start = np.stack([folded >> 16, folded & 0xFFFF]) if wide else folded
     start = lower.graph.constant(start, f"{op.name}.bias", "int32") if start.any() else None
-    options = {**op.options, "wide": True} if wide else op.options
+    options = dict(op.options)
+    if wide:
+        options["wide"] = True
+        if "chunk" in options:
+            options["chunk"] = chunk_of(weights.tensor)
     lower.replace(op, op.code, [x, weights.tensor, start, None, None, *ends], y, **options)
     return True
 
@@ -217,6 +222,26 @@ def _wide_fits(weights: Weights, bound: np.ndarray, y: Tensor | None = None,
             or weights.tensor.data.min() == -2**15):
         return False
     return y is None or y.quantization.rounding in ONE_STEP and bool(t.min() >= WIDE_LEAST_SHIFT)
+
+
+def chunk_of(weights: Tensor) -> int:
+    """Return the option `chunk` of a wide op: the most neighbouring words whose sums fit, whatever
+    the activations are and wherever a chunk begins.
+
+    Args:
+        weights: int8 or int16 [OC, .., IC].
+    """
+    word = dtypes.WORD[dtypes.BLOCKED[weights.dtype]]
+    values = np.abs(weights.data.astype(np.int64)).reshape(-1, weights.shape[-1])
+    values = np.pad(values, ((0, 0), (0, -values.shape[1] % word)))
+    sums = values.reshape(weights.shape[0], -1, word).sum(axis=2).cumsum(axis=1)
+    sums = np.pad(sums, ((0, 0), (1, 0)))
+    low, high = 1, min(sums.shape[1] - 1, MOST_CHUNK)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = (sums[:, middle:] - sums[:, :-middle]).max() <= CHUNK_BOUND
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
 
 
 def _weights_only(lower: Lowering, op: Op, weights: Weights) -> bool:

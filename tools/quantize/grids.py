@@ -12,6 +12,9 @@ WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d
 HEADROOM = 1.5  # int16 has room for what calibration did not see; 8 bits have none
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
 SMALLEST_UNIT = 2.0**-30  # of a sum, in steps of the result
+# Weights of int16 layers: no more bits than keep sums of products with any int16 below 2^31, some of
+# it left to the bias; but 12 bits at least, which costs nothing that 16-bit activations show.
+MOST_MAGNITUDE, LEAST_TOP = 63_000, 2047
 MOST_BIAS = {"int8": 2.0**28, "int16": 2.0**40}  # steps of a sum that a bias may be worth
 
 
@@ -35,10 +38,18 @@ def activation_quantization(low: float, high: float, dtype: str) -> Quantization
 
 
 def weight_quantization(weights: np.ndarray, axis: int, dtype: str) -> Quantization:
-    """Return symmetric scales per output channel: max |w| over the largest integer."""
-    largest = limits(dtype)[1]
+    """Return symmetric scales per output channel: max |w| over the largest integer.
+
+    That is 127 for int8. For int16 it is what lets sums stay in 32 bits, LEAST_TOP to 32767: sums of
+    more bits take kernels longer.
+    """
     others = tuple(k for k in range(weights.ndim) if k != axis)
     top = np.abs(weights).max(axis=others)
+    largest = limits(dtype)[1]
+    if dtype == "int16":
+        magnitude = np.abs(weights).sum(axis=others, dtype=np.float64)
+        largest = np.clip(np.divide(MOST_MAGNITUDE * top, magnitude, where=magnitude > 0,
+                                    out=np.full(len(top), float(LEAST_TOP))), LEAST_TOP, largest)
     scale = np.where(top > 0, np.maximum(top / largest, SMALLEST), 1.0)
     return Quantization(scale.astype(np.float32), np.zeros(len(scale), np.int32), axis)
 
