@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import platform
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from edgerun.tools.precision import convert
 from tests import integer_ops
 
 SIZE = 64  # of images: programs depend on kinds of layers, hardly on sizes
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64",
+                                reason="Intel's compiler runs on x86-64 only")
 MOST_SPILLED = 256  # bytes of a thread: 8 of its 128 registers
 REAL = ("resnet18", "mobilenetv2", "alexnet", "mlp", "attention")
 INTEGER = ("squeezenet", "mobilenetv2")
