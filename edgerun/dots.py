@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -238,10 +237,12 @@ def _load(path: Path | None, key: bytes) -> dict[str, int] | None:
     head, text = len(MAGIC) + len(key), payload[len(MAGIC) + len(key) + 32:]
     if payload[:head] != MAGIC + key or payload[head:head + 32] != hashlib.sha256(text).digest():
         return None  # none, or damaged
+    import json  # late: models of real numbers start without it
     return json.loads(text)
 
 
 def _store(path: Path | None, key: bytes, times: dict[str, int]) -> None:
+    import json
     text = json.dumps(times).encode()
     try:
         if path:

@@ -41,8 +41,9 @@ def read(path: str | os.PathLike, check_weights: bool = True) -> Model:
 
     Args:
         path: the .edge file; it stays mapped as long as the returned model lives.
-        check_weights: also compare the checksum of every weight segment, which reads the whole
-            file once.
+        check_weights: also compare the checksum of every weight segment. This reads the whole
+            file once, also the pages that no kernel will touch: 100 MB in memory take two cores
+            16 ms. Without it a damaged weight goes unnoticed; nothing else does.
 
     Raises:
         ModelError: anything in the file is not as schema/README.md says it must be.

@@ -90,7 +90,11 @@ def _store_at_exit() -> None:
 
 
 class Programs:
-    """The programs of one context and device; `built` and `cached` count how they came."""
+    """The programs of one context and device; `built` and `cached` count how they came.
+
+    They are built in turn. PoCL and the Intel CPU runtime hold a lock while they compile, so that
+    threads, measured on two cores, took as long.
+    """
 
     def __init__(self, context: cl.Context, device: cl.Device):
         self.context = context

@@ -288,51 +288,51 @@ def _label(op: Op) -> str:
 
 
 def _check_op(model: Model, op: Op) -> None:
-    definition = OPS.get(op.code)
-    _require(definition is not None, _label(op),
+    definition, where = OPS.get(op.code), _label(op)
+    _require(definition is not None, where,
              "is not an op that this edgerun knows: written by a newer edgerun?")
-    _require(len(op.name) <= MAX_NAME, _label(op), f"has a name of {len(op.name)} characters")
+    _require(len(op.name) <= MAX_NAME, where, f"has a name of {len(op.name)} characters")
     low, high = definition.inputs
     _require(low <= len(op.inputs) <= high and all(t is not None for t in op.inputs[:low]),
-             _label(op), f"has {len(op.inputs)} inputs, needed {low} to {high}, the first {low} "
+             where, f"has {len(op.inputs)} inputs, needed {low} to {high}, the first {low} "
              "of them present")
     for index, tensor in enumerate(op.inputs):
         needed = "rows"
         if index in definition.blocked and tensor is not None:
             needed = dtypes.BLOCKED.get(tensor.dtype, "oc16")
         if tensor is not None and tensor.layout != needed:
-            raise ModelError(f"{_label(op)}: input {index}, {tensor.name!r}, has the layout "
+            raise ModelError(f"{where}: input {index}, {tensor.name!r}, has the layout "
                              f"{tensor.layout}, needed {needed}")
-    _require(op.options_table == definition.options, _label(op),
+    _require(op.options_table == definition.options, where,
              f"has {op.options_table}, needed {definition.options}")
     for key, value in op.options.items():
         numbers = value if isinstance(value, tuple) else (value,)
-        _require(len(numbers) <= MAX_RANK, _label(op), f"{key} has {len(numbers)} values")
-        _require(not isinstance(value, str) or len(value) <= MAX_NAME, _label(op),
+        _require(len(numbers) <= MAX_RANK, where, f"{key} has {len(numbers)} values")
+        _require(not isinstance(value, str) or len(value) <= MAX_NAME, where,
                  f"{key} has more than {MAX_NAME} characters")
-        _require(all(not isinstance(n, (int, float)) or n == n for n in numbers), _label(op),
+        _require(all(not isinstance(n, (int, float)) or n == n for n in numbers), where,
                  f"{key} is not a number")
     try:
         inferred = definition.infer(op)
     except EdgerunError as error:
         raise ModelError(str(error)) from None
     found = [(tensor.shape, tensor.dtype) for tensor in op.outputs]
-    _require(len(inferred) == len(found), _label(op),
+    _require(len(inferred) == len(found), where,
              f"has {len(found)} outputs, needed {len(inferred)}")
     if definition.mixed:
         inferred = [(shape, tensor.dtype if {dtype, tensor.dtype} <= {*dtypes.FLOAT}
                      or {dtype, tensor.dtype} <= {*dtypes.QUANTIZED} else dtype)
                     for (shape, dtype), tensor in zip(inferred, op.outputs)]
-    _require(list(inferred) == found, _label(op),
+    _require(list(inferred) == found, where,
              f"has outputs {found}, its inputs give {inferred}")
     _require(op.scratch_bytes <= model.plan.arena_bytes
-             and op.scratch_offset <= model.plan.arena_bytes - op.scratch_bytes, _label(op),
+             and op.scratch_offset <= model.plan.arena_bytes - op.scratch_bytes, where,
              f"has scratch at {op.scratch_offset} of {op.scratch_bytes} bytes, outside the arena "
              f"of {model.plan.arena_bytes} bytes")
-    _require(op.scratch_offset % model.plan.alignment == 0, _label(op),
+    _require(op.scratch_offset % model.plan.alignment == 0, where,
              f"has scratch at byte {op.scratch_offset}, needed a multiple of "
              f"{model.plan.alignment}")
-    _require(op.scratch_bytes >= definition.scratch(op), _label(op),
+    _require(op.scratch_bytes >= definition.scratch(op), where,
              f"has {op.scratch_bytes} bytes of scratch, needed {definition.scratch(op)}")
 
 
