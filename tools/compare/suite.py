@@ -67,8 +67,8 @@ COMPARISONS = {
 ROOFLINE = (("resnet18", "fp32"), ("resnet18", "int8"), ("mobilenetv2", "fp32"),
             ("mobilenetv2", "int8"), ("alexnet", "fp32"))
 COLD = (("squeezenet", "fp32"), ("mobilenetv2", "int8"))
-TINYGRAD = ("squeezenet", "mobilenetv2")
-PARTS = (*COMPARISONS, "roofline", "cold", "tinygrad")
+TINYGRAD = {"tinygrad-squeezenet": "squeezenet", "tinygrad-mobilenetv2": "mobilenetv2"}
+PARTS = (*COMPARISONS, "roofline", "cold", *TINYGRAD)
 
 
 def find(folder: Path | None, name: str) -> str | None:
@@ -117,8 +117,8 @@ class Suite:
         """
         if name in ("roofline", "cold"):
             return {name: self._benches(name, prepare)}
-        if name == "tinygrad":
-            return None if prepare else {"results": self._tinygrad()}
+        if name in TINYGRAD:
+            return None if prepare else {"results": self._tinygrad(TINYGRAD[name])}
         part = COMPARISONS[name]
         models = [path for path in (find(self.folder, model) for model in part.models) if path]
         if not models:
@@ -148,21 +148,18 @@ class Suite:
                               "driver": self.devices[number], **_bench(path, device, *options)})
         return found
 
-    def _tinygrad(self) -> list[dict[str, Any]]:
+    def _tinygrad(self, network: str) -> list[dict[str, Any]]:
         """Measure tinygrad on a few runs, its first one included, and edgerun beside it."""
-        found = []
-        for network in TINYGRAD:
-            turns = measure.Turns(
-                self.files.source(network),
-                [*(measure.Runner("edgerun", "fp32", device) for device in self.devices),
-                 measure.Runner("tinygrad", "fp32")], self.files, self.threads)
-            try:
-                turns.measure(3)
-                turns.compare_outputs()
-            finally:
-                turns.close()
-            found += [_slim(result.as_dict()) for result in turns.results]
-        return found
+        turns = measure.Turns(
+            self.files.source(network),
+            [*(measure.Runner("edgerun", "fp32", device) for device in self.devices),
+             measure.Runner("tinygrad", "fp32")], self.files, self.threads)
+        try:
+            turns.measure(3)
+            turns.compare_outputs()
+        finally:
+            turns.close()
+        return [_slim(result.as_dict()) for result in turns.results]
 
 
 def _slim(result: dict[str, Any]) -> dict[str, Any]:
