@@ -36,6 +36,7 @@ class FakeProcess:
     """A worker whose times are given by the runtime: ms of each run, or an error."""
     latency = {"edgerun": 2.0, "onnxruntime": 3.0, "litert": "no such op", "openvino": 1.0}
     log: list[tuple[str, dict]] = []
+    slower = 0  # ns, from run to run of a turn
 
     def __init__(self, threads):
         self.runtime, self.turns = "", 0
@@ -54,8 +55,8 @@ class FakeProcess:
             return {}
         self.turns += 1
         drift = 1 + self.turns / 10  # the machine becomes slower from round to round
-        cold = [9 * ms * MS] * (request["runs"] > 3)  # as after being stopped
-        return {"ns": (cold + [int(ms * drift * MS)] * request["runs"])[:request["runs"]]}
+        times = [int(ms * drift * MS) + self.slower * i for i in range(request["runs"])]
+        return {"ns": times}
 
     def close(self):
         self.log.append((self.runtime, {"close": True}))
@@ -90,11 +91,14 @@ def test_turns_alternate(fakes):
     assert fakes.count(("edgerun", {"close": True})) == 1
 
 
-def test_the_start_of_a_turn_is_not_measured(fakes):
-    own = measured(fakes)[0]
-    assert own.median_ns == pytest.approx(2 * 1.45 * MS)  # 9 times that at the start of each
+def test_the_start_of_a_turn_is_not_measured(fakes, monkeypatch):
+    monkeypatch.setattr(FakeProcess, "slower", 1000)
+    own = measured(fakes, rounds=1)[0]
+    # runs of 2 ms and more: 2 make 3 ms, which are not measured, 14 or 15 then 30 ms
     runs = next(request["runs"] for name, request in fakes if request.get("runs", 0) > 3)
-    assert own.runs < runs
+    assert runs == own.runs + 2
+    first = 2 * 1.2 * MS  # the machine has become slower once before
+    assert own.turns_ns == [first + 1000 * (2 + (own.runs - 1) / 2)]
 
 
 def test_what_cannot_run_gets_a_row_that_says_why(fakes):
