@@ -9,9 +9,22 @@
 // A work-item moves `run` indices of axis 7 for `rows` of axis 6:
 // global size (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5)
 //
+// concat:      rows of up to four tensors, one after the other: row j of x_k, of widths_k elements,
+//              to y[first + j step + (sum of the widths before)]; a work-item moves `run` elements
+//              of each x_k in `each` rows: global size (ceil(widest / run), ceil(rows / each), 1)
+// interleave:  y[2 i] = a[i], y[2 i + 1] = b[i] for i < n, `run` of them by a work-item: global
+//              size (ceil(n / run), 1, 1)
+//
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
 
 #define V4 GLUE(U, 4)
+#if VEC == 16
+#define HALF_LOAD vload8
+#elif VEC == 8
+#define HALF_LOAD vload4
+#else
+#define HALF_LOAD vload2
+#endif
 
 // Where the axes 0 .. 5 lead with the row-major index `row` over them.
 int2 outer(int row, const int8 dims, const int8 sx, const int8 sy) {
@@ -42,6 +55,55 @@ __kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const i
         else if (sy.s7 == 1 && sx.s7 == 0)
             for (; i + VEC <= n; i += VEC) USTORE((UV)(*xp), 0, yp + i);
         for (; i < n; i++) yp[i * sy.s7] = xp[i * sx.s7];
+    }
+}
+
+// n contiguous elements; the last vector ends with them, and moves some of them twice.
+void move(__global const U *from, __global U *to, const int n) {
+    int i = 0;
+    for (; i + VEC <= n; i += VEC) USTORE(ULOAD(0, from + i), 0, to + i);
+    if (i < n && n >= VEC) USTORE(ULOAD(0, from + n - VEC), 0, to + n - VEC);
+    else for (; i < n; i++) to[i] = from[i];
+}
+
+// work: rows, run, each, step
+__kernel void concat(TENSOR(a), TENSOR(b), TENSOR(c), TENSOR(d), TENSOR(y), const int4 widths,
+                     const int4 work, const int first) {
+    const int i0 = get_global_id(0) * work.s1, j0 = get_global_id(1) * work.s2;
+    const int j1 = min(j0 + work.s2, work.s0);
+    const int4 n = clamp(widths - i0, 0, work.s1);
+    __global const U *ap = AT(const U, a) + j0 * widths.s0 + i0;
+    __global const U *bp = AT(const U, b) + j0 * widths.s1 + i0;
+    __global const U *cp = AT(const U, c) + j0 * widths.s2 + i0;
+    __global const U *dp = AT(const U, d) + j0 * widths.s3 + i0;
+    __global U *yp = AT(U, y) + first + j0 * work.s3 + i0;
+    const int to_c = widths.s0 + widths.s1, to_d = to_c + widths.s2;
+    for (int j = j0; j < j1; j++, yp += work.s3) {
+        move(ap, yp, n.s0);
+        move(bp, yp + widths.s0, n.s1);
+        if (n.s2) move(cp, yp + to_c, n.s2);
+        if (n.s3) move(dp, yp + to_d, n.s3);
+        ap += widths.s0;
+        bp += widths.s1;
+        cp += widths.s2;
+        dp += widths.s3;
+    }
+}
+
+__kernel void interleave(TENSOR(a), TENSOR(b), TENSOR(y), const int n, const int run) {
+    const int start = get_global_id(0) * run, stop = min(start + run, n);
+    __global const U *ap = AT(const U, a), *bp = AT(const U, b);
+    __global U *yp = AT(U, y);
+    int i = start;
+    for (; i + VEC / 2 <= stop; i += VEC / 2) {
+        UV v;
+        v.even = HALF_LOAD(0, ap + i);
+        v.odd = HALF_LOAD(0, bp + i);
+        USTORE(v, 0, yp + 2 * i);
+    }
+    for (; i < stop; i++) {
+        yp[2 * i] = ap[i];
+        yp[2 * i + 1] = bp[i];
     }
 }
 

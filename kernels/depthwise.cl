@@ -14,8 +14,8 @@
 //
 // P, ROWS: 1 and up; ROWS above 1 only with TAPS, and apart.s0 * stride_h = STRIDE * dilation_h.
 // VEC:     1, 2, 4, 8 or 16 channels, at most out_c.
-// TAPS:    0, or the width of the kernel: a pixel of x is then loaded once for all of its taps, also
-//          of other rows. Only where apart.s1 * stride_w = STRIDE * dilation_w.
+// TAPS:    0, or the width of the kernel: a pixel of x is then loaded once for all of its taps,
+//          also of other rows. Only where apart.s1 * stride_w = STRIDE * dilation_w.
 // STRIDE:  1 and up, see TAPS.
 // MULTIPLIED: defined where multiplier is not 1.
 
@@ -49,8 +49,9 @@ F load_x(__global const S *p, const int multiplier, const int phase) {
 #define load_x(p, multiplier, phase) LOADV(p)
 #endif
 
-// The sums over one row of x, whose pixels for this work-item start at `xp` in column `left`. INSIDE
-// is whether the pixel in column `ix` exists. It is row `ky` of the kernel for the first row of y.
+// The sums over one row of x, whose pixels for this work-item start at `xp` in column `left`.
+// INSIDE is whether the pixel in column `ix` exists. It is row `ky` of the kernel for the first row
+// of y.
 #if TAPS > 0
 #define COLUMNS ((P - 1) * STRIDE + TAPS)
 #define ADD_ROW(INSIDE)                                                                       \

@@ -1,13 +1,15 @@
 // Elementwise ops.
 //
-// unary:  y[i] = EXPRESSION(x[i])                 global size (ceil(n / VEC))
-// binary: y[o, i] = ACTIVATE(BINARY(a, b))    global size (ceil(inner / VEC), outer)
+// unary:  y[i] = EXPRESSION(x[i]), `run` of them by a work-item, a multiple of VEC: global size
+//         (ceil(n / run), 1, 1)
+// binary: y[o, j, i] = ACTIVATE(BINARY(a, b)), run * rows of them by a work-item: global size
+//         (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5)
 //
 // EXPRESSION: C expression of x, alpha, beta (unary), over E or its vectors.
 // BINARY:     C expression of a and b.
 // O_fp32, O_fp16: y has another stored type than x, a and b.
 // OUT_bool:   y is bool, EXPRESSION a comparison.
-// Both loops end with single elements, so that y may be one of the inputs.
+// y may be one of the inputs: what is read after a part of y was written is read at its own place.
 
 #ifdef OUT_bool
 #define DEFAULT(p, q) (p == q)
@@ -41,49 +43,88 @@ F activate_F(const F x, const float alpha, const float beta) { return ACTIVATE(x
 E activate_E(const E x, const float alpha, const float beta) { return ACTIVATE(x); }
 
 // x [n], y [n]
-__kernel void unary(TENSOR(x), TENSOR(y), const int n, const float alpha, const float beta) {
-    const int i = get_global_id(0) * VEC;
-    __global const S *xp = AT(const S, x) + i;
-    __global Y *yp = AT(Y, y) + i;
-    if (i + VEC <= n) {
-        const F x = LOADV(xp);
-        PUTV(EXPRESSION, yp);
-    } else {
-        for (int k = 0; k < n - i; k++) {
-            const E x = LOAD(k, xp);
-            PUT(EXPRESSION, yp + k);
-        }
+__kernel void unary(TENSOR(x), TENSOR(y), const int n, const int run, const float alpha,
+                    const float beta) {
+    const int start = get_global_id(0) * run, stop = min(start + run, n);
+    __global const S *xp = AT(const S, x);
+    __global Y *yp = AT(Y, y);
+    int i = start;
+    for (; i + VEC <= stop; i += VEC) {
+        const F x = LOADV(xp + i);
+        PUTV(EXPRESSION, yp + i);
+    }
+    for (; i < stop; i++) {
+        const E x = LOAD(i, xp);
+        PUT(EXPRESSION, yp + i);
     }
 }
 
-// y [dims], row-major; a and b are walked with the strides sa and sb (elements; 0 repeats).
-// Axis 7 is the inner one; axes before the first are 1.
-__kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb,
-                     const float alpha, const float beta) {
-    const int inner = dims.s7, i = get_global_id(0) * VEC, row = get_global_id(1);
+// Where the axes 0 .. 5 lead with the row-major index `row` over them.
+int2 outer(int row, const int8 dims, const int8 sa, const int8 sb) {
     int d[8], pa[8], pb[8];
+    int2 at = (int2)(0, 0);
     vstore8(dims, 0, d);
     vstore8(sa, 0, pa);
     vstore8(sb, 0, pb);
-    int at_a = i * sa.s7, at_b = i * sb.s7, rest = row;
-    for (int axis = 6; axis >= 0 && rest > 0; axis--) {
-        const int index = rest % d[axis];
-        rest /= d[axis];
-        at_a += index * pa[axis];
-        at_b += index * pb[axis];
+    for (int axis = 5; axis >= 0 && row > 0; axis--) {
+        const int index = row % d[axis];
+        row /= d[axis];
+        at += index * (int2)(pa[axis], pb[axis]);
     }
-    __global const S *ap = AT(const S, a) + at_a;
-    __global const S *bp = AT(const S, b) + at_b;
-    __global Y *yp = AT(Y, y) + row * inner + i;
-    if (i + VEC <= inner && sa.s7 < 2 && sb.s7 < 2) {
-        const F a = sa.s7 ? LOADV(ap) : (F)(LOAD(0, ap));
-        const F b = sb.s7 ? LOADV(bp) : (F)(LOAD(0, bp));
-        PUTV(RESULT(F), yp);
-    } else {
-        const int n = min(VEC, inner - i);
-        for (int k = 0; k < n; k++) {
-            const E a = LOAD(k * sa.s7, ap), b = LOAD(k * sb.s7, bp);
-            PUT(RESULT(E), yp + k);
+    return at;
+}
+
+#define PERIOD 48  // longest row of b that is repeated in private memory
+
+// y [dims], row-major; a and b are walked with the strides sa and sb (elements; 0 repeats).
+// Axis 7 is the inner one; axes before the first are 1.
+// work: run, rows, 1 if run is all of axis 7, at most PERIOD, a contiguous along axes 6 and 7, and
+//       b contiguous along axis 7 and repeated along axis 6; unused
+__kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb,
+                     const int4 work, const float alpha, const float beta) {
+    const int i0 = get_global_id(0) * work.s0, j0 = get_global_id(1) * work.s1;
+    const int n = min(work.s0, dims.s7 - i0), rows = min(work.s1, dims.s6 - j0);
+    const int row = get_global_id(2);
+    const int2 at = outer(row, dims, sa, sb);
+    __global const S *ap = AT(const S, a) + at.s0 + i0 * sa.s7 + j0 * sa.s6;
+    __global const S *bp = AT(const S, b) + at.s1 + i0 * sb.s7 + j0 * sb.s6;
+    __global Y *yp = AT(Y, y) + (row * dims.s6 + j0) * dims.s7 + i0;
+    if (work.s2) {
+        E pattern[PERIOD + VEC];
+        for (int k = 0; k < n; k++) pattern[k] = LOAD(k, bp);
+        for (int k = n; k < n + VEC; k++) pattern[k] = pattern[k - n];
+        const int all = n * rows, step = VEC % n;
+        int phase = 0, i = 0;
+        for (; i + VEC <= all; i += VEC) {
+            const F a = LOADV(ap + i), b = FILL(pattern + phase);
+            PUTV(RESULT(F), yp + i);
+            phase += step;
+            phase -= phase >= n ? n : 0;
+        }
+        for (; i < all; i++, phase++) {
+            const E a = LOAD(i, ap), b = pattern[phase];
+            PUT(RESULT(E), yp + i);
+        }
+        return;
+    }
+    const int whole = sa.s7 < 2 && sb.s7 < 2 ? n / VEC * VEC : 0, tail = whole ? n - VEC : 0;
+    for (int j = 0; j < rows; j++, ap += sa.s6, bp += sb.s6, yp += dims.s7) {
+        if (whole) {
+            const F a1 = sa.s7 ? LOADV(ap + tail) : (F)(LOAD(0, ap));
+            const F b1 = sb.s7 ? LOADV(bp + tail) : (F)(LOAD(0, bp));
+            for (int i = 0; i < whole; i += VEC) {
+                const F a = sa.s7 ? LOADV(ap + i) : a1, b = sb.s7 ? LOADV(bp + i) : b1;
+                PUTV(RESULT(F), yp + i);
+            }
+            if (whole < n) {
+                const F a = a1, b = b1;
+                PUTV(RESULT(F), yp + tail);
+            }
+        } else {
+            for (int i = 0; i < n; i++) {
+                const E a = LOAD(i * sa.s7, ap), b = LOAD(i * sb.s7, bp);
+                PUT(RESULT(E), yp + i);
+            }
         }
     }
 }

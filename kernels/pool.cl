@@ -9,6 +9,7 @@
 // vector ends at the last channel, so two work-items may write the same values there.
 //
 // AVERAGE: the average instead of the maximum.
+// TAPS: 0, or the width of the window, for windows whose columns all lie inside the image.
 // T_uint8, T_int16: x and y are quantized, on the same grid for a maximum; instead of ACTIVATE the
 // result is clamped.
 
@@ -20,6 +21,9 @@
 #else
 #define LARGER fmax
 #define LEAST (-INFINITY)
+#endif
+#ifndef TAPS
+#define TAPS 0
 #endif
 #ifdef AVERAGE
 #define START 0
@@ -98,10 +102,17 @@ __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
             F result = (F)(START);
-            for (int kh = kh0; kh < kh1; kh++) {
-                __global const S *xp = image_x + c
-                    + ((row + kh * rows.s2) * width + column + kw0 * columns.s2) * channels;
+            __global const S *line = image_x + c
+                + ((row + kh0 * rows.s2) * width + column + kw0 * columns.s2) * channels;
+            for (int kh = kh0; kh < kh1; kh++, line += rows.s2 * width * channels) {
+                __global const S *xp = line;
                 F part = (F)(START);  // a row at a time: long sums stay exact to more digits
+#if TAPS > 0
+                if (kw1 - kw0 == TAPS) {
+                    #pragma unroll
+                    for (int kw = 0; kw < TAPS; kw++, xp += step) part = JOIN(part, LOADV(xp));
+                } else
+#endif
                 for (int kw = kw0; kw < kw1; kw++, xp += step) part = JOIN(part, LOADV(xp));
                 result = JOIN(result, part);
             }

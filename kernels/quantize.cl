@@ -5,6 +5,7 @@
 // rescale:     y = clamp(requantize(x - zero_x, m0, t) + zero_y, low, high), see integer.cl
 // leaky_relu:  the same, with the multiplier n0, s where x < zero_x
 // rescale_rows: as rescale, rows of x that lie apart in y
+// interleave:  as rescale, a [n] and b [n] to the even and odd elements of y [2 n]; VEC 2 and up
 //
 // A work-item converts `run` elements, whole vectors: global size (ceil(n / run), 1, 1).
 // Every vector is read before it is written.
@@ -101,3 +102,36 @@ __kernel void rescale_rows(TENSOR(x), TENSOR(y), const int4 size, const int firs
             else STOREV(y, yp + i);
         }
 }
+
+// ma, mb: zero, m0, t, unused; ends: zero of y, low, high, unused
+#if VEC > 1
+__kernel void interleave(TENSOR(a), TENSOR(b), TENSOR(y), const int n, const int run, const int4 ma,
+                         const int4 mb, const int4 ends) {
+    const int start = get_global_id(0) * run, stop = min(start + run, n);
+    __global const S *ap = AT(const S, a), *bp = AT(const S, b);
+    __global O *yp = AT(O, y);
+    int i = start;
+    for (; i < stop; i += VEC) {
+        const int some = stop - i < VEC;
+        const I v = some ? TO_I(load_some(stop - i, ap + i)) : TO_I(LOADV(ap + i));
+        const I w = some ? TO_I(load_some(stop - i, bp + i)) : TO_I(LOADV(bp + i));
+        const I p = saturate(requantizev(v - ma.s0, (I)(ma.s1), (I)(ma.s2)) + ends.s0, (I)(ends.s1),
+                             (I)(ends.s2));
+        const I q = saturate(requantizev(w - mb.s0, (I)(mb.s1), (I)(mb.s2)) + ends.s0, (I)(ends.s1),
+                             (I)(ends.s2));
+        I low, high;
+        low.even = p.lo;
+        low.odd = q.lo;
+        high.even = p.hi;
+        high.odd = q.hi;
+        if (some) {
+            const int left = 2 * (stop - i);
+            store_some(TO_OF(low), min(left, VEC), yp + 2 * i);
+            store_some(TO_OF(high), max(left - VEC, 0), yp + 2 * i + VEC);
+        } else {
+            STOREV(TO_OF(low), yp + 2 * i);
+            STOREV(TO_OF(high), yp + 2 * i + VEC);
+        }
+    }
+}
+#endif

@@ -22,6 +22,16 @@ int2 coordinate(const int index, const int8 axis) {
     return (int2)(whole, units - whole * axis.s2);
 }
 
+// The coordinate of the next index, without a division: (step, offset) / unit once more.
+int2 following(int2 at, const int whole_step, const int rest_step, const int unit) {
+    at += (int2)(whole_step, rest_step);
+    if (at.s1 >= unit)
+        at += (int2)(1, -unit);
+    else if (at.s1 < 0)
+        at += (int2)(-1, unit);
+    return at;
+}
+
 // Whether a coordinate lies outside the image, where the axis asks for that (s4).
 int outside(const int2 at, const int8 axis, const int size) {
     return axis.s4 && (at.s0 < 0 || at.s0 > size - 1 || (at.s0 == size - 1 && at.s1 > 0));
@@ -34,12 +44,45 @@ int weight(const int2 at, const int8 axis, const int bits) {
     return (((uint)at.s1 << bits) + (uint)axis.s2 / 2) / (uint)axis.s2;
 }
 
-// ((2^bits - w) a + w b) / 2^(2 bits) of a, b below 2^31, halves away from 0.
-F mean_of(const F a, const F b, const int w, const int bits) {
-    const int all = 1 << bits, middle = all / 2, rest = all - 1;
-    const F low = (a & rest) * (all - w) + (b & rest) * w;
-    const F high = (a >> bits) * (all - w) + (b >> bits) * w + (low >> bits);
-    return (((high < 0) & ((low & rest) == 0)) ? high + (middle - 1) : high + middle) >> bits;
+#endif
+
+#ifdef LINEAR
+// What a column of x contributes to a row of y: with weights of `bits` bits `high` 2^bits + `low`.
+typedef struct {
+#ifdef INTEGER
+    F low, high;
+#else
+    F value;
+#endif
+} COLUMN;
+
+COLUMN column_of(__global const S *above, __global const S *below, const float down,
+                 const int weight_down, const int bits, const int origin) {
+    COLUMN result;
+    const F a = LOADV(above), b = LOADV(below);
+#ifdef INTEGER
+    const F all = (a - origin) * ((1 << bits) - weight_down) + (b - origin) * weight_down;
+    result.low = all & ((1 << bits) - 1);
+    result.high = all >> bits;
+#else
+    result.value = a + down * (b - a);
+#endif
+    return result;
+}
+
+// The mean of two columns, the right one weighted with `share`, or `w` / 2^bits; of integers the
+// mean of pixels below 2^31 / 2^bits, halves away from `origin`.
+F mean_of(const COLUMN left, const COLUMN right, const float share, const int w, const int bits,
+          const int origin) {
+#ifdef INTEGER
+    const int all = 1 << bits, rest = all - 1;
+    const F low = left.low * (all - w) + right.low * w;
+    const F high = left.high * (all - w) + right.high * w + (low >> bits);
+    const F even = (high < 0) & ((low & rest) == 0);  // below the origin, and no fraction
+    return ((high + all / 2 + (VEC == 1 ? -even : even)) >> bits) + origin;
+#else
+    return left.value + share * (right.value - left.value);
+#endif
 }
 #endif
 
@@ -56,59 +99,73 @@ __kernel void resize(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
     const int first = get_global_id(1) * image.s6, last = min(first + image.s6, out_w);
     const int2 row = coordinate(oh, rows);
     const int row_outside = outside(row, rows, height);
+    const int whole_step = columns.s0 / columns.s2, rest_step = columns.s0 % columns.s2;
     __global const S *xp = AT(const S, x) + n * height * width * channels;
-    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
 #ifdef LINEAR
 #ifdef INTEGER
-    const int down = weight(row, rows, bits);
+    const int weight_down = weight(row, rows, bits);
+    const float down = 0.0f;
 #else
+    const int weight_down = 0;
     const float down = (float)row.s1 / (float)rows.s2;
 #endif
     __global const S *above = xp + clamp(row.s0, 0, height - 1) * width * channels;
     __global const S *below = xp + clamp(row.s0 + 1, 0, height - 1) * width * channels;
+    // two vectors of channels at once, for which the columns are placed once
+    const int far = get_global_size(0) * VEC;
+    for (int i = get_global_id(0) * VEC; i < channels; i += 2 * far) {
+        const int c = min(i, channels - VEC), c2 = min(i + far, channels - VEC);
+        const bool both = i + far < channels;
+        __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
+        int2 column = coordinate(first, columns);
+        int known = column.s0 - 2;  // the column of x that `left` holds
+        COLUMN left, right, left2, right2;
+        for (int ow = first; ow < last; ow++, yp += channels) {
+            if (column.s0 != known) {
+                const int at = clamp(column.s0, 0, width - 1) * channels;
+                const int next = clamp(column.s0 + 1, 0, width - 1) * channels;
+#define COLUMN_AT(p) column_of(above + (p), below + (p), down, weight_down, bits, origin)
+                if (column.s0 == known + 1) {
+                    left = right;
+                    left2 = right2;
+                } else {
+                    left = COLUMN_AT(at + c);
+                    left2 = COLUMN_AT(at + c2);
+                }
+                right = COLUMN_AT(next + c);
+                right2 = COLUMN_AT(next + c2);
+                known = column.s0;
+            }
+            const bool is_outside = row_outside || outside(column, columns, width);
+#ifdef INTEGER
+            const int w = weight(column, columns, bits);
+            const float share = 0.0f;
+#else
+            const int w = 0;
+            const float share = (float)column.s1 / (float)columns.s2;
+#endif
+            STOREV(is_outside ? (F)(extrapolation)
+                   : mean_of(left, right, share, w, bits, origin), yp + c);
+            if (both)
+                STOREV(is_outside ? (F)(extrapolation)
+                       : mean_of(left2, right2, share, w, bits, origin), yp + c2);
+            column = following(column, whole_step, rest_step, columns.s2);
+        }
+    }
 #else
     const int h = clamp(row.s0 + (2 * row.s1 >= rows.s3), 0, height - 1);
     __global const S *nearest = xp + h * width * channels;
-#endif
+    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
     int2 column = coordinate(first, columns);
-    const int whole_step = columns.s0 / columns.s2, rest_step = columns.s0 % columns.s2;
     for (int ow = first; ow < last; ow++, yp += channels) {
-        const int is_outside = row_outside || outside(column, columns, width);
-#ifdef LINEAR
-#ifdef INTEGER
-        const int right = weight(column, columns, bits);
-#else
-        const float right = (float)column.s1 / (float)columns.s2;
-#endif
-        const int at = clamp(column.s0, 0, width - 1) * channels;
-        const int next = clamp(column.s0 + 1, 0, width - 1) * channels;
-#else
+        const bool is_outside = row_outside || outside(column, columns, width);
         const int at = clamp(column.s0 + (2 * column.s1 >= columns.s3), 0, width - 1) * channels;
-#endif
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
-#ifdef LINEAR
-            const F a = LOADV(above + at + c), b = LOADV(above + next + c);
-            const F d = LOADV(below + at + c), e = LOADV(below + next + c);
-#ifdef INTEGER
-            const int left = (1 << bits) - right;
-            const F top = (a - origin) * left + (b - origin) * right;
-            const F bottom = (d - origin) * left + (e - origin) * right;
-            const F value = mean_of(top, bottom, down, bits) + origin;
-#else
-            const F top = a + right * (b - a), bottom = d + right * (e - d);
-            const F value = top + down * (bottom - top);
-#endif
-#else
             const F value = LOADV(nearest + at + c);
-#endif
             STOREV(is_outside ? (F)(extrapolation) : value, yp + c);
         }
-        // (step, offset) / unit again for ow + 1, without a division
-        column += (int2)(whole_step, rest_step);
-        if (column.s1 >= columns.s2)
-            column += (int2)(1, -columns.s2);
-        else if (column.s1 < 0)
-            column += (int2)(-1, columns.s2);
+        column = following(column, whole_step, rest_step, columns.s2);
     }
+#endif
 }

@@ -7,11 +7,12 @@ from edgerun import dtypes
 from edgerun.ops import quantize
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Shape, TensorLike, broadcast, broadcast_strides, collapse,
-    count, i32, int8_arg, normal_axis, require, require_same_dtype, strides)
+    count, i32, int4_arg, int8_arg, normal_axis, require, require_same_dtype, strides)
 
 MAX_AXES = 8  # of a strided copy, after collapsing
 TILE = 4096  # elements a work-item of a CPU copies, if the axes are that long
 BLOCK = 16  # elements along either side of a transposed block: a cache line of fp32
+JOINED = 4  # tensors that one launch concatenates
 GROUPED = 256  # elements; a work-item with fewer shares a work-group
 
 
@@ -139,15 +140,51 @@ def concat(op: OpLike, facts: Facts) -> list[Launch]:
     """
     y = op.outputs[0]
     axis = normal_axis(op.options["axis"], len(y.shape), op)
-    sy, at, launches = strides(y.shape), 0, []
-    for x in op.inputs:
-        if quantize.same_grid(x, y):
-            launches += copy(x, y, x.shape, strides(x.shape), sy, facts, y0=at * sy[axis])
-        else:
-            launches.append(quantize.requantize_rows(
-                op, x, count(x.shape[:axis]), at * sy[axis], count(y.shape[axis:]), facts))
-        at += x.shape[axis]
+    rows, step = count(y.shape[:axis]), count(y.shape[axis:])
+    widths = [count(x.shape[axis:]) for x in op.inputs]
+    if widths == [1, 1]:
+        return [_interleaved(op, rows, facts)]
+    launches, k, start = [], 0, 0
+    while k < len(widths):
+        near = 0  # inputs that one launch copies
+        while near < JOINED and k + near < len(widths) and quantize.same_grid(
+                op.inputs[k + near], y):
+            near += 1
+        launches.append(
+            _joined(op.inputs[k:k + near], y, widths[k:k + near], rows, start, step, facts)
+            if near else quantize.requantize_rows(op, op.inputs[k], rows, start, step, facts))
+        start += sum(widths[k:k + max(near, 1)])
+        k += max(near, 1)
     return launches
+
+
+def _joined(inputs: Sequence[TensorLike], y: TensorLike, widths: Sequence[int], rows: int,
+            start: int, step: int, facts: Facts) -> Launch:
+    """Return the launch that copies rows of up to JOINED tensors, one after the other, to y.
+
+    Args:
+        widths: elements of a row of each.
+        start, step: elements of y before the first row, and from one row to the next.
+    """
+    widest, more = max(widths), [inputs[0]] * (JOINED - len(inputs))  # not read: of width 0
+    run, each = (facts.lanes, 1)
+    if facts.kind == "cpu":
+        run, each = min(widest, TILE), min(rows, max(1, TILE // sum(widths)))
+    return Launch("copy", "concat", {"SIZE": dtypes.size(y.dtype), "VEC": facts.lanes},
+                  (_up(widest, run), _up(rows, each), 1),
+                  (*inputs, *more, y, int4_arg(widths), int4_arg([rows, run, each, step]),
+                   i32(start)), facts.one if run * each >= GROUPED else None)
+
+
+def _interleaved(op: OpLike, n: int, facts: Facts) -> Launch:
+    """Return the launch that puts the elements of two tensors in turns: shuffled channels."""
+    y = op.outputs[0]
+    if not all(quantize.same_grid(x, y) for x in op.inputs):
+        return quantize.requantize_pairs(op, n, facts)
+    run = TILE // 2 if facts.kind == "cpu" else facts.lanes
+    return Launch("copy", "interleave", {"SIZE": dtypes.size(y.dtype), "VEC": facts.lanes},
+                  (_up(n, run), 1, 1), (*op.inputs, y, i32(n), i32(run)),
+                  facts.one if n >= GROUPED else None)
 
 
 def infer_expand(op: OpLike) -> Outputs:

@@ -7,7 +7,7 @@ from edgerun.dtypes import FLOAT
 from edgerun.ops import binary_integer, quantize
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
-    i32, int8_arg, require, require_dtype, require_same_dtype)
+    i32, int4_arg, int8_arg, require, require_dtype, require_same_dtype)
 
 # kind -> OpenCL expression of x, alpha, beta; valid for float and for float vectors.
 UNARY = {
@@ -95,6 +95,9 @@ BINARY = {
 BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and",
                   "or", "xor")
 BINARY_OF_BOOL = (*BINARY_TO_BOOL, "min", "max", "mul")  # kinds whose result is 0 or 1
+RUN = 4096  # elements a work-item of a CPU computes, if there are that many
+LONG = 256  # elements; a work-item with fewer shares a work-group
+PERIOD = 48  # longest row that kernel binary repeats from private memory
 INTEGER = ("int32", "int16", "int8", "uint8", "bool")
 
 
@@ -158,8 +161,10 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
-    return [Launch("elementwise", "unary", defines, (-(-n // facts.lanes),),
-                   (x, y, i32(n), f32(op.options["alpha"]), f32(op.options["beta"])))]
+    run = RUN if facts.kind == "cpu" else facts.lanes
+    return [Launch("elementwise", "unary", defines, (-(-n // run), 1, 1),
+                   (x, y, i32(n), i32(run), f32(op.options["alpha"]), f32(op.options["beta"])),
+                   facts.one if n >= LONG else None)]
 
 
 def _binary_expression(op: OpLike) -> str:
@@ -210,7 +215,14 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
                **({f"T_{a.dtype}": 1} if y.dtype == "bool" else float_types(a, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
+    inner, above = dims[-1], dims[-2] if len(dims) > 1 else 1
+    run, rows, periodic = facts.lanes, 1, False
+    if facts.kind == "cpu":
+        run, rows = min(inner, RUN), min(above, max(1, RUN // inner))
+        periodic = (1 < inner <= PERIOD and inner % facts.lanes != 0
+                    and sa[-2:] == [inner, 1] and sb[-2:] == [0, 1])
     return [Launch("elementwise", "binary", defines,
-                   (-(-dims[-1] // facts.lanes), count(dims[:-1])),
-                   (a, b, y, int8_arg(dims, 1), int8_arg(sa), int8_arg(sb), f32(act.alpha),
-                    f32(act.beta)))]
+                   (-(-inner // run), -(-above // rows), count(dims[:-2])),
+                   (a, b, y, int8_arg(dims, 1), int8_arg(sa), int8_arg(sb),
+                    int4_arg([run, rows, periodic]), f32(act.alpha), f32(act.beta)),
+                   facts.one if run * rows >= LONG else None)]

@@ -12,6 +12,7 @@ from edgerun.ops.elementwise import activation
 from edgerun.quantization import fixed_point, limits
 
 KINDS = ("max", "average")
+FEW = (2, 3)  # columns of a window for which there is a loop of its own
 LIMIT = 2**30  # rows or columns of a padded image: its indices and twice them are 32-bit integers
 
 
@@ -138,6 +139,8 @@ def pool2d(op: OpLike, facts: Facts) -> list[Launch]:
     defines = {f"T_{x.dtype}": 1, "VEC": lanes, **defines}
     if options["kind"] == "average":
         defines["AVERAGE"] = 1
+    if facts.kind == "cpu" and options["kernel_w"] in FEW:
+        defines["TAPS"] = options["kernel_w"]
     padded = options["count_include_pad"]
     rows_arg = [options["kernel_h"], options["stride_h"], options["dilation_h"], options["pad_top"],
                 height + options["pad_bottom"] if padded else -1, 0, 0, 0]

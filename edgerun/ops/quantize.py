@@ -171,6 +171,22 @@ def requantize_rows(op: OpLike, x: TensorLike, rows: int, start: int, step: int,
                    *map(i32, args)), facts.one if run * each >= LONG else None)
 
 
+def requantize_pairs(op: OpLike, n: int, facts: Facts) -> Launch:
+    """Return the launch that brings the op's two inputs of n elements to the grid of its output, in
+    turns.
+    """
+    (a, b), y = op.inputs, op.outputs[0]
+    low, high = clamp(require_quantized(y, op), y.dtype)
+    ends = [int4_arg([require_quantized(x, op).zero,
+                      *fixed(op, x.quantization.step / y.quantization.step)]) for x in (a, b)]
+    run = RUN // 2 if facts.kind == "cpu" else facts.lanes
+    return Launch("quantize", "interleave",
+                  {"VEC": facts.lanes, **float_types(a, y), **rounding_defines(y)},
+                  (-(-n // run), 1, 1),
+                  (a, b, y, i32(n), i32(run), *ends, int4_arg([y.quantization.zero, low, high])),
+                  facts.one if n >= LONG else None)
+
+
 def fixed(op: OpLike, multiplier: float, largest: float = LARGEST) -> tuple[int, int]:
     """Return the fixed-point number (m0, t) by which an op brings integers to the grid of y.
 

@@ -57,6 +57,8 @@ def test_every_dtype(device, dtype):
     check_op(device, "transpose", [x], 0, perm=(0, 2, 1))
     check_op(device, "slice", [x], 0, starts=(1, 30, 2), steps=(1, -3, 1), sizes=(2, 10, 35))
     check_op(device, "concat", [x, x[:, :, :5]], 0, axis=2)
+    check_op(device, "concat", [x[..., None], x[..., None] == 0 if dtype == "bool"
+                                else x[..., None] // 2], 0, axis=3)
     check_op(device, "tile", [x], 0, repeats=(1, 2, 3))
     check_op(device, "expand", [x[:, :, :1]], 0, shape=(3, 35, 19))
 
@@ -82,7 +84,8 @@ def test_slice(device, shape, starts, steps, sizes):
 @pytest.mark.parametrize("shapes, axis", [
     ([(3,)], 0), ([(3,), (1,), (9,)], 0), ([(1, 14, 14, 256), (1, 14, 14, 33)], 3),
     ([(2, 3, 4), (2, 5, 4)], 1), ([(2, 3, 4), (2, 3, 4)], -3), ([(5, 2, 1)] * 7, -1),
-    ([(1, 13, 13, 64), (1, 13, 13, 64)], -1)])
+    ([(1, 13, 13, 64), (1, 13, 13, 64)], -1), ([(70, n) for n in (6, 1, 40, 3, 117, 16)], 1),
+    ([(3, 2100, 1), (3, 2100, 1)], 2), ([(1,), (1,)], 0), ([(5000, 2), (9, 2)], 0)])
 def test_concat(device, shapes, axis):
     check_op(device, "concat", [values(s, seed=i) for i, s in enumerate(shapes)], 0, axis=axis)
 

@@ -119,3 +119,20 @@ def test_a_pad_keeps_the_grid(y_grid, message):
     y.quantization = y_grid and Quantization.per_tensor(*y_grid)
     with pytest.raises(ModelError, match=message):
         OPS["pad"].prepare(graph.ops[0], Facts())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+@pytest.mark.parametrize("shapes, axis", [
+    ([(2, 7, 5), (2, 7, 33), (2, 7, 1)], 2), ([(5, 9, 1), (5, 9, 1)], 2),
+    ([(3, 700, 1), (3, 700, 1)], 2), ([(6, 4)] * 6, 0)])
+@pytest.mark.parametrize("rounding", ["once", "twice"])
+def test_concat(device, shapes, axis, dtype, rounding):
+    """Tensors of the grid of the result among others."""
+    grids = [(0.05, 17), (0.03, 200), (0.05, 17), (0.2, 0), (0.05, 17), (0.05, 17)]
+    for first in (0, 1):
+        inputs = [Quantized(integers(shape, dtype, k).array, scale,
+                            zero if dtype == "uint8" else 0)
+                  for k, (shape, (scale, zero)) in enumerate(zip(shapes, grids[first:] + grids))]
+        check_integer(device, "concat", inputs, dtype,
+                      Quantization.per_tensor(0.05, 17 if dtype == "uint8" else 0, rounding),
+                      axis=axis)

@@ -40,7 +40,7 @@ def check(device, x, height, width, **options):
 @pytest.mark.parametrize("kind", ["nearest", "linear"])
 @pytest.mark.parametrize("shape, height, width", [
     ((1, 1, 1, 1), 3, 2), ((1, 5, 7, 3), 10, 13), ((2, 9, 6, 4), 4, 6), ((1, 8, 8, 16), 3, 5),
-    ((1, 7, 5, 17), 28, 20), ((3, 4, 11, 37), 9, 3)])
+    ((1, 7, 5, 17), 28, 20), ((3, 4, 11, 37), 9, 3), ((2, 3, 4, 70), 7, 19)])
 def test_shapes(device, shape, height, width, kind, dtype):
     for mode in MODES:
         check(device, image(shape, dtype), height, width, kind=kind, coordinate_mode=mode,

@@ -31,7 +31,7 @@ def to(height, width, shape, mode="half_pixel", kind="linear", nearest="round_pr
 @pytest.mark.parametrize("shape, size", [
     ((1, 1, 1, 1), (1, 1)), ((1, 1, 1, 3), (4, 5)), ((2, 5, 7, 4), (10, 14)),
     ((1, 13, 11, 16), (5, 3)), ((1, 4, 6, 17), (8, 12)), ((3, 8, 8, 37), (11, 3)),
-    ((1, 9, 2, 6), (1, 7))])
+    ((1, 9, 2, 6), (1, 7)), ((2, 3, 4, 70), (7, 19))])
 def test_shapes(device, shape, size, kind, precision):
     check_op(device, "resize", [image(shape)], 2e-6, precision, **to(*size, shape, kind=kind))
 
