@@ -204,7 +204,7 @@ def _child(path: str, wanted: str | None, stages: dict[str, int]) -> dict[str, A
         start = time.monotonic_ns()
         session.run(inputs)
         later.append(time.monotonic_ns() - start)
-    launches, start = len(session.steps), time.monotonic_ns()
+    launches, start = len(session.prepared), time.monotonic_ns()
     session.close()
     return {"stages": {stage: stages.get(stage, 0) for stage in STAGES},
             "later": sorted(later)[LATER_RUNS // 2], "close": time.monotonic_ns() - start,

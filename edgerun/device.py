@@ -208,15 +208,20 @@ class Device:
         for launch in launches:
             self._program(launch.family, launch.defines)
 
-    def _program(self, family: str, defines: dict):
+    def _program(self, family: str, defines: dict, text: str | None = None):
         before = self.programs.built + self.programs.cached
-        program = self.programs.get(family, defines)
+        program = self.programs.get(family, defines, text)
         self.created["program"] += self.programs.built + self.programs.cached - before
         return program
 
-    def kernel(self, family: str, name: str, defines: dict):
-        """Return a new kernel object; a kernel holds its arguments, so each launch has its own."""
-        program = self._program(family, defines)
+    def kernel(self, family: str, name: str, defines: dict, text: str | None = None):
+        """Return a new kernel object; a kernel holds its arguments, so each launch has its own.
+
+        Args:
+            family, defines, text: of its program, see Programs.get().
+            name: of the kernel.
+        """
+        program = self._program(family, defines, text)
         self.created["kernel"] += 1
         try:
             kernel = self.cl.Kernel(program, name)

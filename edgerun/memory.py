@@ -5,6 +5,8 @@ allocates in shared memory, filled straight from the file; chunked writes to a s
 """
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 
 from edgerun.device import Device
@@ -14,6 +16,7 @@ from edgerun.model import Model, Segment
 # Kernels load whole vectors of weights: behind the last block up to 15 elements may be read (never
 # used). The packer pads every segment with these bytes.
 SLACK = 64
+ALIGNMENT = 128  # of shared memory: the most the standard promises, and any plan asks for
 CHUNK = 1 << 20  # bytes written at a time to a device with its own memory
 IN_PLACE, SHARED, COPIED = ("in place (mapped file)", "shared memory, one copy",
                             "device memory, one copy")
@@ -25,6 +28,8 @@ class Buffers:
     Attributes:
         bytes_by_category: what the device was asked for, in bytes.
         rung: category -> how its bytes got there.
+        arena_bytes: the arena, uint8, where the host may read and write it while no launch runs;
+            None where it must be mapped for that.
     """
 
     def __init__(self, device: Device):
@@ -32,6 +37,8 @@ class Buffers:
         self.bytes_by_category: dict[str, int] = {}
         self.rung: dict[str, str] = {}
         self.buffers: list = []
+        self.arena_bytes: np.ndarray | None = None
+        self._shared: list = []
 
     def create(self, category: str, flags: int, size: int, hostbuf: np.ndarray | None = None):
         """Create a buffer and count it. The only place where a buffer is made.
@@ -52,8 +59,7 @@ class Buffers:
             else:
                 buffer = cl.Buffer(self.device.context, flags, size)
         except (cl.Error, MemoryError) as error:
-            raise DeviceError(f"{self.device.info.name}: no room for the {category}: {size} bytes "
-                              f"asked, {self._total()} bytes already allocated ({error})") from None
+            raise self._no_room(category, size, error) from None
         self.device.created["buffer"] += 1
         self.bytes_by_category[category] = self.bytes_by_category.get(category, 0) + size
         self.buffers.append(buffer)
@@ -65,13 +71,55 @@ class Buffers:
     def arena(self, size: int):
         """Create the one buffer of activations and scratch.
 
+        Where a CPU offers fine-grained shared virtual memory, the arena lies in that: a host needs
+        no commands then to reach it, which cost more than a small model computes.
+
         Args:
             size: bytes, from the plan of the model.
         """
-        flags = self.device.cl.mem_flags.READ_WRITE
+        cl, size = self.device.cl, max(size, 1)
+        flags = cl.mem_flags.READ_WRITE
+        if self._coherent():
+            self.arena_bytes = self._share("arena", size)
+            return self.create("arena", flags | cl.mem_flags.USE_HOST_PTR, size, self.arena_bytes)
         if self.device.info.unified_memory:
-            flags |= self.device.cl.mem_flags.ALLOC_HOST_PTR
-        return self.create("arena", flags, max(size, 1))
+            flags |= cl.mem_flags.ALLOC_HOST_PTR
+        return self.create("arena", flags, size)
+
+    def _coherent(self) -> bool:
+        cl = self.device.cl
+        if self.device.info.kind != "cpu":
+            return False
+        try:
+            offered = self.device.device.svm_capabilities
+        except (cl.Error, AttributeError):  # OpenCL 1.2 knows no such memory
+            return False
+        return bool(offered & cl.device_svm_capabilities.FINE_GRAIN_BUFFER)
+
+    def _share(self, category: str, size: int) -> np.ndarray:
+        """Allocate memory that host and device address alike; a buffer in it counts its bytes."""
+        cl = self.device.cl
+        flags = cl.svm_mem_flags.READ_WRITE | cl.svm_mem_flags.SVM_FINE_GRAIN_BUFFER
+        try:
+            memory = cl.SVMAllocation(self.device.context, size, ALIGNMENT, flags)
+        except (cl.Error, MemoryError) as error:
+            raise self._no_room(category, size, error) from None
+        self._shared.append(memory)
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(memory.svm_ptr), np.uint8)
+
+    def _no_room(self, category: str, size: int, error: Exception) -> DeviceError:
+        return DeviceError(f"{self.device.info.name}: no room for the {category}: {size} bytes "
+                           f"asked, {self._total()} bytes already allocated ({error})")
+
+    def numbers(self, category: str, values: np.ndarray):
+        """Create a buffer of numbers that launches read and count in (one dimension)."""
+        cl = self.device.cl
+        buffer = self.create(category, cl.mem_flags.READ_WRITE, values.nbytes)
+        try:
+            cl.enqueue_copy(self.device.queue, buffer, values, is_blocking=True)
+        except (cl.Error, MemoryError) as error:
+            raise self._no_room(category, values.nbytes, error) from None
+        return buffer
 
     def weights(self, model: Model) -> list:
         """Bind every segment of the model; returns one buffer per segment."""
@@ -111,3 +159,7 @@ class Buffers:
         for buffer in self.buffers:
             buffer.release()
         self.buffers.clear()
+        self.arena_bytes = None
+        for memory in self._shared:
+            memory.release()
+        self._shared.clear()

@@ -112,18 +112,25 @@ class Programs:
         self._slow_to_ask = platform.name.strip() == SLOW_TO_ASK
         _living.add(self)
 
-    def get(self, family: str, defines: dict) -> cl.Program:
+    def get(self, family: str, defines: dict, text: str | None = None) -> cl.Program:
         """Return the program of a kernel family, from memory, from disk or newly built.
+
+        Args:
+            family: kernels/<family>.cl.
+            defines: macro name -> value.
+            text: of the program, where it is another one than that of source().
 
         Raises:
             DeviceError: the compiler refused it; the message holds the head of its log.
         """
         what = (folder("kernels"), family, *sorted(defines.items()))
-        key = self._keys.get(what)
+        key = self._keys.get(what) if text is None else None
         if key is None or key not in self._programs:
-            text, options = source(family, defines), options_of(defines)
+            own, options = text is None, options_of(defines)
+            text = source(family, defines) if own else text
             key = hashlib.sha256("\0".join([self._identity, *options, text]).encode()).hexdigest()
-            self._keys[what] = key
+            if own:
+                self._keys[what] = key
         if key not in self._programs:
             self._programs[key] = (self._from_disk(key, options)
                                    or self._build(key, family, defines, text, options))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgerun import arrays, loader, smaps, text
+from edgerun import arrays, loader, routes, smaps, text
 from edgerun.device import Device, opencl
 from edgerun.memory import IN_PLACE
 from edgerun.model import Model, Op
@@ -32,7 +32,7 @@ class MemoryReport:
             the arena), "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
         allocated: what the session asked OpenCL for: "categories" ("arena", "weights fp32", ... ->
             bytes), "rungs" (how weights got there), "total_bytes", "programs", "kernels",
-            "buffers"; empty without a session.
+            "buffers", "route" (how launches reach the device); empty without a session.
         measured: "stages" (label -> pss, private dirty, anonymous, file bytes), "parts" (Python and
             libraries, driver, session), "model_file" (its mapping), "explained" (what the session's
             part consists of), "gpu_bytes" (if the kernel's GPU driver tells), "notes"; only notes
@@ -170,7 +170,8 @@ def _allocated(session: Session) -> dict[str, Any]:
         "device": device.info.name, "platform": device.info.platform,
         "categories": dict(buffers.bytes_by_category), "rungs": dict(buffers.rung),
         "total_bytes": sum(buffers.bytes_by_category.values()),
-        "buffers": len(buffers.buffers), "kernels": len(session.steps),
+        "buffers": len(buffers.buffers), "kernels": session.route.kernels,
+        "route": session.route.as_dict(),
         "programs": {"count": len(device.programs), "built": device.programs.built,
                      "cached": device.programs.cached, "bytes": device.programs.binary_bytes()}}
 
@@ -274,6 +275,7 @@ def _allocated_lines(allocated: dict[str, Any]) -> list[str]:
     lines.append(f"  {allocated['buffers']} buffers, {allocated['kernels']} kernels, "
                  f"{programs['count']} programs ({programs['built']} built, {programs['cached']} "
                  f"cached, {text.size(programs['bytes'])} of binaries)")
+    lines.append("  " + routes.described(allocated["route"]))
     return lines
 
 

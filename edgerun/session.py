@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from edgerun import boundary, dtypes, loader, tuning
+from edgerun import boundary, dtypes, loader, routes, tuning
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
@@ -52,7 +54,11 @@ class Session:
         device: the opened Device.
         inputs, outputs: TensorInfo of each, as the source model declares them.
         choices: text of a Key -> tuned variant; what is given here, else what edgerun.tuning finds.
-        steps: the prepared launches, in the order of the ops.
+        prepared: (op, launch) of everything a run does, in the order of the ops.
+        steps: the same as kernels with their arguments set. Where the route is another one they
+            are made when somebody asks for them, as profile() does.
+        route: how a run reaches the device, see edgerun/routes.py.
+        memory_objects: the arena, then the segments.
         buffers: the account of what the device was asked for.
     """
 
@@ -65,13 +71,15 @@ class Session:
         self.buffers = Buffers(device)
         self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
-        self._ran = False
+        self._waiting = False  # for launches that may still run
         try:
-            self._segments = self.buffers.weights(model)
-            self._arena = self.buffers.arena(model.plan.arena_bytes)
-            launches = [(op, launch) for op in model.ops for launch in self._launches(op)]
-            device.build(launch for _, launch in launches)
-            self.steps = [self._bind(op, launch) for op, launch in launches]
+            segments = self.buffers.weights(model)
+            self.memory_objects = [self.buffers.arena(model.plan.arena_bytes), *segments]
+            self.prepared = [(op, launch) for op in model.ops for launch in self._launches(op)]
+            self.route = routes.choose(self)
+            self._boundary = [(info, model.tensors[info.tensor],
+                               self._in_reach(model.tensors[info.tensor]))
+                              for info in (*model.inputs, *model.outputs)]
             device.programs.store()
         except BaseException:
             self.buffers.release()
@@ -80,15 +88,25 @@ class Session:
     def _launches(self, op: Op) -> list[Launch]:
         return OPS[op.code].prepare(op, replace(self.device.facts_for(op), choices=self.choices))
 
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The prepared launches, one kernel each."""
+        self.device.build(launch for _, launch in self.prepared)
+        return [self._bind(op, launch) for op, launch in self.prepared]
+
+    def place(self, op: Op | None, arg: Tensor | Scratch) -> tuple[int, int]:
+        """Return where an argument of a launch of `op` lies: number in memory_objects, offset."""
+        if isinstance(arg, Scratch):
+            return 0, op.scratch_offset + arg.at
+        return (1 + arg.segment if arg.constant else 0), arg.offset
+
     def _bind(self, op: Op, launch: Launch) -> Step:
         kernel = self.device.kernel(launch.family, launch.kernel, launch.defines)
         args: list[object] = []
         for arg in launch.args:
-            if isinstance(arg, Tensor):
-                buffer = self._segments[arg.segment] if arg.constant else self._arena
-                args += [buffer, np.uint32(arg.offset)]
-            elif isinstance(arg, Scratch):
-                args += [self._arena, np.uint32(op.scratch_offset + arg.at)]
+            if isinstance(arg, (Tensor, Scratch)):
+                number, offset = self.place(op, arg)
+                args += [self.memory_objects[number], np.uint32(offset)]
             else:
                 args.append(arg)
         try:
@@ -135,28 +153,65 @@ class Session:
         Args:
             queue: another queue of the same device; None for the session's own.
             events: collects one event per launch if given.
+
+        Raises:
+            DeviceError: OpenCL refused a launch, or the session is closed.
         """
         self._require_open()
-        launch = self.device.cl.enqueue_nd_range_kernel
-        queue = queue or self.device.queue
-        try:
-            for step in self.steps:
-                event = launch(queue, step.kernel, step.global_size, step.local_size)
-                if events is not None:
-                    events.append(event)
-        except self.device.cl.Error as error:
-            raise DeviceError(f"{step.op}: {self.device.info.name} refuses kernel {step.label} of "
-                              f"size {step.global_size}: {error}") from None
-        self._ran = True
+        self._waiting = True
+        if queue is None and events is None:
+            self.route.enqueue()
+        else:
+            routes.enqueue_steps(self.device, self.steps, queue, events)
 
-    def _place(self, tensor: Tensor) -> tuple[object, int]:
-        return (self._segments[tensor.segment] if tensor.constant else self._arena), tensor.offset
+    def _in_reach(self, tensor: Tensor) -> np.ndarray | None:
+        """A tensor's memory where the host has it without a command, else None."""
+        memory = (self.model.segments[tensor.segment].data if tensor.constant
+                  else self.buffers.arena_bytes)
+        if memory is None or self.buffers.arena_bytes is None:
+            return None
+        part = memory[tensor.offset:tensor.offset + tensor.bytes]
+        return part.view(dtypes.numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+    @contextmanager
+    def access(self, tensor: Tensor, flags: int) -> Iterator[np.ndarray]:
+        """Give the host a tensor's memory, once all launches before are done.
+
+        Args:
+            tensor: live now.
+            flags: cl.map_flags of what is done there.
+
+        Yields:
+            its elements, of its shape and dtype.
+
+        Raises:
+            DeviceError: a launch or OpenCL failed, or the session is closed.
+        """
+        self._require_open()
+        array = self._in_reach(tensor)
+        if array is not None:
+            self._finish()
+            yield array
+            return
+        mapped = self._map(tensor, flags)
+        try:
+            yield mapped
+        finally:
+            mapped.base.release(self.device.queue)
+
+    def _finish(self) -> None:
+        try:
+            self.device.queue.finish()
+        except self.device.cl.Error as error:
+            raise DeviceError(f"{self.model.path}: {self.device.info.name} failed while it ran: "
+                              f"{error}") from None
+        self._waiting = False
 
     def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
-        buffer, offset = self._place(tensor)
+        number, offset = self.place(None, tensor)
         try:
             array, _ = self.device.cl.enqueue_map_buffer(
-                self.device.queue, buffer, flags, offset, tensor.shape,
+                self.device.queue, self.memory_objects[number], flags, offset, tensor.shape,
                 dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
         except (self.device.cl.Error, MemoryError) as error:
             raise DeviceError(f"{self.model.path}: {self.device.info.name} gives no access to "
@@ -175,11 +230,14 @@ class Session:
             DeviceError: OpenCL refused the transfer, or the session is closed.
         """
         self._require_open()
-        for info, array in zip(self.inputs, arrays):
-            tensor = self.model.tensors[info.tensor]
-            mapped = self._map(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION)
-            boundary.put(info, tensor, array, mapped)
-            mapped.base.release(self.device.queue)
+        if self._waiting:
+            self._finish()
+        for (info, tensor, memory), array in zip(self._boundary, arrays):
+            if memory is not None:
+                boundary.put(info, tensor, array, memory)
+                continue
+            with self.access(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION) as mapped:
+                boundary.put(info, tensor, array, mapped)
 
     def read(self) -> dict[str, np.ndarray]:
         """Wait for the launches, and copy the outputs out of the arena.
@@ -188,12 +246,14 @@ class Session:
             DeviceError: a launch or the transfer failed, or the session is closed.
         """
         self._require_open()
+        self._finish()
         outputs = {}
-        for info in self.outputs:
-            tensor = self.model.tensors[info.tensor]
-            mapped = self._map(tensor, self.device.cl.map_flags.READ)
-            outputs[info.name] = boundary.take(info, tensor, mapped)
-            mapped.base.release(self.device.queue)
+        for info, tensor, memory in self._boundary[len(self.inputs):]:
+            if memory is not None:
+                outputs[info.name] = boundary.take(info, tensor, memory)
+                continue
+            with self.access(tensor, self.device.cl.map_flags.READ) as mapped:
+                outputs[info.name] = boundary.take(info, tensor, mapped)
         return outputs
 
     def memory(self):
@@ -214,9 +274,10 @@ class Session:
                 self.device.queue.finish()
             except self.device.cl.Error:
                 pass  # a launch whose results nobody reads any more; buffers go back all the same
+            self.route.release()
             self.steps = []
+            self._boundary = []
             self.buffers.release()
-            self.device.programs.store(closing=True)
 
     def __enter__(self) -> Session:
         return self

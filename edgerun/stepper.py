@@ -7,6 +7,7 @@ import numpy as np
 
 from edgerun.errors import DeviceError
 from edgerun.model import Tensor
+from edgerun.routes import enqueue_steps
 from edgerun.session import Session, Step
 
 
@@ -40,31 +41,18 @@ class Stepper:
         Raises:
             DeviceError: OpenCL refused a launch.
         """
-        device = self.session.device
         for launches in self._launches[first:last]:
-            for step in launches:
-                try:
-                    device.cl.enqueue_nd_range_kernel(device.queue, step.kernel, step.global_size,
-                                                      step.local_size)
-                except device.cl.Error as error:
-                    raise DeviceError(f"{step.op}: {device.info.name} refuses a launch: "
-                                      f"{error}") from None
+            enqueue_steps(self.session.device, launches)
 
     def get(self, tensor: Tensor) -> np.ndarray:
         """Return a copy of the elements of a tensor that is live now."""
-        mapped = self.session._map(tensor, self.session.device.cl.map_flags.READ)
-        try:
-            return np.array(mapped)
-        finally:
-            mapped.base.release(self.session.device.queue)
+        with self.session.access(tensor, self.session.device.cl.map_flags.READ) as array:
+            return np.array(array)
 
     def put(self, tensor: Tensor, values: np.ndarray) -> None:
         """Give a tensor that is live now other elements: its shape and dtype."""
-        mapped = self.session._map(tensor, self.session.device.cl.map_flags.WRITE)
-        try:
-            mapped[...] = values
-        finally:
-            mapped.base.release(self.session.device.queue)
+        with self.session.access(tensor, self.session.device.cl.map_flags.WRITE) as array:
+            array[...] = values
 
     def copy(self, other: Stepper) -> None:
         """Take over all tensors of a stepper whose session has the same plan on the same device.
@@ -78,8 +66,8 @@ class Stepper:
         if not size:
             return
         try:
-            device.cl.enqueue_copy(device.queue, self.session._arena, other.session._arena,
-                                   byte_count=size)
+            device.cl.enqueue_copy(device.queue, self.session.memory_objects[0],
+                                   other.session.memory_objects[0], byte_count=size)
         except device.cl.Error as error:
             raise DeviceError(f"{self.session.model.path}: {device.info.name} copies no arena: "
                               f"{error}") from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import text
+from edgerun import routes, text
 from edgerun.errors import DeviceError, InputError
 from edgerun.model import Op
 from edgerun.ops import OPS
@@ -161,7 +161,8 @@ class BenchReport:
         write, enqueue, wait, read: the same of the parts of other runs: copying inputs in,
             enqueueing every launch, waiting for the device, copying outputs out.
         host: of all that but the waiting.
-        launches: kernel launches a run; programs: "built", "cached".
+        launches: kernel launches a run; route: how they reach the device, see routes.described().
+        programs: "built", "cached".
         created: OpenCL objects made during the counted runs; all 0, since run allocates nothing.
         macs: multiply-accumulates of the ops dominated by them.
         ops: one OpTime per launch, if asked for.
@@ -180,6 +181,7 @@ class BenchReport:
     read: dict[str, float]
     host: dict[str, float]
     launches: int
+    route: dict[str, Any]
     programs: dict[str, int]
     created: dict[str, int]
     macs: int
@@ -223,7 +225,7 @@ class BenchReport:
                  *text.pairs([
                      ("load", text.duration(self.load_ns)),
                      ("first run", text.duration(self.first_ns)),
-                     ("launches", self.launches),
+                     ("launches", routes.described(self.route)),
                      ("programs", f"{self.programs['built']} built, "
                                   f"{self.programs['cached']} cached"),
                      ("multiply-adds", f"{self.macs / 1e6:.1f} million, {self.gflops:.1f} GFLOP/s"),
@@ -293,7 +295,8 @@ def bench(session: Session, inputs: Mapping[str, np.ndarray], runs: int = 50, wa
     return BenchReport(
         info.name, info.platform, load_ns, first_ns, runs, warmup, _spread(total), _spread(write),
         _spread(enqueue), _spread(wait), _spread(read),
-        _spread([w + e + r for w, e, _, r in parts]), len(session.steps),
+        _spread([w + e + r for w, e, _, r in parts]), len(session.prepared),
+        session.route.as_dict(),
         {"built": programs.built, "cached": programs.cached}, created,
         sum(OPS[op.code].macs(op) for op in session.model.ops),
         profile(session, inputs, peaks=peaks) if per_op else [], peaks)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from edgerun.errors import DeviceError
 from edgerun.model import Tensor
+from edgerun.routes import enqueue_steps
 from edgerun.session import Session, Step
 
 
@@ -27,28 +27,17 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
         InputError: the inputs are wrong.
         DeviceError: OpenCL refused something, or the session is closed.
     """
-    cl, queue = session.device.cl, session.device.queue
-    model = session.model
+    model, read = session.model, session.device.cl.map_flags.READ
     session.write(session.check(inputs))
     for info in model.inputs:
-        yield from _view(session, model.root_of(model.tensors[info.tensor]))
+        tensor = model.root_of(model.tensors[info.tensor])
+        with session.access(tensor, read) as array:
+            yield tensor, array
     launches: dict[int, list[Step]] = {}
     for step in session.steps:
         launches.setdefault(step.op.index, []).append(step)
     for op in model.ops:
-        try:
-            for step in launches.get(op.index, ()):
-                cl.enqueue_nd_range_kernel(queue, step.kernel, step.global_size, step.local_size)
-        except cl.Error as error:
-            raise DeviceError(f"{op}: {session.device.info.name} refuses a launch: "
-                              f"{error}") from None
+        enqueue_steps(session.device, launches.get(op.index, ()))
         for tensor in op.outputs:
-            yield from _view(session, tensor)
-
-
-def _view(session: Session, tensor: Tensor) -> Iterator[tuple[Tensor, np.ndarray]]:
-    mapped = session._map(tensor, session.device.cl.map_flags.READ)
-    try:
-        yield tensor, mapped
-    finally:
-        mapped.base.release(session.device.queue)
+            with session.access(tensor, read) as array:
+                yield tensor, array

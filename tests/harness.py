@@ -70,9 +70,9 @@ def run_guarded(session: Session, inputs: dict) -> dict:
     """Run with the arena full of canaries; fail if a byte that is no tensor's has changed."""
     cl, queue = session.device.cl, session.device.queue
     arena = np.full(session.model.plan.arena_bytes, CANARY, np.uint8)
-    cl.enqueue_copy(queue, session._arena, arena)
+    cl.enqueue_copy(queue, session.memory_objects[0], arena)
     outputs = session.run(inputs)
-    cl.enqueue_copy(queue, arena, session._arena)
+    cl.enqueue_copy(queue, arena, session.memory_objects[0])
     free = np.ones(len(arena), bool)
     for tensor in session.model.tensors:
         if not tensor.constant:

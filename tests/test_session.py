@@ -5,6 +5,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,7 +180,9 @@ def test_every_failing_allocation(device, monkeypatch):
     """Whichever buffer creation fails, a session raises DeviceError, names it and leaks nothing."""
     import pyopencl as cl
     real, released = cl.Buffer, []
-    for failing in range(2):
+    with Session(model_of(small()), device) as session:
+        buffers = len(session.buffers.buffers)
+    for failing in range(buffers):
         made = []
 
         class Buffer:
@@ -194,7 +197,8 @@ def test_every_failing_allocation(device, monkeypatch):
                 released.append(self)
                 self.real.release()
         monkeypatch.setattr(cl, "Buffer", Buffer)
-        with pytest.raises(DeviceError, match="no room for the (weights fp32|arena): [0-9]+ bytes"):
+        with pytest.raises(DeviceError,
+                           match="no room for the (weights fp32|arena|chain): [0-9]+ bytes"):
             Session(model_of(small()), device)
         assert released[len(released) - len(made):] == made
         monkeypatch.setattr(cl, "Buffer", real)
@@ -207,7 +211,7 @@ def test_kernel_that_does_not_build(device, monkeypatch):
         return [Launch("elementwise", "unary", defines, (1,), ())]
     monkeypatch.setitem(OPS, "unary", OpDef(OPS["unary"].infer, broken, (1, 1), "UnaryOptions"))
     with pytest.raises(DeviceError,
-                       match="kernels/elementwise.cl .*nonsense.* cannot build it: .*error"):
+                       match="kernels/(elementwise|chain).cl .*nonsense.* cannot build it: .*err"):
         Session(model_of(small()), device)
 
 
@@ -221,7 +225,7 @@ def test_closed_session(device, x):
             use()
 
 
-@pytest.mark.parametrize("failing", ["enqueue_map_buffer", "enqueue_nd_range_kernel"])
+@pytest.mark.parametrize("failing", ["finish", "enqueue_nd_range_kernel"])
 def test_device_that_fails_while_running(device, x, monkeypatch, failing):
     """What OpenCL reports is a DeviceError that says where; the session can still be closed."""
     import pyopencl as cl
@@ -229,8 +233,13 @@ def test_device_that_fails_while_running(device, x, monkeypatch, failing):
     def refuse(*_, **__):
         raise cl.RuntimeError("it", cl.status_code.OUT_OF_RESOURCES)
     with Session(model_of(small()), device) as session:
-        monkeypatch.setattr(cl, failing, refuse)
-        with pytest.raises(DeviceError, match="'x'|unary"):
+        if failing == "finish":
+            monkeypatch.setattr(device, "queue", SimpleNamespace(
+                finish=refuse, int_ptr=device.queue.int_ptr))
+            monkeypatch.setattr(cl, "enqueue_nd_range_kernel", lambda *_: None)
+        else:
+            monkeypatch.setattr(cl, failing, refuse)
+        with pytest.raises(DeviceError, match="small.edge|unary"):
             session.run({"x": x})
 
 
@@ -259,7 +268,7 @@ print(min(b - a for a, b in zip(sizes, sizes[1:])),
 
 def test_sessions_leave_nothing_behind(device, tmp_path):
     """Sessions leave less than a page each, and the file is mapped no more; the functions that
-    pyopencl generates are two, one for each kernel, however many sessions there were.
+    pyopencl generates are one for each kernel (a chain is one), however many sessions there were.
 
     The heap also grows and shrinks for reasons of its own; a leak shows in every hundred sessions.
     """
@@ -268,7 +277,7 @@ def test_sessions_leave_nothing_behind(device, tmp_path):
     out = subprocess.run([sys.executable, "-c", MANY, path, device.info.platform],
                          capture_output=True, text=True, check=True, cwd=ROOT).stdout
     grown, mapped, kept = map(int, out.split())
-    assert grown < 100 * 4096 and mapped == 0 and kept == 2
+    assert grown < 100 * 4096 and mapped == 0 and kept in (1, 2)
 
 
 def test_two_sessions_of_one_file(device, x, tmp_path):

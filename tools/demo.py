@@ -111,7 +111,7 @@ def run_all(report: PackReport, sample: Sample, device: str | None) -> Outcome:
             precision=report.precision, path=report.path, file_bytes=report.file_bytes,
             weight_bytes=report.weight_bytes, arena_bytes=report.arena_bytes,
             device=session.device.info.name, platform=session.device.info.platform,
-            launches=len(session.steps),
+            launches=len(session.prepared),
             allocated_bytes=session.memory().allocated["total_bytes"],
             load_ns=load_ns, built=session.device.programs.built,
             median_ns=round(statistics.median(times)),

@@ -1,0 +1,145 @@
+"""One launch for many: a program that holds the kernels of a chain of launches and runs them all.
+
+On a CPU the time between launches is a large part of small models. The chain is one kernel of as
+many work-groups of one work-item as there are cores. Each walks over the launches; of every launch
+the work-groups take tiles (work-items one after the other) from a counter, and all wait until the
+last tile of a launch is done before they start the next. Only who runs a tile is waited for, so
+work-groups that start late, or never, delay nobody.
+
+The text of the program is put together here from kernels/*.cl: every variant (family, kernel,
+defines) once, as a function whose names get the number of the variant. Numbers are in a table of
+ints, one row a launch.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgerun.ops import Launch, Scratch
+from edgerun.programs import source
+
+FAMILY, KERNEL = "chain", "chain"
+BUFFERS = 8  # parameters of the kernel for the arena and segments
+LINE = 32  # ints that no two counters share: two cache lines, since CPUs fetch them in pairs
+HEAD = 6  # ints of a row before the arguments: variant, global size, work-items of a tile, tiles
+COUNTERS = 2  # of a launch: tiles taken, tiles done
+TILES = 4  # of a launch and work-group, at most: what is left at the end is waited for
+
+_KERNEL = re.compile(r"^(__attribute__\(\([^\n]*\)\)\n)?__kernel void (\w+)\((.*?)^\}$",
+                     re.M | re.S)
+_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.M)
+_TYPE = re.compile(r"^typedef .*?(\w+)(?: __attribute__\(\(.*\)\))?;$", re.M)
+_FUNCTION = re.compile(r"^(?!typedef)[A-Za-z]\w*(?:\([\w, ]*\))? \*?([A-Za-z]\w*)\(", re.M)
+_GENERATED = re.compile(r"^DEFINE_\w+\((\w+), (\w+)", re.M)
+_BUILT_IN = re.compile(r"(?:float|int|char|uchar|short|ushort|uint|half)\d*")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The text of a chain and its numbers.
+
+    Attributes:
+        text: OpenCL C behind no other text.
+        defines: of all variants together; they decide on the build options.
+        table: int32 [launches, ints of a row].
+        variants: number of different kernels.
+    """
+    text: str
+    defines: dict
+    table: np.ndarray
+    variants: int
+
+    @property
+    def counter_ints(self) -> int:
+        """How many ints, zeros before the first run, the chain counts in."""
+        return LINE * (COUNTERS * len(self.table) + 1)
+
+
+def _kind(arg) -> str:
+    """The name in OpenCL C of the type of an argument; a tensor and scratch are "buffer"."""
+    if isinstance(arg, np.ndarray):
+        return ("int" if arg.dtype == np.int32 else "float") + str(arg.size)
+    return {np.int32: "int", np.uint32: "uint", np.float32: "float"}.get(type(arg), "buffer")
+
+
+def _words(arg, place) -> list[int]:
+    if _kind(arg) == "buffer":
+        return list(place(arg))
+    return np.atleast_1d(arg).view(np.int32).tolist()
+
+
+def make(launches: Sequence[Launch], place, groups: int) -> Chain:
+    """Put a chain together.
+
+    Args:
+        launches: in order.
+        place: tensor or Scratch of a launch's arguments, its number -> (number of its buffer, byte
+            offset as int32).
+        groups: work-groups that will run it.
+    """
+    numbers: dict[tuple, int] = {}
+    sections, cases, defines, rows = [], [], {}, []
+    for at, launch in enumerate(launches):
+        kinds = tuple(map(_kind, launch.args))
+        key = (launch.family, launch.kernel, tuple(sorted(launch.defines.items())), kinds)
+        if key not in numbers:
+            numbers[key] = number = len(numbers)
+            sections.append(_section(launch, number))
+            cases.append(_case(kinds, number))
+            defines |= launch.defines
+        size = [*launch.global_size, 1, 1][:3]
+        items = size[0] * size[1] * size[2]
+        tile = max(1, -(-items // (TILES * groups)))
+        words = [word for arg in launch.args for word in _words(arg, lambda a: place(at, a))]
+        rows.append([numbers[key], *size, tile, -(-items // tile), *words])
+    width = max(map(len, rows))
+    table = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
+    text = "\n".join([*sections, source(FAMILY, {
+        "LINE": LINE, "HEAD": HEAD, "CASES": " ".join(cases)})])
+    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers))
+
+
+def _case(kinds: Sequence[str], number: int) -> str:
+    """The case of the switch that unpacks the arguments of a variant and runs its tiles."""
+    unpack, names, at = [], [], 0
+    for index, kind in enumerate(kinds):
+        name = f"a{index}"
+        if kind == "buffer":
+            unpack.append(f"__global uchar *const {name} = buffers[arg[{at}]];"
+                          f" const uint {name}_at = arg[{at + 1}];")
+            names += [name, f"{name}_at"]
+            at += 2
+            continue
+        lanes = int(kind.lstrip("uintfloa") or 1)
+        load = f"arg[{at}]" if lanes == 1 else f"vload{lanes}(0, arg + {at})"
+        unpack.append(f"const {kind} {name} = as_{kind}({load});")
+        names.append(name)
+        at += lanes
+    return (f"case {number}: {{ {' '.join(unpack)} "
+            f"EACH_ITEM variant_{number}({', '.join(['item', 'items', *names])}); break; }}")
+
+
+def _section(launch: Launch, number: int) -> str:
+    """The text of a variant: a function, and what it needs, under names of its own."""
+    text = source(launch.family, launch.defines)
+    helpers = _KERNEL.sub("", text)
+    names = {*_TYPE.findall(helpers), *_FUNCTION.findall(helpers)}
+    for pair in _GENERATED.findall(helpers):
+        names |= {name for name in pair if name.islower() and not _BUILT_IN.fullmatch(name)}
+    renamed = [f"#define {name} {name}_{number}" for name in sorted(names)]
+    ids = [f"#define get_global_{what}(d) ((size_t){value}.s##d)"
+           for what, value in (("id", "edgerun_item"), ("size", "edgerun_items"))]
+    macros = {*_MACRO.findall(text), *names, "get_global_id", "get_global_size"}
+    text = _KERNEL.sub(lambda found: _function(found, launch.kernel, number), text)
+    return "\n".join([*renamed, *ids, text, *(f"#undef {name}" for name in sorted(macros))])
+
+
+def _function(found: re.Match, kernel: str, number: int) -> str:
+    if found[2] != kernel:
+        return "\n" * found[0].count("\n")
+    line = "\n" if found[1] else ""  # so that compilers name the lines of the file
+    return (f"{line}void variant_{number}(const int4 edgerun_item, const int4 edgerun_items, "
+            f"{found[3]}}}")

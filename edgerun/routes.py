@@ -1,0 +1,191 @@
+"""How the launches of a session reach the device: one by one, recorded, or as one.
+
+  launches   every launch is a command
+  buffer     the launches are recorded once, and replayed by one command; command_buffer.py
+  chain      one launch of a program that holds them all; chain.py
+
+The environment variable EDGERUN_ROUTE takes one of NAMES instead of the choice made here, for tests
+and measurements.
+"""
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from edgerun.command_buffer import EXTENSION, CommandBuffer, has
+from edgerun.errors import DeviceError
+
+NAMES = ("launches", "buffer", "chain")
+
+
+class Launches:
+    """Every launch is a command of its own.
+
+    Attributes:
+        name: of the route, one of NAMES.
+        why: why it was taken.
+        launches: of a run; commands: what they are enqueued as.
+        kernels: how many kernel objects it made.
+    """
+    name = "launches"
+
+    def __init__(self, session, why: str):
+        self.why = why
+        self.launches = self.commands = self.kernels = len(session.prepared)
+        self._device = session.device  # not the session: what it holds must go when it goes
+        self._steps = session.steps
+
+    def enqueue(self) -> None:
+        """Enqueue a run, without waiting.
+
+        Raises:
+            DeviceError: the device refuses a launch.
+        """
+        enqueue_steps(self._device, self._steps)
+
+    def release(self) -> None:
+        """Give back what the route holds on the device beside kernels and the session's."""
+
+    def as_dict(self) -> dict:
+        """Return what described() needs."""
+        return {"name": self.name, "why": self.why, "launches": self.launches,
+                "commands": self.commands}
+
+
+def enqueue_steps(device, steps, queue=None, events: list | None = None) -> None:
+    """Enqueue prepared launches one by one.
+
+    Args:
+        device: theirs.
+        steps: Steps.
+        queue: another queue of the same device; None for the session's own.
+        events: collects one event per launch if given.
+
+    Raises:
+        DeviceError: the device refuses a launch.
+    """
+    launch, queue = device.cl.enqueue_nd_range_kernel, queue or device.queue
+    try:
+        for step in steps:
+            event = launch(queue, step.kernel, step.global_size, step.local_size)
+            if events is not None:
+                events.append(event)
+    except device.cl.Error as error:
+        raise DeviceError(f"{step.op}: {device.info.name} refuses kernel {step.label} of size "
+                          f"{step.global_size}: {error}") from None
+
+
+class Recorded(Launches):
+    """The launches are replayed by one command; `commands` is 1."""
+    name = "buffer"
+
+    def __init__(self, session, why: str):
+        super().__init__(session, why)
+        self.commands = 1
+        self._buffer = CommandBuffer(session.device, [
+            (step.kernel, step.global_size, step.local_size) for step in self._steps])
+
+    def enqueue(self) -> None:
+        """Enqueue a run, without waiting.
+
+        Raises:
+            DeviceError: the device refuses it.
+        """
+        self._buffer.enqueue()
+
+    def release(self) -> None:
+        """Give back what the route holds on the device."""
+        self._buffer.release()
+
+
+class Chained(Launches):
+    """All launches are one command; the session's steps are not needed, and not made."""
+    name = "chain"
+
+    def __init__(self, session, why: str):
+        from edgerun import chain  # imports pyopencl
+        device, prepared = session.device, session.prepared
+        self.why = why
+        self.launches, self.commands, self.kernels = len(prepared), 1, 1
+        self._device, self._path = device, session.model.path
+        groups = _cores(device)
+        self._size = (groups,)
+        made = chain.make([launch for _, launch in prepared],
+                          lambda number, arg: session.place(prepared[number][0], arg), groups)
+        self._kernel = device.kernel(chain.FAMILY, chain.KERNEL, made.defines, made.text)
+        rows, row = made.table.shape
+        numbers = session.buffers.numbers("chain", np.concatenate(
+            [np.zeros(made.counter_ints, np.int32), made.table.ravel()]))
+        buffers = session.memory_objects
+        spare = [buffers[0]] * (chain.BUFFERS - len(buffers))
+        self._kernel.set_args(*buffers, *spare, numbers, np.int32(made.counter_ints),
+                              np.int32(rows), np.int32(row))
+
+    def enqueue(self) -> None:
+        """Enqueue a run, without waiting.
+
+        Raises:
+            DeviceError: the device refuses the launch.
+        """
+        device = self._device
+        try:
+            device.cl.enqueue_nd_range_kernel(device.queue, self._kernel, self._size, (1,))
+        except device.cl.Error as error:
+            raise DeviceError(f"{self._path}: {device.info.name} refuses the chain "
+                              f"of launches: {error}") from None
+
+
+def _cores(device) -> int:
+    """How many cores of a CPU this process may use: more would wait for each other in turns."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 << 16
+    return max(1, min(device.info.compute_units, allowed))
+
+
+def described(route: dict) -> str:
+    """Return one line about a route, from its as_dict()."""
+    commands = "1 command" if route["commands"] == 1 else f"{route['commands']} commands"
+    return f"{route['launches']} launches as {commands} ({route['name']}: {route['why']})"
+
+
+def choose(session) -> Launches:
+    """Return the route of a session whose launches are prepared.
+
+    Raises:
+        DeviceError: the device cannot build what the route needs; EDGERUN_ROUTE names no route, or
+            one that is not possible here.
+    """
+    wanted = os.environ.get("EDGERUN_ROUTE")
+    if wanted and wanted not in NAMES:
+        raise DeviceError(f"EDGERUN_ROUTE: there is no route called {wanted!r}, needed one of "
+                          f"{', '.join(NAMES)}")
+    obstacles = {"chain": _against_chain(session), "buffer": _against_buffer(session)}
+    if wanted:
+        if obstacles.get(wanted):
+            raise DeviceError(f"EDGERUN_ROUTE: {wanted} is not possible: {obstacles[wanted]}")
+        return ROUTES[wanted](session, "EDGERUN_ROUTE asks for it")
+    many = len(session.prepared) > 1
+    if many and not obstacles["chain"] and POCL in session.device.info.platform:
+        return Chained(session, "fastest on this driver")
+    return Launches(session, obstacles["chain"] or "fastest on this driver")
+
+
+POCL = "Portable Computing Language"
+ROUTES = {"launches": Launches, "buffer": Recorded, "chain": Chained}
+
+
+def _against_buffer(session) -> str:
+    """Why launches cannot be recorded; "" if they can."""
+    return "" if has(session.device) else f"the driver has no {EXTENSION}"
+
+
+def _against_chain(session) -> str:
+    """Why the launches of a session cannot be one; "" if they can."""
+    from edgerun.chain import BUFFERS  # imports pyopencl
+    if session.device.info.kind != "cpu":
+        return "the device is no CPU"
+    if not session.prepared:
+        return "there is nothing to chain"
+    if len(session.memory_objects) > BUFFERS:
+        return f"there are more than {BUFFERS - 1} segments"
+    return ""

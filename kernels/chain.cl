@@ -1,0 +1,83 @@
+// A chain of launches in one; edgerun/chain.py puts the kernels, as functions, in front.
+//
+// Global size: any number of work-groups of one work-item, best as many as there are cores. Launch
+// by launch they take tiles from a counter, then wait until all tiles of the launch are done. A
+// work-item that takes no tile is waited for by nobody.
+//
+// CASES: the cases of a switch over the variants; each unpacks `arg` and calls its function for
+//        EACH_ITEM.
+// HEAD:  ints of a row of the table before the arguments.
+// LINE:  ints from a counter to the next, so that no two share a cache line.
+
+#ifndef CASES
+#define CASES
+#define HEAD 6
+#define LINE 32
+#endif
+
+// Counters are read and written by all; fences keep the compiler from moving the tensors' loads and
+// stores across them.
+int take(__global int *counter) {
+    mem_fence(CLK_GLOBAL_MEM_FENCE);
+    const int tile = atomic_inc(counter);
+    mem_fence(CLK_GLOBAL_MEM_FENCE);
+    return tile;
+}
+
+// For every work-item of the tiles that are taken, until none is left: `item` is its global id, and
+// in s3 how many of its tile are left. done counts the tiles.
+#define EACH_ITEM                                                                                  \
+    for (int tile = take(taken); tile < tiles; tile = take(taken), done++)                         \
+        for (int4 item = first_item(tile, per_tile, items); item.s3 > 0;                           \
+             item = next_item(item, items))
+
+int4 first_item(const int tile, const int per_tile, const int4 items) {
+    const int at = tile * per_tile, row = at / items.s0, plane = row / items.s1;
+    return (int4)(at - row * items.s0, row - plane * items.s1, plane,
+                  min(per_tile, items.s0 * items.s1 * items.s2 - at));
+}
+
+int4 next_item(int4 item, const int4 items) {
+    item.s3--;
+    if (++item.s0 == items.s0) {
+        item.s0 = 0;
+        if (++item.s1 == items.s1) {
+            item.s1 = 0;
+            item.s2++;
+        }
+    }
+    return item;
+}
+
+// b0 .. b7: arena and segments.
+// counters [2 * launches + 1][LINE]: tiles taken and done of each launch, then work-groups that are
+//          through; 0 before and after.
+// behind it, at table_at, [launches][row]: variant, global size, work-items of a tile, tiles,
+//          arguments.
+// The hint is that of conv_integer.cl.
+__attribute__((reqd_work_group_size(1, 1, 1), vec_type_hint(float16)))
+__kernel void chain(
+        __global uchar *b0, __global uchar *b1, __global uchar *b2, __global uchar *b3,
+        __global uchar *b4, __global uchar *b5, __global uchar *b6, __global uchar *b7,
+        __global int *counters, const int table_at, const int launches, const int row) {
+    __global const int *table = counters + table_at;
+    __global uchar *const buffers[8] = {b0, b1, b2, b3, b4, b5, b6, b7};
+    for (int launch = 0; launch < launches; launch++) {
+        __global const int *head = table + launch * row, *arg = head + HEAD;
+        __global int *taken = counters + 2 * launch * LINE, *finished = taken + LINE;
+        const int4 items = (int4)(head[1], head[2], head[3], 0);
+        const int per_tile = head[4], tiles = head[5];
+        int done = 0;
+        switch (head[0]) {
+            CASES
+        }
+        mem_fence(CLK_GLOBAL_MEM_FENCE);
+        atomic_add(finished, done);
+        while (*(volatile __global int *)finished < tiles) {}
+        mem_fence(CLK_GLOBAL_MEM_FENCE);
+    }
+    __global int *through = counters + 2 * launches * LINE;
+    if (atomic_inc(through) == (int)get_global_size(0) - 1)
+        for (int k = 0; k <= 2 * launches; k++)
+            counters[k * LINE] = 0;
+}
