@@ -259,8 +259,9 @@ def page(parts: Mapping[str, Document]) -> str:
                   "![Latency against memory](performance.svg)", ""]
     if "roofline" in parts:
         lines += roofline_tables(parts["roofline"]["roofline"])
-    if "cold" in parts:
-        lines += cold_table(parts["cold"]["cold"])
+    cold = [entry for name, d in parts.items() if name in suite.COLD for entry in d["cold"]]
+    if cold:
+        lines += cold_table(cold)
     if parts.get("tried"):
         lines += tried(parts["tried"])
     return "\n".join(lines).rstrip() + "\n"

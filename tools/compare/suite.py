@@ -63,12 +63,13 @@ COMPARISONS = {
                     "ic01_resnet8_int8.tflite", "kws01_dscnn_int8.tflite",
                     "ad01_fc_ae_int8.tflite", "sww01_int8.tflite"), ("litert",)),
 }
-# Needs no peer, only `edgerun bench`: (network, precision) by part and option.
+# What needs no peer, only `edgerun bench`: (network, precision).
 ROOFLINE = (("resnet18", "fp32"), ("resnet18", "int8"), ("mobilenetv2", "fp32"),
             ("mobilenetv2", "int8"), ("alexnet", "fp32"))
-COLD = (("squeezenet", "fp32"), ("mobilenetv2", "int8"))
+COLD = {"cold-squeezenet": (("squeezenet", "fp32"),),
+        "cold-mobilenetv2": (("mobilenetv2", "int8"),)}
 TINYGRAD = {"tinygrad-squeezenet": "squeezenet", "tinygrad-mobilenetv2": "mobilenetv2"}
-PARTS = (*COMPARISONS, "roofline", "cold", *TINYGRAD)
+PARTS = (*COMPARISONS, "roofline", *COLD, *TINYGRAD)
 
 
 def find(folder: Path | None, name: str) -> str | None:
@@ -115,8 +116,10 @@ class Suite:
         Raises:
             EdgerunError: something is missing or fails.
         """
-        if name in ("roofline", "cold"):
-            return {name: self._benches(name, prepare)}
+        if name == "roofline":
+            return {"roofline": self._benches(ROOFLINE, prepare, "--per-op", "--runs", "30")}
+        if name in COLD:
+            return {"cold": self._benches(COLD[name], prepare, "--cold", "--starts", "3")}
         if name in TINYGRAD:
             return None if prepare else {"results": self._tinygrad(TINYGRAD[name])}
         part = COMPARISONS[name]
@@ -131,21 +134,20 @@ class Suite:
     def _packed(self, network: str, precision: str) -> Path:
         return self.files.file(self.files.source(network), "edgerun", precision)
 
-    def _benches(self, name: str, prepare: bool) -> list[dict[str, Any]]:
+    def _benches(self, models: Sequence[tuple[str, str]], prepare: bool, *options: str
+                 ) -> list[dict[str, Any]]:
+        """Return what `edgerun bench` finds for every (network, precision) on every device."""
         found = []
-        for network, precision in ROOFLINE if name == "roofline" else COLD:
+        for number, (network, precision) in enumerate(models):
             path = self._packed(network, precision)
-            for number, device in enumerate(self.devices):
+            for device in self.devices:
                 if prepare:
                     _bench(path, device, "--runs", "1", "--per-op")
                     continue
-                options = ("--cold", "--starts", "3")
-                if name == "roofline":
-                    options = ("--per-op", "--runs", "30")
-                    if (network, precision) == ROOFLINE[0]:
-                        options += ("--new-peaks",)
-                found.append({"network": network, "precision": precision,
-                              "driver": self.devices[number], **_bench(path, device, *options)})
+                # peaks change with the machine's load: measured again, once
+                peaks = ("--new-peaks",) if "--per-op" in options and number == 0 else ()
+                found.append({"network": network, "precision": precision, "driver": device,
+                              **_slim_bench(_bench(path, device, *options, *peaks))})
         return found
 
     def _tinygrad(self, network: str) -> list[dict[str, Any]]:
@@ -165,6 +167,16 @@ class Suite:
 def _slim(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without the times of the rounds, which the ratios already hold."""
     return {key: value for key, value in result.items() if key != "turns_ns"}
+
+
+OP_KEYS = ("code", "shape", "kernel", "ns", "macs", "bytes", "possible_ns", "limit")
+
+
+def _slim_bench(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a report of `edgerun bench` with what the page needs of its ops."""
+    if "ops" in found:
+        found["ops"] = [{key: op[key] for key in OP_KEYS} for op in found["ops"]]
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
