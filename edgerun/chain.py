@@ -15,10 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from edgerun.ops import Launch, Scratch
+from edgerun.ops import Launch
 from edgerun.programs import source
 
 FAMILY, KERNEL = "chain", "chain"
@@ -30,6 +31,7 @@ TILES = 4  # of a launch and work-group, at most: what is left at the end is wai
 
 _KERNEL = re.compile(r"^(__attribute__\(\([^\n]*\)\)\n)?__kernel void (\w+)\((.*?)^\}$",
                      re.M | re.S)
+_COMMENT = re.compile(r"^ *//.*", re.M)
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.M)
 _TYPE = re.compile(r"^typedef .*?(\w+)(?: __attribute__\(\(.*\)\))?;$", re.M)
 _FUNCTION = re.compile(r"^(?!typedef)[A-Za-z]\w*(?:\([\w, ]*\))? \*?([A-Za-z]\w*)\(", re.M)
@@ -124,22 +126,32 @@ def _case(kinds: Sequence[str], number: int) -> str:
 
 def _section(launch: Launch, number: int) -> str:
     """The text of a variant: a function, and what it needs, under names of its own."""
-    text = source(launch.family, launch.defines)
+    names, macros, body = _body(launch.family, launch.kernel)
+    own = [name.partition("(")[0] for name in launch.defines]
+    return "\n".join([
+        *(f"#define {name} {value}" for name, value in sorted(launch.defines.items())),
+        *(f"#define {name} {name}_{number}" for name in names), f"#define VARIANT variant_{number}",
+        body, *(f"#undef {name}" for name in (*own, *names, *macros, "VARIANT"))])
+
+
+@lru_cache
+def _body(family: str, kernel: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """What the variants of a kernel share: names of types and functions, macros, the text."""
+    text = source(family, {})
     helpers = _KERNEL.sub("", text)
     names = {*_TYPE.findall(helpers), *_FUNCTION.findall(helpers)}
     for pair in _GENERATED.findall(helpers):
         names |= {name for name in pair if name.islower() and not _BUILT_IN.fullmatch(name)}
-    renamed = [f"#define {name} {name}_{number}" for name in sorted(names)]
-    ids = [f"#define get_global_{what}(d) ((size_t){value}.s##d)"
-           for what, value in (("id", "edgerun_item"), ("size", "edgerun_items"))]
-    macros = {*_MACRO.findall(text), *names, "get_global_id", "get_global_size"}
-    text = _KERNEL.sub(lambda found: _function(found, launch.kernel, number), text)
-    return "\n".join([*renamed, *ids, text, *(f"#undef {name}" for name in sorted(macros))])
+    text = _COMMENT.sub("", _KERNEL.sub(lambda found: _function(found, kernel), text))
+    text = "\n".join([
+        "#define get_global_id(d) ((size_t)edgerun_item.s##d)",
+        "#define get_global_size(d) ((size_t)edgerun_items.s##d)", text])
+    return tuple(sorted(names)), tuple(sorted({*_MACRO.findall(text)})), text
 
 
-def _function(found: re.Match, kernel: str, number: int) -> str:
+def _function(found: re.Match, kernel: str) -> str:
     if found[2] != kernel:
         return "\n" * found[0].count("\n")
     line = "\n" if found[1] else ""  # so that compilers name the lines of the file
-    return (f"{line}void variant_{number}(const int4 edgerun_item, const int4 edgerun_items, "
+    return (f"{line}void VARIANT(const int4 edgerun_item, const int4 edgerun_items, "
             f"{found[3]}}}")
