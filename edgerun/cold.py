@@ -192,11 +192,11 @@ def _child(path: str, wanted: str | None, stages: dict[str, int]) -> dict[str, A
     model = timed("map", loader.read, path, False)
     timed("checksums", validate.check_segments, model)
     device.facts_for = watched("sums", device.facts_for)
-    device.build = watched("programs", device.build)
+    device.programs.get = watched("programs", device.programs.get)
     Buffers.weights = watched("buffers", Buffers.weights)
     Buffers.arena = watched("buffers", Buffers.arena)
     session = timed("launches", Session, model, device)
-    stages["launches"] -= stages["sums"] + stages["programs"] + stages["buffers"]
+    stages["launches"] -= sum(stages.get(stage, 0) for stage in ("sums", "programs", "buffers"))
     inputs = arrays.random_inputs(session.inputs)
     timed("first", session.run, inputs)
     later = []

@@ -278,6 +278,7 @@ class Session:
             self.steps = []
             self._boundary = []
             self.buffers.release()
+            self.device.programs.store(closing=True)
 
     def __enter__(self) -> Session:
         return self
