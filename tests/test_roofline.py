@@ -172,3 +172,14 @@ def test_an_op_cannot_beat_the_peak(device, tmp_path):
         op = max(timing.profile(session, arrays.random_inputs(session.inputs), 9, peaks),
                  key=lambda op: op.macs)
     assert op.limit == "compute" and 0.02 < op.attained <= 1.2
+
+
+def test_shapes_in_short(tmp_path):
+    networks.write("attention", tmp_path / "n.edge", size=32)
+    ops = loader.read(tmp_path / "n.edge").ops
+    shapes = [timing.shape_of(op) for op in ops]
+    assert shapes[0] == "16x16/16 3->192 2x2"
+    assert "192->1000 1" in shapes and any("192->768" in shape for shape in shapes)
+    networks.write("mobilenetv2", tmp_path / "m.edge", size=32)
+    shapes = [timing.shape_of(op) for op in loader.read(tmp_path / "m.edge").ops]
+    assert shapes[:3] == ["3x3/2 3->32 16x16", "3x3/1 32->32 16x16", "1x1/1 32->16 16x16"]
