@@ -21,11 +21,14 @@ from tests.models import save
 from edgerun.tools.graph import Graph
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
-SHAPE = (1, 9, 11, 3)
+SHAPE = (1, 33, 31, 3)
 
 
 def branches(path: Path) -> Path:
-    """Two outputs of eight ops that depend on each other: any wrong order or race shows."""
+    """Two outputs of nine ops that depend on each other: any wrong order or race shows.
+
+    The reversed rows make first work-items depend on the last ones of the launch before.
+    """
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -35,7 +38,9 @@ def branches(path: Path) -> Path:
     x = graph.input("x", SHAPE, "fp32")
     a = graph.add("conv2d", [x, normal(20, 3, 3, 3), normal(20)], "a", pad_top=1, pad_left=1,
                   pad_bottom=1, pad_right=1, activation="relu")
-    b = graph.add("conv2d", [a, normal(20, 1, 1, 20)], "b")
+    turned = graph.add("slice", [a], "turned", starts=(0, 32, 0, 0), steps=(1, -1, 1, 1),
+                       sizes=(1, 33, 31, 20))
+    b = graph.add("conv2d", [turned, normal(20, 1, 1, 20)], "b")
     c = graph.add("binary", [a, b], "c", kind="add")
     d = graph.add("pool2d", [c], "d", kind="max", kernel_h=2, kernel_w=2,
                   stride_h=2, stride_w=2)
