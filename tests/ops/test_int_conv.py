@@ -14,7 +14,8 @@ from edgerun.errors import DeviceError, ModelError
 from edgerun.ops import OPS, Facts, _tile
 from edgerun.ops._base import Variant
 from edgerun.quantization import Quantization, fixed_point
-from edgerun.tools.graph import Graph
+from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.lower import weighted
 from tests.harness import Const, Quantized, check_integer, run_guarded, session_of
 
 PADS = ("pad_top", "pad_left", "pad_bottom", "pad_right")
@@ -209,6 +210,33 @@ def test_int16_extremes(device, dot16, w_dtype, values):
               values=values, wide=True)
 
 
+@pytest.mark.parametrize("w_dtype, largest, chunk", [("int8", 60, 273), ("int16", 300, 109)])
+def test_int16_chunks(device, dot16, w_dtype, largest, chunk):
+    """The longest chunks that such weights allow, of products of one sign and as large as can be."""
+    def alike(rng, shape, dtype):
+        if dtype == w_dtype and len(shape) == 4 and shape[0] == 16:
+            return np.full(shape, largest, dtype)
+        return np.where(np.arange(shape[-1]) % 600 < 590, -2**15, 2**15 - 1).astype(dtype) * np.ones(
+            shape, dtype)
+    check(device, (1, 3, 9, 602), (16, 1, 3, 602), dtypes=("int16", w_dtype), values=alike,
+          wide=True, chunk=chunk)
+
+
+@pytest.mark.parametrize("dtype, word", [("int8", 4), ("int16", 2)])
+def test_chunk_of(dtype, word):
+    """Every window of as many words fits, and one of the next length does not."""
+    rng = np.random.default_rng(3)
+    w = (integers(rng, (5, 3, 3, 150), dtype) // (1 if dtype == "int8" else 40)).astype(dtype)
+    chunk = weighted.chunk_of(Tensor("w", w.shape, dtype, w))
+    padded = np.pad(np.abs(w.astype(np.int64)), ((0, 0), (0, 0), (0, 0), (0, -150 % word)))
+    words = padded.reshape(5, -1, word).sum(2)
+
+    def largest(n):
+        return max(words[:, at:at + n].sum(1).max() for at in range(words.shape[1] - n + 1))
+    assert 1 < chunk < words.shape[1]
+    assert largest(chunk) * 2**15 <= 2**31 - 2**16 < largest(chunk + 1) * 2**15
+
+
 def test_int16_twice(device, tiled):
     check(device, (1, 4, 6, 9), (16, 3, 3, 9), dtypes=("int16", "int8"), rounding="twice")
 
@@ -317,6 +345,8 @@ def operands(graph, **changes):
     ({"m0": ("fp32", (8,))}, {}, "has shifts beside scales"),
     ({"m0": ("fp32", (1,)), "t": None}, {}, "the scales m0 has the shape"),
     ({}, {"wide": True}, "is wide, but x is uint8"),
+    ({}, {"chunk": 3}, "sums chunks of 3 words, needed 0 to 65536, or 0 if it is not wide"),
+    ({}, {"chunk": -1}, "sums chunks of -1 words"),
     ({"x": ("int16", (1, 6, 6, 5)), "zeros": ("int16", (8,))}, {"wide": True},
      r"the bias bias has the shape \(8,\), needed \(2, 8\)"),
     ({"x": ("fp32", (1, 6, 6, 5)), "zeros": ("fp32", (8,))}, {}, "bias is int32, needed fp32"),

@@ -13,7 +13,8 @@ HEADROOM = 1.5  # int16 has room for what calibration did not see; 8 bits have n
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
 SMALLEST_UNIT = 2.0**-30  # of a sum, in steps of the result
 # Weights of int16 layers: no more bits than keep sums of products with any int16 below 2^31, some of
-# it left to the bias; but 12 bits at least, which costs nothing that 16-bit activations show.
+# it left to the bias; but 12 bits at least. The results of SqueezeNet, ResNet-18 and AlexNet are then
+# 58 to 62 dB from those in fp32 (int8: 33 to 38; 16 bits: 77 to 83, at half the speed).
 MOST_MAGNITUDE, LEAST_TOP = 63_000, 2047
 MOST_BIAS = {"int8": 2.0**28, "int16": 2.0**40}  # steps of a sum that a bias may be worth
 
