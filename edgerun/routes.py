@@ -10,6 +10,7 @@ and measurements.
 from __future__ import annotations
 
 import os
+import platform
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from edgerun.command_buffer import EXTENSION, CommandBuffer, has
 from edgerun.errors import DeviceError
 
 NAMES = ("launches", "buffer", "chain")
+
+# CPUs where all cores see stores in the order of the program: PoCL 3.1 makes no instruction of the
+# fences of OpenCL C 1.2, by which a work-group that waits would see what others stored.
+IN_ORDER = ("x86_64", "amd64", "i386", "i686")
 
 
 class Launches:
@@ -184,6 +189,8 @@ def _against_chain(session) -> str:
     from edgerun.chain import BUFFERS  # imports pyopencl
     if session.device.info.kind != "cpu":
         return "the device is no CPU"
+    if platform.machine().lower() not in IN_ORDER:
+        return "cores of this CPU may see stores in another order"
     if not session.prepared:
         return "there is nothing to chain"
     if len(session.memory_objects) > BUFFERS:

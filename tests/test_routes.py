@@ -163,6 +163,10 @@ def test_routes_that_are_not_possible(device, path, monkeypatch):
     monkeypatch.setattr(routes, "has", lambda _: False)
     with pytest.raises(DeviceError, match="buffer is not possible: the driver has no cl_khr_comm"):
         opened(path, device, "buffer", monkeypatch)
+    with monkeypatch.context() as other:
+        other.setattr("platform.machine", lambda: "aarch64")
+        with pytest.raises(DeviceError, match="chain is not possible: cores .* another order"):
+            opened(path, device, "chain", monkeypatch)
     monkeypatch.setattr("edgerun.chain.BUFFERS", 1)
     with pytest.raises(DeviceError, match="chain is not possible: there are more than 0 segments"):
         opened(path, device, "chain", monkeypatch)
