@@ -139,7 +139,6 @@ def _with_tiles(key: Key, facts: Facts, variant: Variant) -> Variant:
     return Variant((*variant.values, ("tiles", -(-tiles // -(-tiles // each)))))
 
 
-
 def _conv(key: Key, facts: Facts) -> Variant:
     return _with_tiles(key, facts, _conv_tile(key, facts))
 
@@ -172,7 +171,8 @@ def _conv_tile(key: Key, facts: Facts) -> Variant:
 
 
 def _conv_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
-    return {**_conv_tile_axes(key, facts), "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
+    return {**_conv_tile_axes(key, facts),
+            "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
 
 
 def _conv_tile_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:

@@ -142,8 +142,8 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     variant = _tile.choose(key, facts)
     return Launch(
         "conv", "conv2d", {**defines, **variant.defines},
-        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])), -(-pixels // (variant["P"] * variant["tiles"])),
-         groups),
+        (-(-window["out_c"] // (variant["NV"] * variant["VEC"])),
+         -(-pixels // (variant["P"] * variant["tiles"])), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, zeros or x, optional(op, M0) or x, y,
          i32(bias is not None), i32(residual is not None), i32(pixels),
