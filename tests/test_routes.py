@@ -145,7 +145,7 @@ def test_chain_where_fewer_cores_are_allowed(monkeypatch):
 
 def test_default_route(device, path, monkeypatch):
     with opened(path, device, None, monkeypatch) as session:
-        fast = "Portable" in device.info.platform
+        fast = device.info.platform in routes.FASTER_AS_CHAIN
         assert session.route.name == ("chain" if fast else "launches")
         made = dict(device.created)
         session.run({"x": feeds(1)[0]})
@@ -155,6 +155,12 @@ def test_default_route(device, path, monkeypatch):
         described = session.memory().text()
         assert f"{session.route.launches} launches as {session.route.commands} command" in described
         assert session.route.why in described
+
+
+def test_default_route_of_other_drivers(device, path, monkeypatch):
+    monkeypatch.setattr(routes, "FASTER_AS_CHAIN", ())
+    with opened(path, device, None, monkeypatch) as session:
+        assert session.route.name == "launches"
 
 
 def test_routes_that_are_not_possible(device, path, monkeypatch):
