@@ -190,8 +190,12 @@ class BenchReport:
 
     @property
     def launch_share(self) -> float | None:
-        """The cost of as many empty launches, as a share of the latency; None if not known."""
-        return self.launches * self.peaks.launch_ns / self.total["median"] if self.peaks else None
+        """The cost of as many empty launches as a run enqueues, as a share of the latency.
+
+        None if it is not known.
+        """
+        return (self.route["commands"] * self.peaks.launch_ns / self.total["median"]
+                if self.peaks else None)
 
     @property
     def attained(self) -> float | None:

@@ -141,7 +141,7 @@ def test_bench_compares_with_the_peaks(network, device, fast):
     # weights of 4 MB, measured beyond 8 MB: from a cache they may come faster, but not by magic
     assert all(0 < op["attained"] < 20 for op in document["ops"])
     assert document["launch_share"] == pytest.approx(
-        found.launches * found.peaks.launch_ns / found.total["median"])
+        found.route["commands"] * found.peaks.launch_ns / found.total["median"])
     shown = found.text()
     assert "% possible" in shown and "launch share" in shown and "host: all but waiting" in shown
 

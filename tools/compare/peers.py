@@ -45,7 +45,8 @@ class Edgerun:
         if info.kind == "cpu" and units != threads:
             raise ValueError(f"{info.name} computes with {units} threads, needed {threads}")
         self.facts = {
-            "device": info.name, "platform": info.platform, "launches": len(self._session.prepared),
+            "device": info.name, "platform": info.platform,
+            "launches": self._session.route.launches, "commands": self._session.route.commands,
             "arena_bytes": plan.arena_bytes,
             "weight_bytes": sum(len(s.data) for s in self._session.model.segments)}
         self._found: dict[str, np.ndarray] = {}

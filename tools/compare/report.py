@@ -67,10 +67,16 @@ def latency_table(results: Sequence[Mapping[str, Any]], precision: str) -> list[
         cells = ["-" if c not in found or found[c]["error"]
                  else milliseconds(found[c]["median_ns"]) for c in columns]
         worst = max((r["spread"] for r in found.values() if not r["error"]), default=0.0)
-        launches = next((str(r["facts"]["launches"]) for r in found.values()
+        launches = next((_launches(r["facts"]) for r in found.values()
                          if "launches" in r["facts"]), "-")
         rows.append([model, *cells, launches, f"{100 * worst:.1f} %"])
     return table(["ms", *map(_title, columns), "launches", "spread"], rows)
+
+
+def _launches(facts: Mapping[str, Any]) -> str:
+    """Return the launches of a run, and how many commands they are if those are fewer."""
+    launches, commands = facts["launches"], facts.get("commands", facts["launches"])
+    return str(launches) if launches == commands else f"{launches} as {commands}"
 
 
 def ratio_table(ratios: Sequence[Ratio]) -> list[str]:
