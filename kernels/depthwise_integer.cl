@@ -6,19 +6,22 @@
 // where x outside the image is zero_x, which stands for the real number 0. What becomes of acc, the
 // stored types and WIDE: see weights.cl.
 //
-// A work-item computes P neighbouring pixels of a row times `run` output channels, VEC at a time.
-// Global size (ceil(out_c / run), ceil(out_w / P), n * out_h). The last vector of channels is
-// shifted back so that it ends at out_c: elements may be computed twice, so y must not share bytes
-// with the residual.
+// A work-item computes P pixels of a row, `apart` columns from one to the next, times `run` output
+// channels, VEC at a time. Global size (ceil(out_c / run), apart * ceil(ceil(out_w / apart) / P),
+// n * out_h). The last vector of channels is shifted back so that it ends at out_c: elements may be
+// computed twice, so y must not share bytes with the residual.
 //
 // P:   1 and up.
 // VEC: 1, 2, 4, 8 or 16 channels, at most out_c.
 // MULTIPLIED: defined where multiplier is not 1.
 // ZERO_W: defined where zero_w is not 0.
-// TAPS: 0, or the width of the kernel where stride_w and dilation_w are 1: a row of x is then
-//       loaded once for all of its taps.
+// TAPS: 0, or the width of the kernel: a row of x is then loaded once for all of its taps. Only
+//       where apart * stride_w = STRIDE * dilation_w; without TAPS apart is 1.
+// STRIDE: 1 and up, see TAPS.
 // DOT_VNNI: x86 with AVX-512 VNNI and VL, by a compiler that takes assembly; integers only, not
-//       WIDE, TAPS above 0, VEC 4 and up. Neighbouring pixels are packed into words.
+//       WIDE, TAPS above 0, VEC 4 and up. Neighbouring pixels are packed into words: with UPRIGHT
+//       those of a column, else, where STRIDE is 1, those of a row.
+// UPRIGHT: the height of the kernel, 1 to 4, with T_uint8 only.
 
 #include "weights.cl"
 
@@ -28,6 +31,10 @@
 #ifndef TAPS
 #define TAPS 0
 #endif
+#ifndef STRIDE
+#define STRIDE 1
+#endif
+#define SPAN ((P - 1) * STRIDE + TAPS)  // pixels of a row of x for all taps
 
 // Input channels of VEC output channels; `phase` is the first output channel modulo the multiplier.
 #ifdef MULTIPLIED
@@ -65,12 +72,17 @@ I dot(I acc, const I x, const I w) {
 }
 #endif
 
+// Output column at which a tile of `size`, `apart` from each other, starts.
+int start_of(const int tile, const int size, const int apart) {
+    return tile / apart * size * apart + tile % apart;
+}
+
 // x [n, height, width, out_c / multiplier]; w [kernel_h, kernel_w, out_c]; bias [out_c] int32 (WIDE
 //   [2, out_c]) or, for weights only, fp32; residual, y [n, out_h, out_w, out_c]; m0 [out_c] int32,
 //   or the fp32 scales; t [out_c] int8. A bias or residual whose flag is 0 is not read.
 // image: height, width, out_h, out_w, out_c, multiplier, run, 1 for a bias + 2 for a residual
 // rows, columns: kernel, stride, dilation, pad before
-// zeros: zero_x, zero_w, unused
+// zeros: zero_x, zero_w, apart, unused
 // ends: zero point, least and largest value of y, unused
 __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(m0),
                                 TENSOR(t), TENSOR(y), const int8 image, const int4 rows,
@@ -79,11 +91,13 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
     const int height = image.s0, width = image.s1, out_h = image.s2, out_w = image.s3;
     const int out_c = image.s4, multiplier = image.s5, run = image.s6, given = image.s7;
     const int first = get_global_id(0) * run, last = min(first + run, out_c);
-    const int ox = get_global_id(1) * P, row = get_global_id(2), n = row / out_h;
+    const int apart = zeros.s2, ox = start_of(get_global_id(1), P, apart);
+    const int row = get_global_id(2), n = row / out_h;
+    if (ox >= out_w) return;  // the last tile of some phases of `apart`
     const int top = (row - n * out_h) * rows.s1 - rows.s3, left = ox * columns.s1 - columns.s3;
-    const int in_c = out_c / multiplier, count = min(P, out_w - ox);
+    const int in_c = out_c / multiplier, count = min(P, (out_w - 1 - ox) / apart + 1);
     const bool wide = count == P && left >= 0
-        && left + (P - 1) * columns.s1 + (columns.s0 - 1) * columns.s2 < width;
+        && left + (P - 1) * apart * columns.s1 + (columns.s0 - 1) * columns.s2 < width;
     const F outside = (F)(zeros.s0), zero_w = (F)(zeros.s1);
 
     for (int at = first; at < last; at += VEC) {
@@ -98,6 +112,60 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
         for (int p = 0; p < P; p++)
             acc[p] = start;
 
+#if defined(DOT_VNNI) && defined(UPRIGHT)
+        // A word holds the pixels of a column, above the first one in its lowest byte.
+        UI weight[TAPS], word[SPAN];
+        #pragma unroll
+        for (int kx = 0; kx < TAPS; kx++)
+            weight[kx] = (UI)(0);
+        #pragma unroll
+        for (int i = 0; i < SPAN; i++)
+            word[i] = (UI)(0);
+        #pragma unroll
+        for (int ky = 0; ky < UPRIGHT; ky++) {
+            const int iy = top + ky * rows.s2, step = columns.s2 * in_c;
+            const bool inside = (uint)iy < (uint)height;
+            __global const S *xp = AT(const S, x) + from
+                + ((n * height + iy) * width + left) * in_c;
+            __global const W *wp = AT(const W, w) + ky * TAPS * out_c + c;
+            #pragma unroll
+            for (int kx = 0; kx < TAPS; kx++, wp += out_c)
+                weight[kx] |= (AS_UI(WLOAD(wp)) & MASK) << (ky * ELEMENT);
+            if (inside && wide) {
+                #pragma unroll
+                for (int i = 0; i < SPAN; i++, xp += step)
+                    word[i] |= AS_UI(load_x(xp, multiplier, phase)) << (ky * ELEMENT);
+            } else {
+                int ix = left;
+                #pragma unroll
+                for (int i = 0; i < SPAN; i++, xp += step, ix += columns.s2) {
+                    const F pixel = inside && (uint)ix < (uint)width
+                        ? load_x(xp, multiplier, phase) : outside;
+                    word[i] |= AS_UI(pixel) << (ky * ELEMENT);
+                }
+            }
+        }
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            #pragma unroll
+            for (int kx = 0; kx < TAPS; kx++)
+                acc[p] = dot(acc[p], AS_I(word[p * STRIDE + kx]), AS_I(weight[kx]));
+        }
+#ifdef ZERO_W
+        I total[SPAN];
+        #pragma unroll
+        for (int i = 0; i < SPAN; i++)
+            total[i] = dot((I)(0), AS_I(word[i]), (I)(ONES(UPRIGHT)));
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            I all = total[p * STRIDE];
+            #pragma unroll
+            for (int kx = 1; kx < TAPS; kx++)
+                all += total[p * STRIDE + kx];
+            acc[p] -= zero_w * all;
+        }
+#endif
+#else
         for (int ky = 0; ky < rows.s0; ky++) {
             const int iy = top + ky * rows.s2;
             const bool inside = (uint)iy < (uint)height;
@@ -141,14 +209,14 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
             for (int kx = 0; kx < TAPS; kx++)
                 weight[kx] = WEIGHTS(wp + kx * out_c);
             #pragma unroll
-            for (int i = 0; i < P + TAPS - 1; i++) {
-                const int ix = left + i;
+            for (int i = 0; i < SPAN; i++) {
+                const int ix = left + i * columns.s2;
                 const F pixel = inside && (wide || (uint)ix < (uint)width)
                     ? load_x(line + ix * in_c, multiplier, phase) : outside;
                 #pragma unroll
                 for (int kx = 0; kx < TAPS; kx++)
-                    if (i - kx >= 0 && i - kx < P)
-                        WEIGH(acc[i - kx], pixel, weight[kx]);
+                    if (i >= kx && (i - kx) % STRIDE == 0 && (i - kx) / STRIDE < P)
+                        WEIGH(acc[(i - kx) / STRIDE], pixel, weight[kx]);
             }
 #else
             for (int kx = 0; kx < columns.s0; kx++) {
@@ -164,6 +232,8 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
             }
 #endif
         }
+
+#endif
 
 #ifdef QUANTIZED
         const I scale = BITS(int, AT(const int, m0) + c);
@@ -188,7 +258,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
         #pragma unroll
         for (int p = 0; p < P; p++)
             if (p < count) {
-                const int to = (row * out_w + ox + p) * out_c + c;
+                const int to = (row * out_w + ox + p * apart) * out_c + c;
 #if defined(INTEGERS)
                 STOREV(result[p], AT(O, y) + to);
 #else

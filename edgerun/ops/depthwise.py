@@ -11,7 +11,7 @@ from edgerun.ops._integer import infer_integer, is_integer, optional
 from edgerun.ops.conv import (
     MAX_INDEX, MAX_TILE, output_size, require_bias, require_floats, require_no_scales,
     require_residual, window_of)
-from edgerun.ops.depthwise_integer import ROW_TAPS, depthwise_integer
+from edgerun.ops.depthwise_integer import depthwise_integer, shared_taps, tiles_of
 from edgerun.ops.elementwise import activation
 
 
@@ -36,26 +36,6 @@ def infer_depthwise(op: OpLike) -> Outputs:
     require_residual(op, optional(op, 3), shape)
     require_no_scales(op)
     return [(shape, x.dtype)]
-
-
-def tiles_of(out_size: int, size: int, apart: int) -> int:
-    """Return how many tiles of `size` outputs, `apart` from each other, an axis is cut into."""
-    return apart * -(-(-(-out_size // apart)) // size)
-
-
-def shared_taps(window: dict[str, int], facts: Facts) -> tuple[tuple[int, int], dict[str, int]]:
-    """Return how many rows and columns apart the pixels of a work-item are, and further macros.
-
-    With TAPS a pixel that is loaded serves all of its taps: those of pixels of y whose windows
-    begin a whole number of taps apart.
-    """
-    steps = [(window[f"stride_{axis}"], window[f"dilation_{axis}"]) for axis in "hw"]
-    if (facts.kind != "cpu" or window["kernel_w"] not in ROW_TAPS
-            or any(stride % dilation and dilation % stride for stride, dilation in steps)):
-        return (1, 1), {}
-    down, across = (max(1, dilation // stride) for stride, dilation in steps)
-    return (down, across), {"TAPS": window["kernel_w"],
-                            "STRIDE": max(1, window["stride_w"] // window["dilation_w"])}
 
 
 def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:

@@ -12,6 +12,7 @@ from edgerun.ops._integer import (
 from edgerun.ops.elementwise import activation
 
 ROW_TAPS = (3, 5)  # widths of kernels for which a row of x is loaded once
+UPRIGHT = 4  # taps of a column that fit into a word
 
 
 def form_defines(op: OpLike) -> dict[str, Any]:
@@ -33,15 +34,35 @@ def form_defines(op: OpLike) -> dict[str, Any]:
     return defines
 
 
-def form_args(op: OpLike) -> tuple[Any, ...]:
-    """Return the last arguments of a kernel with weights: zeros, ends, alpha, beta."""
+def form_args(op: OpLike, apart: int = 0) -> tuple[Any, ...]:
+    """Return the last arguments of a kernel with weights: zeros and `apart`, ends, alpha, beta."""
     x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
     zero_x = require_quantized(x, op).zero if x.dtype not in FLOAT else 0
-    zeros = int4_arg([zero_x, zero_of_weights(op, w)])
+    zeros = int4_arg([zero_x, zero_of_weights(op, w), apart])
     if y.dtype in FLOAT:
         act = activation(op)
         return zeros, int4_arg([]), f32(act.alpha), f32(act.beta)
     return zeros, int4_arg([y.quantization.zero, *bounds(op, y)]), f32(0), f32(0)
+
+
+def tiles_of(out_size: int, size: int, apart: int) -> int:
+    """Return how many tiles of `size` outputs, `apart` from each other, an axis is cut into."""
+    return apart * -(-(-(-out_size // apart)) // size)
+
+
+def shared_taps(window: dict[str, int], facts: Facts) -> tuple[tuple[int, int], dict[str, int]]:
+    """Return how many rows and columns apart the pixels of a work-item are, and further macros.
+
+    With TAPS a pixel that is loaded serves all of its taps: those of pixels of y whose windows
+    begin a whole number of taps apart.
+    """
+    steps = [(window[f"stride_{axis}"], window[f"dilation_{axis}"]) for axis in "hw"]
+    if (facts.kind != "cpu" or window["kernel_w"] not in ROW_TAPS
+            or any(stride % dilation and dilation % stride for stride, dilation in steps)):
+        return (1, 1), {}
+    down, across = (max(1, dilation // stride) for stride, dilation in steps)
+    return (down, across), {"TAPS": window["kernel_w"],
+                            "STRIDE": max(1, window["stride_w"] // window["dilation_w"])}
 
 
 def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
@@ -60,17 +81,20 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
     defines = {**variant.defines, **form_defines(op)}
     if out_c != in_c:
         defines["MULTIPLIED"] = 1
-    if facts.kind == "cpu" and o["stride_w"] == o["dilation_w"] == 1 and kernel_w in ROW_TAPS:
-        defines["TAPS"] = kernel_w
-        if facts.dot == "vnni" and x.dtype not in FLOAT and not o["wide"] and variant["VEC"] >= 4:
+    (_, apart), shared = shared_taps(dict(key.sizes), facts)
+    defines |= shared
+    if shared and facts.dot == "vnni" and form(op) != "c" and not o["wide"] and variant["VEC"] >= 4:
+        if x.dtype == "uint8" and kernel_h <= UPRIGHT:
+            defines |= {"DOT_VNNI": 1, "UPRIGHT": kernel_h}
+        elif shared["STRIDE"] == 1 and apart == 1:
             defines["DOT_VNNI"] = 1
     return [Launch(
         "depthwise_integer", "depthwise_integer", defines,
-        (-(-out_c // run), -(-out_w // variant["P"]), n * out_h),
+        (-(-out_c // run), tiles_of(out_w, variant["P"], apart), n * out_h),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, m0, t or x, y,
          int8_arg([height, width, out_h, out_w, out_c, out_c // in_c, run,
                    (bias is not None) + 2 * (residual is not None)]),
          int4_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]]),
          int4_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]]),
-         *form_args(op)), facts.one, key, variant)]
+         *form_args(op, apart)), facts.one, key, variant)]
