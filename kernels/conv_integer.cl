@@ -172,8 +172,8 @@ X join(const short16 part) {
 #endif
 
 #ifdef DOT_FLOAT
-// The first `words` words of x, `advance` elements apart, as fp32; with advance == WORD no more than
-// n channels are read, the rest is 0.
+// The first `words` words of x, `advance` elements apart, as fp32; with advance == WORD no more
+// than n channels are read, the rest is 0.
 void widen(__global const S *x, const int words, const int advance, const int n, float *out) {
     int c = 0;
     if (advance != WORD) {
@@ -229,8 +229,8 @@ int sum_of(__global const uchar *p, const int n) {
 // y [pixels = n * out_h * out_w, groups * out_c]. in_c and out_c are per group. bias is not read if
 // its flag is 0, zeros only where a tap lies outside the image. elements: of x. chunk: words whose
 // sums fit into accumulators that have totals beside them; PIECE or more with DOT_FLOAT.
-// The hint says that work-items are vectors already: Intel's CPU runtime would make more of them, in
-// four times the time.
+// The hint says that work-items are vectors already: Intel's CPU runtime would make more of them,
+// which takes it four times as long.
 __attribute__((vec_type_hint(float16)))
 __kernel void conv2d_integer(
         TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(zeros), TENSOR(m0), TENSOR(t), TENSOR(y),
@@ -315,8 +315,8 @@ __kernel void conv2d_integer(
                 inside = inside && (uint)iy < (uint)height && (in_c % WORD == 0
                     || row[p] + (kernel_w - 1) * dilation_w * channels + words * WORD <= elements);
             }
-            // What follows one another: the taps of the row as one run of channels; taps of one word,
-            // `advance` elements apart; or the channels of one tap.
+            // What follows one another: the taps of the row as one run of channels; taps of one
+            // word, `advance` elements apart; or the channels of one tap.
             int runs = kernel_w, length = in_c, advance = WORD;
             if (inside && runs_on) {
                 runs = 1;
@@ -439,7 +439,7 @@ __kernel void conv2d_integer(
 #ifdef WIDE
                     const OF value = requantizev_wide(sum, low, multiplier, shift);
 #else
-                    const OF value = requantizev(sum, multiplier, shift);
+                    const OF value = steps_of(sum, multiplier, shift);
 #endif
                     result[p] = saturate(value + zero_y, (OF)(least), (OF)(most));
 #endif

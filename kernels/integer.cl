@@ -9,6 +9,8 @@
 //   requantize(acc, m0, t)     over int: twice if ROUND_TWICE is defined, upward if ROUND_UPWARD
 //                              is, single if ROUND_SINGLE is, else once
 //   requantizev(acc, m0, t)    the same over I, the int vectors of VEC lanes
+//   steps_of(acc, m0, t)       requantizev of what is clamped to 16 bits or fewer afterwards: with
+//                              single it lies from -4194303 to 4194303
 //   requantizev_wide(hi, lo, m0, t)   with WIDE, and t above 17: once, of hi * 2^16 + lo, where lo
 //                              is below 2^32, and the sum below 2^46
 //   saturate(v, low, high)     v between low and high
@@ -55,6 +57,15 @@ typedef GLUE(uint, VEC) UI;
 I requantizev_single(const I acc, const I m0, const I t) {
     const I power = (127 - t) << 23;  // 2^-t
     return GLUE(convert_int, VEC)(rint(FLOATS(acc) * (FLOATS(m0) * GLUE(as_float, VEC)(power))));
+}
+
+// Compilers call functions for rint and the conversion, lane by lane. Adding 1.5 * 2^23 rounds too,
+// and leaves the integer in the low bits.
+I steps_of_single(const I acc, const I m0, const I t) {
+    typedef GLUE(float, VEC) FLOAT;
+    const FLOAT x = FLOATS(acc) * (FLOATS(m0) * GLUE(as_float, VEC)((127 - t) << 23));
+    const FLOAT near = fmin(fmax(x, (FLOAT)(-4194303.0f)), (FLOAT)(4194303.0f));
+    return AS_I(near + 12582912.0f) - 0x4B400000;
 }
 
 #ifdef POCL_DEVICE_ADDRESS_BITS
@@ -128,9 +139,15 @@ I requantizev_twice(const I acc, const I m0, const I t) {
 #elif defined(ROUND_SINGLE)
 #define requantize requantize_single
 #define requantizev requantizev_single
+#if VEC != 1
+#define steps_of steps_of_single
+#endif
 #else
 #define requantize requantize_once
 #define requantizev requantizev_once
+#endif
+#ifndef steps_of
+#define steps_of requantizev
 #endif
 
 #ifdef WIDE

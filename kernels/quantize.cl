@@ -70,7 +70,7 @@ __kernel void dequantize(TENSOR(x), TENSOR(y), const int n, const int run, const
 __kernel void rescale(TENSOR(x), TENSOR(y), const int n, const int run, const int zero_x,
                       const int zero_y, const int m0, const int t, const int low,
                       const int high) {
-    CONVERT_RUN(TO_OF(saturate(requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
+    CONVERT_RUN(TO_OF(saturate(steps_of(TO_I(v) - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
                                (I)(high))))
 }
 
@@ -78,8 +78,8 @@ __kernel void leaky_relu(TENSOR(x), TENSOR(y), const int n, const int run, const
                          const int zero_y, const int m0, const int t, const int low,
                          const int high, const int n0, const int s) {
     CONVERT_RUN(TO_OF(saturate(
-        (TO_I(v) < zero_x ? requantizev(TO_I(v) - zero_x, (I)(n0), (I)(s))
-                          : requantizev(TO_I(v) - zero_x, (I)(m0), (I)(t))) + zero_y,
+        (TO_I(v) < zero_x ? steps_of(TO_I(v) - zero_x, (I)(n0), (I)(s))
+                          : steps_of(TO_I(v) - zero_x, (I)(m0), (I)(t))) + zero_y,
         (I)(low), (I)(high))))
 }
 
@@ -96,7 +96,7 @@ __kernel void rescale_rows(TENSOR(x), TENSOR(y), const int4 size, const int firs
         for (int i = 0; i < n; i += VEC) {
             const int some = n - i < VEC;
             const I v = some ? TO_I(load_some(n - i, xp + i)) : TO_I(LOADV(xp + i));
-            const OF y = TO_OF(saturate(requantizev(v - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
+            const OF y = TO_OF(saturate(steps_of(v - zero_x, (I)(m0), (I)(t)) + zero_y, (I)(low),
                                         (I)(high)));
             if (some) store_some(y, n - i, yp + i);
             else STOREV(y, yp + i);
@@ -115,9 +115,9 @@ __kernel void interleave(TENSOR(a), TENSOR(b), TENSOR(y), const int n, const int
         const int some = stop - i < VEC;
         const I v = some ? TO_I(load_some(stop - i, ap + i)) : TO_I(LOADV(ap + i));
         const I w = some ? TO_I(load_some(stop - i, bp + i)) : TO_I(LOADV(bp + i));
-        const I p = saturate(requantizev(v - ma.s0, (I)(ma.s1), (I)(ma.s2)) + ends.s0, (I)(ends.s1),
+        const I p = saturate(steps_of(v - ma.s0, (I)(ma.s1), (I)(ma.s2)) + ends.s0, (I)(ends.s1),
                              (I)(ends.s2));
-        const I q = saturate(requantizev(w - mb.s0, (I)(mb.s1), (I)(mb.s2)) + ends.s0, (I)(ends.s1),
+        const I q = saturate(steps_of(w - mb.s0, (I)(mb.s1), (I)(mb.s2)) + ends.s0, (I)(ends.s1),
                              (I)(ends.s2));
         I low, high;
         low.even = p.lo;

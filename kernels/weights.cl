@@ -100,7 +100,7 @@ OF finish(const SUM sum, const I m0, const I t, const int4 ends) {
 #ifdef WIDE
     const I steps = requantizev_wide(sum.hi, sum.lo, m0, t);
 #else
-    const I steps = requantizev(sum, m0, t);
+    const I steps = steps_of(sum, m0, t);
 #endif
     return saturate(steps + ends.s0, ends.s1, ends.s2);
 }

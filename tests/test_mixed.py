@@ -22,6 +22,7 @@ from edgerun.tools.mixed.solve import solve
 
 from edgerun.tools.mixed.search import unclipped
 from edgerun.tools.pack import pack
+from edgerun.tools.quantize.grids import weight_quantization
 from tests.test_precision_storage import onnx_model
 
 NOISE = {"fp16": 1e-8, "int16": 1e-9, "int8": 1e-5}
@@ -155,8 +156,11 @@ def test_noise_of_one_tensor_and_one_layer(device):
             np.square(before @ w.T).sum() / signal, rel=0.02)
         assert found.stored["t", dtype]["y"] == pytest.approx(
             np.square(after).sum() / signal, rel=0.02)
-        step = np.abs(w).max(axis=1, keepdims=True) / {"int8": 127, "int16": 32767}.get(dtype, 1)
-        inexact = w.astype(np.float16) if dtype == "fp16" else np.rint(w / step) * step
+        if dtype == "fp16":
+            inexact = w.astype(np.float16)
+        else:
+            step = weight_quantization(w, 0, dtype).scale[:, None]
+            inexact = np.rint(w / step) * step
         lost = inexact.astype(np.float64) - w
         assert found.weights["t", dtype]["y"] == pytest.approx(
             np.square(values @ lost.T).sum() / signal, rel=0.02)

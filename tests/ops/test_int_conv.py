@@ -212,12 +212,12 @@ def test_int16_extremes(device, dot16, w_dtype, values):
 
 @pytest.mark.parametrize("w_dtype, largest, chunk", [("int8", 60, 273), ("int16", 300, 109)])
 def test_int16_chunks(device, dot16, w_dtype, largest, chunk):
-    """The longest chunks that such weights allow, of products of one sign and as large as can be."""
+    """The longest chunks that such weights allow; products of one sign, as large as can be."""
     def alike(rng, shape, dtype):
         if dtype == w_dtype and len(shape) == 4 and shape[0] == 16:
             return np.full(shape, largest, dtype)
-        return np.where(np.arange(shape[-1]) % 600 < 590, -2**15, 2**15 - 1).astype(dtype) * np.ones(
-            shape, dtype)
+        row = np.where(np.arange(shape[-1]) % 600 < 590, -2**15, 2**15 - 1)
+        return np.broadcast_to(row, shape).astype(dtype)
     check(device, (1, 3, 9, 602), (16, 1, 3, 602), dtypes=("int16", w_dtype), values=alike,
           wide=True, chunk=chunk)
 

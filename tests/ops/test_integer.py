@@ -16,7 +16,10 @@ __kernel void probe(__global const int *acc, __global const int *m0, __global co
     const int i = get_global_id(0);
     for (int k = 0; k < VEC; k++)
         one[i * VEC + k] = requantize(acc[i * VEC + k], m0[i * VEC + k], t[i * VEC + k]);
-#if VEC == 1
+#ifdef STORED
+    GLUE(vstore, VEC)(steps_of(GLUE(vload, VEC)(i, acc), GLUE(vload, VEC)(i, m0),
+                               GLUE(vload, VEC)(i, t)), i, many);
+#elif VEC == 1
     many[i] = requantizev(acc[i], m0[i], t[i]);
 #else
     GLUE(vstore, VEC)(requantizev(GLUE(vload, VEC)(i, acc), GLUE(vload, VEC)(i, m0),
@@ -39,6 +42,36 @@ def _cases(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return acc, m0, t
 
 
+def _compute(device, acc, m0, t, defines: dict, folder, monkeypatch) -> list[np.ndarray]:
+    """Return what PROBE writes to `one` and `many`."""
+    from edgerun import programs
+    monkeypatch.setattr(programs, "folder", lambda name: folder)
+    import edgerun._paths
+    for name in ("common.cl", "integer.cl"):
+        (folder / name).write_text((edgerun._paths.folder("kernels") / name).read_text())
+    (folder / "probe.cl").write_text(PROBE)
+    kernel = device.kernel("probe", "probe", {"T_int32": 1, **defines})
+    flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+    buffers = [cl.Buffer(device.context, flags, hostbuf=a) for a in (acc, m0, t, acc, acc)]
+    kernel(device.queue, (SAMPLES // defines["VEC"],), None, *buffers)
+    found = [np.empty(SAMPLES, np.int32) for _ in range(2)]
+    for array, buffer in zip(found, buffers[3:]):
+        cl.enqueue_copy(device.queue, array, buffer)
+    return found
+
+
+@pytest.mark.parametrize("lanes", [4, 16])
+def test_single_rounding_of_what_is_stored(device, lanes, tmp_path, monkeypatch):
+    """Exact wherever 16 bits could hold it, and never on the wrong side."""
+    acc, m0, t = _cases(np.random.default_rng(lanes))
+    most = 2**22 - 1
+    expected = requantize(acc.astype(np.int64), m0, t, "single").clip(-most, most)
+    assert (np.abs(expected) == most).any() and (np.abs(expected) < 2**16).mean() > 0.5
+    _, found = _compute(device, acc, m0, t, {"VEC": lanes, "ROUND_SINGLE": 1, "STORED": 1},
+                        tmp_path, monkeypatch)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("rounding", ["once", "twice", "upward", "single"])
 @pytest.mark.parametrize("lanes", [1, 4, 16])
 def test_million(device, rounding, lanes, tmp_path, monkeypatch):
@@ -52,21 +85,8 @@ def test_million(device, rounding, lanes, tmp_path, monkeypatch):
         assert np.array_equal(expected[:20000], exact)
         real = acc.astype(np.float64) * m0 * np.exp2(-t.astype(np.float64))
         assert np.abs(expected - real).max() <= 0.5 + 1e-6
-    from edgerun import programs
-    monkeypatch.setattr(programs, "folder", lambda name: tmp_path)
-    import edgerun._paths
-    for name in ("common.cl", "integer.cl"):
-        (tmp_path / name).write_text((edgerun._paths.folder("kernels") / name).read_text())
-    (tmp_path / "probe.cl").write_text(PROBE)
-    defines = {"VEC": lanes, "T_int32": 1} | (
-        {} if rounding == "once" else {f"ROUND_{rounding.upper()}": 1})
-    kernel = device.kernel("probe", "probe", defines)
-    flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-    buffers = [cl.Buffer(device.context, flags, hostbuf=a) for a in (acc, m0, t, acc, acc)]
-    kernel(device.queue, (SAMPLES // lanes,), None, *buffers)
-    for buffer in buffers[3:]:
-        found = np.empty(SAMPLES, np.int32)
-        cl.enqueue_copy(device.queue, found, buffer)
+    defines = {"VEC": lanes} | ({} if rounding == "once" else {f"ROUND_{rounding.upper()}": 1})
+    for found in _compute(device, acc, m0, t, defines, tmp_path, monkeypatch):
         wrong = np.flatnonzero(found != expected)
         assert not len(wrong), (len(wrong), acc[wrong[0]], m0[wrong[0]], t[wrong[0]],
                                 found[wrong[0]], expected[wrong[0]])

@@ -12,9 +12,9 @@ WEIGHT_AXIS = {"conv2d": 0, "conv_transpose2d": 0, "dense": 0, "depthwise_conv2d
 HEADROOM = 1.5  # int16 has room for what calibration did not see; 8 bits have none
 SMALLEST = 2.0**-60  # a scale below this would be rounded to 0 somewhere
 SMALLEST_UNIT = 2.0**-30  # of a sum, in steps of the result
-# Weights of int16 layers: no more bits than keep sums of products with any int16 below 2^31, some of
-# it left to the bias; but 12 bits at least. The results of SqueezeNet, ResNet-18 and AlexNet are then
-# 58 to 62 dB from those in fp32 (int8: 33 to 38; 16 bits: 77 to 83, at half the speed).
+# Weights of int16 layers: no more bits than keep sums of products with any int16 below 2^31, some
+# of it left to the bias; but 12 bits at least. The results of SqueezeNet, ResNet-18 and AlexNet are
+# then 58 to 62 dB from those in fp32 (int8: 33 to 38; 16 bits: 77 to 83, at half the speed).
 MOST_MAGNITUDE, LEAST_TOP = 63_000, 2047
 MOST_BIAS = {"int8": 2.0**28, "int16": 2.0**40}  # steps of a sum that a bias may be worth
 
@@ -22,7 +22,8 @@ MOST_BIAS = {"int8": 2.0**28, "int16": 2.0**40}  # steps of a sum that a bias ma
 def activation_quantization(low: float, high: float, dtype: str) -> Quantization:
     """Return scale and zero point that cover a range, 0 always exactly among its numbers.
 
-    int8 (stored as uint8) is affine: scale = (high - low) / 255, zero_point = round(-low / scale);
+    int8 (stored as uint8) is affine: scale = (high - low) / 255, zero_point = round(-low / scale),
+    and sums are rounded to it by an fp32 multiplier, which is twice as fast as by integers;
     int16 is symmetric: scale = HEADROOM * max(|low|, |high|) / 32767, zero_point = 0 (Das et al.,
     "Mixed precision training of CNNs using integer operations", 2018, section 3).
 
@@ -35,14 +36,15 @@ def activation_quantization(low: float, high: float, dtype: str) -> Quantization
         top = max(-low, high)
         return Quantization.per_tensor(max(HEADROOM * top / 32767, SMALLEST) if top else 1 / 32767)
     scale = float(np.float32(max((high - low) / 255, SMALLEST))) if high > low else 1 / 255
-    return Quantization.per_tensor(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+    zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    return replace(Quantization.per_tensor(scale, zero), rounding="single")
 
 
 def weight_quantization(weights: np.ndarray, axis: int, dtype: str) -> Quantization:
     """Return symmetric scales per output channel: max |w| over the largest integer.
 
-    That is 127 for int8. For int16 it is what lets sums stay in 32 bits, LEAST_TOP to 32767: sums of
-    more bits take kernels longer.
+    That is 127 for int8. For int16 it is what lets sums stay in 32 bits, LEAST_TOP to 32767: sums
+    of more bits take kernels longer.
     """
     others = tuple(k for k in range(weights.ndim) if k != axis)
     top = np.abs(weights).max(axis=others)
