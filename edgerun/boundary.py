@@ -11,6 +11,7 @@ from edgerun.model import Tensor, TensorInfo
 from edgerun.quantization import limits
 
 CHUNK = 65_536  # elements converted at a time: what is needed beside the two arrays stays small
+FEW, LARGE = 4, 4096  # channels and elements of an image that is copied channel by channel
 TOP_BIT = np.uint8(0x80)
 
 
@@ -27,11 +28,13 @@ def put(info: TensorInfo, tensor: Tensor, array: np.ndarray, mapped: np.ndarray)
     if info.dtype == np.int8 and mapped.dtype == np.uint8:
         np.bitwise_xor(source.view(np.uint8), TOP_BIT, out=mapped)
     elif info.dtype.kind == "f" and mapped.dtype.kind in "iu":
-        for part, target in _parts(source, mapped):
+        # in the order of the array, which is read three times faster than across it
+        inverse = np.argsort(info.perm) if info.perm else range(mapped.ndim)
+        for part, target in _parts(array, mapped.transpose(inverse)):
             _quantize(part, tensor, target)
     else:
         with np.errstate(over="ignore"):  # fp16 storage: a value too large becomes infinite
-            np.copyto(mapped, source, casting="unsafe")
+            _copy(mapped, source)
 
 
 def take(info: TensorInfo, tensor: Tensor, mapped: np.ndarray) -> np.ndarray:
@@ -46,8 +49,22 @@ def take(info: TensorInfo, tensor: Tensor, mapped: np.ndarray) -> np.ndarray:
             np.copyto(out, (part.astype(np.float32) - np.float32(q.zero)) * q.scale[0],
                       casting="unsafe")
     else:
-        np.copyto(target, mapped, casting="unsafe")
+        _copy(target, mapped)
     return array
+
+
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    """Copy, converting: channel by channel where one side has few of them next to each other.
+
+    NumPy walks along the axis that is last in memory, which costs four times as much if it is
+    short.
+    """
+    if target.size >= LARGE and 1 < target.shape[-1] <= FEW and (
+            target.strides[-1] != target.itemsize or source.strides[-1] != source.itemsize):
+        for channel in range(target.shape[-1]):
+            np.copyto(target[..., channel], source[..., channel], casting="unsafe")
+    else:
+        np.copyto(target, source, casting="unsafe")
 
 
 def _quantize(real: np.ndarray, tensor: Tensor, target: np.ndarray) -> None:
@@ -59,7 +76,7 @@ def _quantize(real: np.ndarray, tensor: Tensor, target: np.ndarray) -> None:
     np.rint(steps, out=steps)
     steps += np.float32(q.zero)  # exact where it is not clamped: both are far below 2^24
     np.clip(steps, low, high, out=steps)
-    np.copyto(target, steps, casting="unsafe")
+    np.copyto(target, steps.astype(target.dtype))  # converting to where it is apart takes longer
 
 
 def _parts(a: np.ndarray, b: np.ndarray):
