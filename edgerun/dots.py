@@ -75,6 +75,8 @@ def offers(device, name: str) -> bool:
                 and (name != "avxvnni" or device.facts.lanes <= 8))
     if name in EXTENSIONS:
         return EXTENSIONS[name] in device.device.extensions.split()
+    if name == "madd":  # llvmpipe's compiler ends the process
+        return device.info.kind == "cpu" and device.info.platform != "rusticl"
     if name == "dp4a":
         return device.info.kind == "gpu" and any(
             maker in device.device.vendor for maker in ("NVIDIA", "Intel"))

@@ -51,7 +51,9 @@ def test_numbers(device, capsys, tmp_path):
         assert run["agree"] >= len(SAMPLE.images) - rounded
         assert abs(run["correct"] - SAMPLE.facts["demo_correct"]) <= rounded
         assert run["correct"] == (np.array(run["predictions"]) == SAMPLE.labels).sum()
-        assert run["allocated_bytes"] == run["weight_bytes"] + run["arena_bytes"]
+        # beside weights and arena: the table of a chain of launches, see edgerun/chain.py
+        more = run["allocated_bytes"] - run["weight_bytes"] - run["arena_bytes"]
+        assert 0 <= more < 16_384
         assert run["launches"] < OPERATORS
         assert (tmp_path / f"fashion_mnist_{run['precision']}.edge").stat().st_size \
             == run["file_bytes"]

@@ -90,7 +90,9 @@ def test_bytes_on_the_device_are_bytes_in_the_file(device, packed_lenet):
         assert {w.dtype for w in weights.values()} == {"int8"}
         stored = sum(w.bytes for w in weights.values())
         assert stored <= segments["int8"] <= stored + 4096
-        assert allocated["total_bytes"] == sum(segments.values()) + model.plan.arena_bytes
+        # how the launches reach the device is no memory of the model; see edgerun/routes.py
+        own = allocated["total_bytes"] - allocated["categories"].get("chain", 0)
+        assert own == sum(segments.values()) + model.plan.arena_bytes
     real = {t.name for op in model.ops for t in op.outputs if t.dtype == "fp32"}
     assert real == {model.tensors[model.outputs[0].tensor].name}
 
