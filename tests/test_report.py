@@ -95,7 +95,8 @@ def test_allocated_bytes_are_the_buffers_of_the_session(session):
     assert allocated["buffers"] == 2 + chained and ("chain" in allocated["categories"]) == chained
     assert allocated["kernels"] == (1 if chained else len(session.steps))
     programs = allocated["programs"]
-    assert programs["count"] > 0 and programs["bytes"] > 0
+    # a driver that is slow to ask tells nothing of programs that it has just built
+    assert programs["count"] > 0 and (programs["bytes"] > 0 or programs["built"] > 0)
     assert allocated["rungs"]["weights fp32"].startswith("in place")
     assert json.loads(text.json_text(found.as_dict()))["allocated"]["buffers"] == 2 + chained
     for word in ("planned", "allocated", "measured", "weights fp32: in place", "arena"):
