@@ -143,6 +143,9 @@ def _body(family: str, kernel: str) -> tuple[tuple[str, ...], tuple[str, ...], s
     for pair in _GENERATED.findall(helpers):
         names |= {name for name in pair if name.islower() and not _BUILT_IN.fullmatch(name)}
     text = _COMMENT.sub("", _KERNEL.sub(lambda found: _function(found, kernel), text))
+    # what is a function for some defines and a macro for others has a number only as a function
+    text = _MACRO.sub(lambda found: f"#undef {found[1]}\n{found[0]}" if found[1] in names
+                      else found[0], text)
     text = "\n".join([
         "#define get_global_id(d) ((size_t)edgerun_item.s##d)",
         "#define get_global_size(d) ((size_t)edgerun_items.s##d)", text])

@@ -63,8 +63,7 @@ typedef VECTOR(short, 4 * VEC) W;
 typedef VECTOR(int, PAIRS_OF_SUMS) A;
 typedef VECTOR(short, 2 * PAIRS_OF_SUMS) X;
 typedef VECTOR(int, 2 * PAIRS_OF_SUMS) PRODUCTS;
-#define MAC mac_pairs
-A mac_pairs(const A acc, const X x, const X w) {
+A MAC(const A acc, const X x, const X w) {
     const PRODUCTS product = __builtin_convertvector(x, PRODUCTS)
         * __builtin_convertvector(w, PRODUCTS);
     return acc + (product.even + product.odd);

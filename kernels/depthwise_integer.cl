@@ -66,7 +66,7 @@ F load_x(__global const S *p, const int multiplier, const int phase) {
 #define ELEMENT (32 / WORD)  // bits
 #define MASK ((1 << ELEMENT) - 1)
 #define ONES(taps) ((taps) < WORD ? 0x01010101 & ((1 << (taps) * ELEMENT) - 1) : 0x01010101)
-I dot(I acc, const I x, const I w) {
+I dot_of(I acc, const I x, const I w) {
     __asm__(DOT : "+v"(acc) : "v"(x), "v"(w));
     return acc;
 }
@@ -149,13 +149,13 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
         for (int p = 0; p < P; p++) {
             #pragma unroll
             for (int kx = 0; kx < TAPS; kx++)
-                acc[p] = dot(acc[p], AS_I(word[p * STRIDE + kx]), AS_I(weight[kx]));
+                acc[p] = dot_of(acc[p], AS_I(word[p * STRIDE + kx]), AS_I(weight[kx]));
         }
 #ifdef ZERO_W
         I total[SPAN];
         #pragma unroll
         for (int i = 0; i < SPAN; i++)
-            total[i] = dot((I)(0), AS_I(word[i]), (I)(ONES(UPRIGHT)));
+            total[i] = dot_of((I)(0), AS_I(word[i]), (I)(ONES(UPRIGHT)));
         #pragma unroll
         for (int p = 0; p < P; p++) {
             I all = total[p * STRIDE];
@@ -195,10 +195,10 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                 for (int k = 0; k < WORDS; k++) {
                     const int p = i - (k + 1) * WORD + 1;
                     if (p >= 0 && p < P) {
-                        acc[p] = dot(acc[p], AS_I(word), AS_I(weight[k]));
+                        acc[p] = dot_of(acc[p], AS_I(word), AS_I(weight[k]));
 #ifdef ZERO_W
                         acc[p] -= zero_w
-                            * dot((I)(0), AS_I(word), (I)(ONES(TAPS - k * WORD)));
+                            * dot_of((I)(0), AS_I(word), (I)(ONES(TAPS - k * WORD)));
 #endif
                     }
                 }

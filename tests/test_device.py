@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgerun import DeviceError, dots
+from edgerun import DeviceError, chain, dots
 from edgerun.device import Device, devices, select
 from edgerun.ops import OPS
 from edgerun.programs import Programs, cache_folder, options_of, source
@@ -175,3 +175,21 @@ def test_no_integer_program_makes_the_compiler_warn(device):
             log = logs[text].replace("can't be vectorized due to unsupported vec type hint", "")
             log = log.replace('warning: kernel "conv2d_integer": Kernel', "")
             assert "warning" not in log, f"{name}: {logs[text]}"
+
+
+def test_no_chain_makes_the_compiler_warn(device):
+    """Kernels that share a program, whose names and macros must not meet."""
+    opened, launches = Device(device.info.platform), []
+    forms = {name: form for name, form in integer_ops.FORMS.items()
+             if form.code in ("conv2d", "depthwise_conv2d", "table")}
+    for form in forms.values():
+        graph = Graph()
+        op = integer_ops.add(graph, form)
+        layout.apply(graph)
+        launches += OPS[op.code].prepare(op, opened.facts_for(op))
+    made = chain.make(launches, lambda number, arg: (0, 0), 2)
+    assert made.variants > 4
+    program = opened.cl.Program(opened.context, made.text).build(
+        options_of(made.defines), devices=[opened.device], cache_dir=False)
+    log = program.get_build_info(opened.device, opened.cl.program_build_info.LOG)
+    assert "redefined" not in log and "warning: unused" not in log, log
