@@ -11,7 +11,7 @@ import numpy as np
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
-    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize)
+    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize, schedule)
 from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.precision import convert, widen
 
@@ -117,6 +117,8 @@ class Stages:
         convert(self.graph, real, aliases, storage=storage)
         self.progress("plan")
         layout.apply(self.graph)
+        self.progress("schedule")
+        schedule.apply(self.graph, aliases)
         plan = planner.plan(self.graph, aliases)
         self.progress("write")
         return blob.encode(self.graph, plan, aliases, label, list(vectors), ranges), plan
