@@ -1,4 +1,4 @@
-"""The order of ops: against all orders of small graphs, and against random orders of larger ones."""
+"""The order of ops: against all orders of small graphs, and random orders of larger ones."""
 from __future__ import annotations
 
 import numpy as np
