@@ -143,7 +143,12 @@ def _memory(args: argparse.Namespace) -> int:
         from edgerun import files, memory_page
         with files.replacing(args.html) as file:
             file.write(memory_page.page(loader.read(args.model), found).encode())
-    print(text.json_text(found.as_dict()) if args.json else found.text())
+    if args.json:
+        print(text.json_text(found.as_dict()))
+    else:
+        from edgerun.memory_picture import picture
+        print("\n".join([found.text(), "", "the arena over time (up: bytes, to the right: ops)",
+                         *picture(loader.read(args.model, check_weights=False))]))
     return 0
 
 

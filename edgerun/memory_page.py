@@ -80,9 +80,9 @@ def _tiles(model: Model, report: MemoryReport) -> str:
 
 
 def _legend(dtypes: set[str]) -> str:
-    return "<p>" + "".join(
-        f"<span class=\"key\" style=\"background:{_color(dtype)}\"></span>{escape(dtype) or 'bytes'}"
-        for dtype in sorted(dtypes)) + "</p>"
+    keys = [f"<span class=\"key\" style=\"background:{_color(dtype)}\"></span>"
+            f"{escape(dtype) or 'scratch'}" for dtype in sorted(dtypes)]
+    return "<p>" + "".join(keys) + "</p>"
 
 
 def _color(dtype: str) -> str:
@@ -175,15 +175,15 @@ def _curve(model: Model) -> str:
                     f"L{steps.at(step):.1f},{y(count):.1f}" for step, count in enumerate(live))
     body.append(f"<path d=\"M{LEFT},{y(0):.1f} {path} L{steps.at(len(live) - 1):.1f},{y(0):.1f} Z\""
                 " fill=\"#4c78a8\" fill-opacity=\".35\" stroke=\"#4c78a8\"/>")
-    body.append(f"<line x1=\"{LEFT}\" x2=\"{WIDTH - RIGHT}\" y1=\"{y(plan.lower_bound_bytes):.1f}\" "
-                f"y2=\"{y(plan.lower_bound_bytes):.1f}\" stroke=\"#e45756\" "
-                "stroke-dasharray=\"5 3\"/>")
+    bound = y(plan.lower_bound_bytes)
+    body.append(f"<line x1=\"{LEFT}\" x2=\"{WIDTH - RIGHT}\" y1=\"{bound:.1f}\" "
+                f"y2=\"{bound:.1f}\" stroke=\"#e45756\" stroke-dasharray=\"5 3\"/>")
     if 0 <= plan.peak_op < len(model.ops):
         op, x = model.ops[plan.peak_op], steps.at(plan.peak_op) + steps.width / 2
         body.append(_text(min(max(x, 260), WIDTH - 260), top - 6,
                           f"lower bound {text.size(plan.lower_bound_bytes)}, met at op "
                           f"{plan.peak_op}: {op.code} {text.clean(op.name, 40)}", "middle"))
-        body.append(f"<circle cx=\"{x:.1f}\" cy=\"{y(plan.lower_bound_bytes):.1f}\" r=\"3.5\" "
+        body.append(f"<circle cx=\"{x:.1f}\" cy=\"{bound:.1f}\" r=\"3.5\" "
                     "fill=\"#e45756\"/>")
     body += steps.labels(top + CURVE_HEIGHT + 16)
     return _svg(top + CURVE_HEIGHT + FOOT, "live bytes at every op", body)
