@@ -127,19 +127,32 @@ def _add_memory(commands) -> None:
     p = command(commands, "memory", "report planned, allocated and measured memory", """\
   edgerun memory model.edge
   edgerun memory model.edge --no-run           # the plan alone: needs no OpenCL
+  edgerun memory model.edge --html memory.html # the same with pictures, for a browser
   edgerun memory model.edge --device 0 --json""", _memory)
     p.add_argument("model", metavar="MODEL.edge")
     p.add_argument("--no-run", action="store_true",
                    help="only what the file plans; opens no device")
+    p.add_argument("--html", metavar="OUT.html", help="also write a page with pictures")
     add_device(p)
     add_json(p)
 
 
 def _memory(args: argparse.Namespace) -> int:
     from edgerun import report
+    if args.html is not None:
+        arrays.check_writable(args.html)
     found = (report.planned_report(loader.read(args.model)) if args.no_run
              else report.measure(args.model, args.device))
-    print(text.json_text(found.as_dict()) if args.json else found.text())
+    if args.html is not None:
+        from edgerun import files, memory_page
+        with files.replacing(args.html) as file:
+            file.write(memory_page.page(loader.read(args.model), found).encode())
+    if args.json:
+        print(text.json_text(found.as_dict()))
+    else:
+        from edgerun.memory_picture import picture
+        print("\n".join([found.text(), "", "the arena over time (up: bytes, to the right: ops)",
+                         *picture(loader.read(args.model, check_weights=False))]))
     return 0
 
 

@@ -26,7 +26,8 @@ def describe(model: Model) -> dict[str, Any]:
         "tuning": tuning.plain(model.tuning),
         "plan": {"arena_bytes": model.plan.arena_bytes,
                  "lower_bound_bytes": model.plan.lower_bound_bytes,
-                 "peak_op": model.plan.peak_op, "alignment": model.plan.alignment}})
+                 "peak_op": model.plan.peak_op, "alignment": model.plan.alignment,
+                 "proven": model.plan.proven}})
 
 
 def _boundary(model: Model, infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def describe_text(found: dict[str, Any]) -> str:
                  "graph"),
         ("arena", f"{text.size(plan['arena_bytes'])}, lower bound "
                   f"{text.size(plan['lower_bound_bytes'])} at op {plan['peak_op']}, alignment "
-                  f"{plan['alignment']}"),
+                  f"{plan['alignment']}" + (", proven smallest" if plan["proven"] else "")),
         ("multiply-adds", f"{found['macs'] / 1e6:.2f} million"),
         ("test vectors", found["vectors"]),
         *([("calibrated", f"{found['ranges']} ranges by {found['observer']} of "

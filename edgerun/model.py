@@ -79,11 +79,15 @@ class Op:
 
 @dataclass(frozen=True)
 class Plan:
-    """The memory plan: bytes of the arena, the bound no plan can beat, the op where it is met."""
+    """The memory plan: bytes of the arena, the bound no plan can beat, the op where it is met.
+
+    proven: the packer says that no arena is smaller for these ops in this order.
+    """
     arena_bytes: int
     lower_bound_bytes: int
     peak_op: int
     alignment: int
+    proven: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ class MemoryReport:
 
     Attributes:
         planned: from the model file: "file_bytes", "weights" and "constants" (dtype -> bytes),
-            "padding_bytes", "arena_bytes", "lower_bound_bytes", "scratch_bytes" (largest, inside
-            the arena), "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
+            "padding_bytes", "arena_bytes", "lower_bound_bytes", "proven" (no arena is
+            smaller for these ops in this order), "scratch_bytes" (largest, inside the arena),
+            "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
         allocated: what the session asked OpenCL for: "categories" ("arena", "weights fp32", ... ->
             bytes), "rungs" (how weights got there), "total_bytes", "programs", "kernels",
             "buffers", "route" (how launches reach the device); empty without a session.
@@ -142,6 +143,7 @@ def _planned(model: Model) -> dict[str, Any]:
         "weights": weights, "constants": constants,
         "padding_bytes": sum(len(segment.data) for segment in model.segments) - used,
         "arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
+        "proven": plan.proven,
         "scratch_bytes": max((op.scratch_bytes for op in model.ops), default=0),
         "io_bytes": sum(int(info.dtype.itemsize) * model.tensors[info.tensor].elements
                         for info in (*model.inputs, *model.outputs)),
@@ -246,7 +248,8 @@ def _planned_lines(planned: dict[str, Any]) -> list[str]:
              ("input and output arrays (the caller's)", planned["io_bytes"])]
     lines = ["planned (from the model file)", *_sizes(rows)]
     if bound:
-        lines.append(f"  the arena is {arena / bound:.3f} times its lower bound")
+        lines.append(f"  the arena is {arena / bound:.3f} times its lower bound"
+                     + (": no smaller one exists" if planned["proven"] else ""))
     peak = planned["peak"]
     if peak["tensors"]:
         where = (f"op {peak['op']} ({peak['code']} {text.clean(peak['name'], text.CUT)!r})"

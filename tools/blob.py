@@ -151,7 +151,7 @@ def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, 
         "inputs": [boundary_values(b) for b in graph.inputs],
         "outputs": [boundary_values(b) for b in graph.outputs],
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
-                 "peak_op": plan.peak_op, "alignment": ALIGNMENT},
+                 "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
         "name": graph.name, "source": graph.source, "target": "", "precision": precision,
         **({} if calibration is None else {
             "ranges": [asdict(entry) for entry in calibration.ranges.values()],

@@ -141,7 +141,8 @@ def pack_text(report: PackReport) -> str:
         ("written", report.path), ("precision", report.precision),
         ("file", text.size(report.file_bytes)), ("weights", text.size(report.weight_bytes)),
         ("arena", f"{text.size(report.arena_bytes)}, lower bound {text.size(bound)}"
-                  + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")),
+                  + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")
+                  + (", proven smallest" if report.proven else "")),
         ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
     if report.mixed is not None:
         lines += ["", *mixed_text(report.mixed)]

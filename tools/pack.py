@@ -11,7 +11,7 @@ import numpy as np
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
-    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize)
+    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize, schedule)
 from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.precision import convert, widen
 from edgerun.tune.report import TuneReport
@@ -29,6 +29,7 @@ class PackReport:
         path: the file written.
         precision: of the floats in the file.
         file_bytes, weight_bytes, arena_bytes, lower_bound_bytes: sizes in bytes.
+        proven: no arena is smaller for the ops in the order of the file.
         source_ops, ops: number of ops in the source model and in the file.
         passes: (name of the pass, ops before, ops after).
         notes: what the user should know, one sentence each.
@@ -41,6 +42,7 @@ class PackReport:
     weight_bytes: int
     arena_bytes: int
     lower_bound_bytes: int
+    proven: bool
     source_ops: int
     ops: int
     passes: list[tuple[str, int, int]] = field(default_factory=list)
@@ -118,8 +120,10 @@ class Stages:
         self.progress("precision")
         aliases = passes.alias.apply(self.graph)
         convert(self.graph, real, aliases, storage=storage)
-        self.progress("plan")
         layout.apply(self.graph)
+        self.progress("schedule")
+        schedule.apply(self.graph, aliases)
+        self.progress("plan")
         plan = planner.plan(self.graph, aliases)
         self.progress("write")
         return blob.encode(self.graph, plan, aliases, label, list(vectors), ranges), plan
@@ -293,8 +297,8 @@ def _written(out: str | os.PathLike, label: str, data: bytes, plan: planner.Plan
     blob.write(out, data)
     return PackReport(
         os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
-        plan.arena_bytes, plan.lower_bound_bytes, graph.source_ops, len(graph.ops), steps,
-        graph.notes, choice)
+        plan.arena_bytes, plan.lower_bound_bytes, plan.proven, graph.source_ops, len(graph.ops),
+        steps, graph.notes, choice)
 
 
 def _tuned(report: PackReport, device: str | int | None, progress: Callable[..., None]

@@ -1,12 +1,14 @@
 """The memory planner against an independent checker, on random lifetimes and on small graphs."""
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings, strategies as st
 
 from edgerun.tools import plan as planner
 from edgerun.tools.graph import Graph
-from edgerun.tools.plan import ALIGNMENT, Block
+from edgerun.tools.plan import ALIGNMENT, Block, exact
 
 
 def checked_arena(blocks: list[Block]) -> int:
@@ -155,3 +157,44 @@ def test_residual_blocks_reach_the_bound():
     bound, _ = planner.lower_bound(blocks)
     assert bound == 5 * unit
     assert planner.solve(blocks, bound) == bound == checked_arena(blocks)
+
+
+def brute_force(blocks: list[Block]) -> int:
+    """The smallest arena over all orders: the lowest free place, in some order, is optimal."""
+    return min(planner.place(list(order)) for order in itertools.permutations(blocks))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5), st.integers(0, 4)),
+                min_size=2, max_size=6))
+def test_the_exact_solver_finds_the_smallest_arena(items):
+    """From a bad placement, without any other search."""
+    blocks = [Block(size * ALIGNMENT, first, first + length) for size, first, length in items]
+    smallest, at = brute_force(blocks), 0
+    for block in blocks:
+        block.offset, at = at, at + block.size
+    arena, proven = exact.improve(blocks, planner.lower_bound(blocks)[0], at, 20)
+    assert proven and arena == smallest
+    assert checked_arena(blocks) <= arena
+
+
+def test_an_arena_above_the_bound_is_proven():
+    """The proof is the solver's, not the bound's: told of a bound too low, it still proves."""
+    rng = np.random.default_rng(5)
+    for _ in range(5):
+        blocks = [Block(int(rng.integers(1, 6)) * ALIGNMENT, int(first), int(first) + length)
+                  for first, length in zip(rng.integers(0, 12, 12), [0, 1, 2, 3, 4, 5] * 2)]
+        bound, _ = planner.lower_bound(blocks)
+        arena = planner.solve(blocks, bound)
+        assert arena == bound
+        assert planner.prove(blocks, bound - ALIGNMENT, arena) == (arena, True)
+        assert checked_arena(blocks) == arena
+
+
+def test_nothing_is_proven_without_time():
+    blocks = [Block(ALIGNMENT * (1 + step % 5), step, step + 9) for step in range(40)]
+    at = 0
+    for block in blocks:
+        block.offset, at = at, at + block.size
+    arena, proven = exact.improve(blocks, ALIGNMENT, at, 0.0)
+    assert not proven and checked_arena(blocks) <= arena <= at
