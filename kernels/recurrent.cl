@@ -6,7 +6,7 @@
 //   gru   gates z, r, n:     h = (1 - z) * tanh(p_n + r * (w_n h' + b)) + z * h', z, r = sigmoid(..)
 //   rnn   one gate:          h = ACTIVATE(p + w h')
 // clip: sums of gates are clipped to -clip .. clip first, if it is above 0.
-// Sources: Hochreiter and Schmidhuber, "Long short-term memory", 1997 (with the forget gate of Gers,
+// Sources: Hochreiter and Schmidhuber, "Long short-term memory", 1997 (the forget gate: Gers,
 // 1999); Cho et al., 2014. Order of gates and meaning of clip and peepholes: ONNX.
 //
 // A work-item computes VEC elements of the state of a sample. Global size (ceil(hidden / VEC),
