@@ -3,7 +3,7 @@
 //   g = p + w_g h', for every gate g, each hidden elements; h' is the state of the step before.
 //   lstm  gates i, o, f, c:  c = sigmoid(f) * c' + sigmoid(i) * tanh(c),  h = sigmoid(o) * tanh(c)
 //         with peepholes k: i + k_i c', f + k_f c', o + k_o c
-//   gru   gates z, r, n:     h = (1 - z) * tanh(p_n + r * (w_n h' + b)) + z * h', z, r = sigmoid(..)
+//   gru   gates z, r, n:     h = (1 - z) * tanh(p_n + r * (w_n h' + b)) + z * h', sigmoids in z, r
 //   rnn   one gate:          h = ACTIVATE(p + w h')
 // clip: sums of gates are clipped to -clip .. clip first, if it is above 0.
 // Sources: Hochreiter and Schmidhuber, "Long short-term memory", 1997 (the forget gate: Gers,
