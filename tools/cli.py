@@ -18,6 +18,8 @@ from edgerun.tools.pack import (
 PACK_EXAMPLES = """\
   edgerun pack model.onnx -o model.edge
   edgerun pack model.tflite -o model.edge --precision fp16
+  edgerun pack net.prototxt --weights net.caffemodel -o model.edge
+  edgerun pack net.prototxt --random-weights 0 -o model.edge    # for its memory and speed
   edgerun pack model.onnx -o model.edge --shape input=1,3,224,224 --json
   edgerun pack model.onnx -o model.edge --vectors samples.npz   # for 'edgerun verify' on the device
   edgerun pack model.onnx -o int8.edge --precision int8 --calibration samples.npz
@@ -58,13 +60,17 @@ def _pack_parser() -> argparse.ArgumentParser:
         prog="edgerun pack", allow_abbrev=False, epilog=f"examples:\n{PACK_EXAMPLES}",
         description="Turn a source model into a model file for the device.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="source model: .onnx or .tflite")
+    parser.add_argument("model", metavar="MODEL", help="source model: .onnx, .tflite, .prototxt")
     parser.add_argument("-o", "--output", metavar="OUT.edge", required=True,
                         help="file to write; appears whole or not at all")
     parser.add_argument("--precision", choices=PRECISIONS, default="source",
                         help="storage of weights and activations; source (default): the model's")
     parser.add_argument("--shape", metavar="NAME=N,N,...", type=_shape, action="append", default=[],
                         help="shape of an input with dynamic dimensions (repeatable)")
+    parser.add_argument("--weights", metavar="NET.caffemodel",
+                        help="for a .prototxt; default: the one of the same name beside it")
+    parser.add_argument("--random-weights", metavar="SEED", type=cli.not_negative,
+                        help="for a .prototxt without weights")
     parser.add_argument("--vectors", metavar="IN.npz",
                         help=f"up to {verify_module.MAX_VECTORS} samples to store with outputs")
     calibration = parser.add_argument_group("calibration (for int8, int16 and mixed)")
@@ -101,7 +107,8 @@ def pack(argv: Sequence[str]) -> int:
     arrays.check_writable(args.output)
     vectors = []
     if args.vectors is not None:
-        outputs = [b.name for b in import_model(args.model, dict(args.shape)).outputs]
+        outputs = [b.name for b in import_model(
+            args.model, dict(args.shape), args.weights, args.random_weights).outputs]
         vectors = verify_module.make_vectors(
             runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors),
             args.precision, args.vectors)
@@ -111,7 +118,8 @@ def pack(argv: Sequence[str]) -> int:
                             calibration=args.calibration, preprocess=args.preprocess,
                             observer=args.observer, samples=args.samples, device=args.device,
                             overrides=args.overrides, improve=args.improve,
-                            max_error=args.max_error, tune=args.tune)
+                            max_error=args.max_error, tune=args.tune,
+                            weights=args.weights, random_weights=args.random_weights)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 

@@ -51,9 +51,18 @@ class PackReport:
     tuning: TuneReport | None = None
 
 
-def import_model(path: str | os.PathLike,
-                 shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+FORMATS = ".onnx, .tflite or .prototxt"
+
+
+def import_model(path: str | os.PathLike, shapes: Mapping[str, Sequence[int]] | None = None,
+                 weights: str | os.PathLike | None = None, random_weights: int | None = None
+                 ) -> Graph:
     """Read a source model into a graph, by its file extension.
+
+    Args:
+        path: of the model.
+        shapes: input name -> shape, for inputs with dynamic dimensions.
+        weights, random_weights: for .prototxt, see edgerun.tools.importers.caffe.load.
 
     Raises:
         InputError: there is no such file, or its extension is not that of a known format.
@@ -61,14 +70,20 @@ def import_model(path: str | os.PathLike,
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; needed a source model (.onnx or .tflite)")
+        raise InputError(f"{path}: no such file; needed a source model ({FORMATS})")
+    if path.suffix == ".prototxt":
+        from edgerun.tools.importers import caffe
+        return caffe.load(path, dict(shapes or {}), weights, random_weights)
+    if weights is not None or random_weights is not None:
+        raise InputError(f"{path}: holds its weights itself; a file of weights, or random ones, "
+                         "go with a .prototxt")
     if path.suffix == ".onnx":
         from edgerun.tools.importers.onnx import load
     elif path.suffix == ".tflite":
         from edgerun.tools.importers.tflite import load
     else:
         raise InputError(f"{path}: the extension {path.suffix!r} is not a known model format, "
-                         "needed .onnx or .tflite")
+                         f"needed {FORMATS}")
     return load(path, dict(shapes or {}))
 
 
@@ -136,12 +151,13 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          calibration: str | os.PathLike | None = None,
          preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
          samples: int | None = None, device: str | int | None = None,
-         improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False
+         improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False,
+         weights: str | os.PathLike | None = None, random_weights: int | None = None
          ) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
-        source: .onnx or .tflite file.
+        source: .onnx, .tflite or (Caffe) .prototxt file.
         out: the .edge file to write; it appears whole or not at all.
         precision: "fp32"; "fp16" (storage of activations and weights; arithmetic and biases stay
             fp32); "int16", "int8" (activations and weights of every op that can compute on
@@ -172,6 +188,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             elements, for an output that is no real number); default edgerun.tools.mixed.MAX_ERROR.
         tune: find the fastest variants of the kernels on the device, and keep them in the file;
             see edgerun.tune.
+        weights: for a .prototxt: the .caffemodel; default: the one of the same name beside it.
+        random_weights: for a .prototxt: a seed; weights are random, for studies of memory and
+            speed.
 
     Returns:
         PackReport.
@@ -200,7 +219,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if max_error is not None and precision != "mixed":
         raise InputError(f"an error bound is for --precision mixed, not {precision}")
     progress("import")
-    graph = import_model(source, shapes)
+    graph = import_model(source, shapes, weights, random_weights)
     stages = Stages(graph, progress)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"

@@ -1,7 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, depthwise, elementwise, gather, lrn, matmul, norm, pad,
-    pool, quantize, reduce, resize, softmax, table)
+    pool, quantize, recurrent, reduce, resize, softmax, table)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -47,5 +47,11 @@ OPS: dict[str, OpDef] = {
     "dequantize": OpDef(quantize.infer_dequantize, quantize.dequantize, (1, 1), "CastOptions",
                         mixed=True),
     "requantize": OpDef(quantize.infer_requantize, quantize.requantize, (1, 1), "CastOptions"),
+    "lstm": OpDef(recurrent.infer_recurrent, recurrent.lstm, (2, 5), "RecurrentOptions",
+                  recurrent.recurrent_macs),
+    "gru": OpDef(recurrent.infer_recurrent, recurrent.gru, (2, 4), "RecurrentOptions",
+                 recurrent.recurrent_macs, recurrent.recurrent_scratch),
+    "rnn": OpDef(recurrent.infer_recurrent, recurrent.rnn, (2, 4), "RecurrentOptions",
+                 recurrent.recurrent_macs),
     "table": OpDef(table.infer_table, table.table, (2, 2)),
 }

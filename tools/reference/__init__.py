@@ -13,7 +13,7 @@ from edgerun import dtypes, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
     cast, conv, conv_transpose, copy, elementwise, elementwise_integer, gather, lrn, matmul, norm,
-    pad, pool, quantize, reduce, resize, softmax, table)
+    pad, pool, quantize, recurrent, reduce, resize, softmax, table)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -32,6 +32,7 @@ REFERENCE = {
     **cast.REFERENCE,
     **norm.REFERENCE,
     **quantize.REFERENCE,
+    **recurrent.REFERENCE,
     **table.REFERENCE,
 }
 

@@ -136,7 +136,9 @@ class Node:
             return value.decode("utf-8", "replace")
         if isinstance(value, onnx.TensorProto):
             return contents(value, f"{self}: {name}")
-        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value]
+        return value
 
     def given(self, index: int) -> bool:
         """Whether the optional input is there."""
@@ -201,11 +203,16 @@ class Context:
         self._derived: dict[tuple[int, str], tuple[Value, Tensor]] = {}
 
     def add(self, code: str, inputs: Sequence[Tensor | None], **options: Any) -> Tensor:
-        """Append an op named after the node; returns its output."""
+        """Append an op named after the node; returns its (first) output."""
+        return self.add_all(code, inputs, **options)[0]
+
+    def add_all(self, code: str, inputs: Sequence[Tensor | None], **options: Any) -> list[Tensor]:
+        """Like add(); returns all outputs."""
         if any(0 in t.shape for t in inputs if t is not None):
             raise UnsupportedError("it reads an empty tensor at run time")
         try:
-            return self.graph.add(code, inputs, self.node.name, **options)
+            return self.graph.insert(len(self.graph.ops), code, inputs, self.node.name,
+                                     **options).outputs
         except ModelError as error:
             raise Refused(str(error)) from None
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerun.tools.importers.onnx import (
-    einsum, elementwise, indexing, layers, movement, norms, qlinear, resize)
+    einsum, elementwise, indexing, layers, movement, norms, qlinear, recurrent,
+    resize)
 from edgerun.tools.importers.onnx.context import Context, Node
 
 # A function returns a Tensor, an array (known contents), a Value, or a list of them per output.
 TABLE: dict[str, Callable[[Context, Node], Any]] = {
     **einsum.TABLE, **elementwise.TABLE, **indexing.TABLE, **layers.TABLE, **movement.TABLE,
-    **norms.TABLE, **resize.TABLE, **qlinear.TABLE,
+    **norms.TABLE, **recurrent.TABLE, **resize.TABLE, **qlinear.TABLE,
 }
 DOMAINS = {"": TABLE, "com.microsoft": qlinear.MICROSOFT}
