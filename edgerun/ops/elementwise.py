@@ -98,6 +98,7 @@ BINARY_OF_BOOL = (*BINARY_TO_BOOL, "min", "max", "mul")  # kinds whose result is
 RUN = 4096  # elements a work-item of a CPU computes, if there are that many
 LONG = 256  # elements; a work-item with fewer shares a work-group
 PERIOD = 48  # longest row that kernel binary repeats from private memory
+CACHES = 32 << 20  # bytes; a larger result is not in a cache when the next op reads it
 INTEGER = ("int32", "int16", "int8", "uint8", "bool")
 
 
@@ -125,6 +126,13 @@ def activation(op: OpLike) -> Activation:
     if kind == "relu":
         kind, alpha, beta = "clip", 0.0, float("inf")
     return Activation({"ACTIVATE(x)": UNARY[kind]}, alpha, beta)
+
+
+def _past_caches(op: OpLike, facts: Facts) -> dict[str, int]:
+    """Return the define of a kernel that stores past the caches of a CPU, if y is that large."""
+    y = op.outputs[0]
+    large = facts.kind == "cpu" and y.dtype == "fp32" and 4 * count(y.shape) > CACHES
+    return {"PAST_CACHES": 1} if large else {}
 
 
 def _unary_expression(op: OpLike) -> str:
@@ -158,6 +166,7 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
         return quantize.unary(op, facts)
     n = count(x.shape)
     defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op),
+               **_past_caches(op, facts),
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
@@ -216,6 +225,8 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     inner, above = dims[-1], dims[-2] if len(dims) > 1 else 1
+    if inner % facts.lanes == 0:  # else vectors at the ends of rows overlap
+        defines |= _past_caches(op, facts)
     run, rows, periodic = facts.lanes, 1, False
     if facts.kind == "cpu":
         run, rows = min(inner, RUN), min(above, max(1, RUN // inner))
