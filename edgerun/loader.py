@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import dtypes, flat, validate
+from edgerun import dtypes, flat, tuning, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
     VERSION, Model, Op, Plan, Range, Segment, Tensor, TensorInfo, TestVector, Tuning)
@@ -76,7 +76,6 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
 
 
 def _tuning(root: dict, where: str) -> tuple[Tuning, ...]:
-    from edgerun import tuning
     data = np.asarray(root["tuning"], np.uint8)
     if zlib.crc32(data) != root["tuning_crc32"]:
         raise ModelError(f"{where}: the checksum of the tuning table does not match: the file is "

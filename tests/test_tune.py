@@ -22,7 +22,7 @@ from edgerun.session import Session
 from edgerun.tools import blob, layout, passes, plan as planner, reference
 from edgerun.tools.graph import Graph
 from edgerun.tools.precision import convert
-from edgerun.tune import measure, tuner
+from edgerun.tune import into_model, measure, tuner
 
 PADS = {"pad_top": 1, "pad_left": 1, "pad_bottom": 1, "pad_right": 1}
 
@@ -350,7 +350,7 @@ def test_file_and_device_choices_together(device, file, side, few):
 
     def with_variant(text):
         return tuning.of_device(device, [Choice(key, family, kernels, text, 1, 2)])
-    tuning.write_into(file, [with_variant("P=1 NV=1")])
+    into_model.write_into(file, [with_variant("P=1 NV=1")])
     model = loader.read(file)
     assert str(tuning.choices(model.tuning, device)[key]) == "P=1 NV=1"
     tuning.write_file(side, [with_variant("P=2 NV=1")])
@@ -372,7 +372,7 @@ def test_written_into_the_model(device, file, few, capsys):
     words = {"Portable Computing Language": "portable"}.get(device.info.platform, "intel")
     assert main(["verify", str(file), "--device", words]) == 0
     other = a_tuning(device, driver="other")
-    tuning.write_into(file, [*tuned.tuning, other])
+    into_model.write_into(file, [*tuned.tuning, other])
     assert loader.read(file).tuning == (*tuned.tuning, other)
     assert len(file.read_bytes()) == len(before) + 4096
     assert tune.tune_file(file, device, write=True).known == 2
@@ -380,12 +380,12 @@ def test_written_into_the_model(device, file, few, capsys):
     assert main(["info", str(file)]) == 0
     shown = capsys.readouterr().out
     assert "tuned for" in shown and with_p(device, file, 2) in shown
-    tuning.write_into(file, [])
+    into_model.write_into(file, [])
     assert loader.read(file).tuning == ()
 
 
 def test_flatc_reads_a_tuned_file(device, file, tmp_path):
-    tuning.write_into(file, [a_tuning(device)])
+    into_model.write_into(file, [a_tuning(device)])
     subprocess.run(["flatc", "--json", "--strict-json", "--defaults-json", "-o", tmp_path,
                     folder("schema") / "edgerun.fbs", "--", file], check=True, capture_output=True)
     written = json.loads((tmp_path / "net.json").read_text())
@@ -398,7 +398,7 @@ def test_a_large_table(device, file):
     own = a_tuning(device)
     many = dataclasses.replace(own, choices=tuple(
         dataclasses.replace(own.choices[0], key=f"{i:0100}") for i in range(100)))
-    tuning.write_into(file, [many])
+    into_model.write_into(file, [many])
     assert loader.read(file).tuning == (many,)
 
 
@@ -407,12 +407,12 @@ def test_damaged_model_is_not_rewritten(device, file):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(ModelError, match="checksum|damaged"):
-        tuning.write_into(file, [a_tuning(device)])
+        into_model.write_into(file, [a_tuning(device)])
     assert file.read_bytes() == data
 
 
 def test_damaged_table_is_refused(device, file):
-    tuning.write_into(file, [a_tuning(device)])
+    into_model.write_into(file, [a_tuning(device)])
     data = bytearray(file.read_bytes())
     at = data.index(b"P=1 NV=1 VEC=4")
     data[at] ^= 1

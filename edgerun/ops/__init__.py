@@ -1,7 +1,7 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, depthwise, elementwise, gather, lrn, matmul, norm, pad,
-    pool, quantize, recurrent, reduce, resize, softmax, table)
+    pool, quantize, recurrent, reduce, resize, softmax, table, tile)
 from edgerun.ops._base import Facts, Launch, OpDef, Scratch
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
@@ -23,7 +23,7 @@ OPS: dict[str, OpDef] = {
     "slice": OpDef(copy.infer_slice, copy.slice_, (1, 1), "SliceOptions"),
     "concat": OpDef(copy.infer_concat, copy.concat, (1, 65_536), "AxisOptions"),
     "expand": OpDef(copy.infer_expand, copy.expand, (1, 1), "ExpandOptions"),
-    "tile": OpDef(copy.infer_tile, copy.tile, (1, 1), "TileOptions"),
+    "tile": OpDef(tile.infer_tile, tile.tile, (1, 1), "TileOptions"),
     "pad": OpDef(pad.infer_pad, pad.pad, (1, 1), "PadOptions"),
     "matmul": OpDef(matmul.infer_matmul, matmul.matmul, (2, 3), "MatmulOptions",
                     macs=matmul.macs_matmul, mixed=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgerun import loader, tuning
 from edgerun.device import Device
 from edgerun.errors import InputError, ModelError
+from edgerun.tune import into_model
 from edgerun.tune.report import LaunchResult, TuneReport
 from edgerun.tune.tuner import BUDGET, tune
 
@@ -52,7 +53,7 @@ def tune_file(path: str | os.PathLike, device: Device, *, out: str | os.PathLike
     if choices:
         every = tuning.merged(stored, tuning.of_device(device, choices))
         if side is None:
-            tuning.write_into(path, every)
+            into_model.write_into(path, every)
         else:
             tuning.write_file(side, every)
     return report

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgerun.errors import ModelError
-from edgerun.ops import Facts, copy
+from edgerun.ops import Facts, copy, tile
 from edgerun.tools import passes
 from edgerun.tools.graph import Graph
 from tests.harness import Const, check_op
@@ -147,7 +147,7 @@ def test_launches_for_a_gpu(device, monkeypatch):
 
 def test_collapsed_axes_are_few():
     """A tile that has more axes than the kernel takes a path of its own."""
-    shape, sx, sy = copy._tiled((2, 3, 2, 3, 2), (2, 2, 2, 2, 2))
+    shape, sx, sy = tile._tiled((2, 3, 2, 3, 2), (2, 2, 2, 2, 2))
     assert len(copy.collapse(shape, sx, sy)[0]) > copy.MAX_AXES
 
 
