@@ -67,6 +67,22 @@ class Held:
         return aligned(int(np.prod(self.tensor.shape, dtype=np.int64)) * BYTES[dtype])
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a choice of types costs.
+
+    Attributes:
+        flash: bytes in the file: constants, the segments they need, ops that convert.
+        live: bytes in the arena at each step.
+        traffic: bytes that are written once.
+        noise: at each output.
+    """
+    flash: int
+    live: list[int]
+    traffic: int
+    noise: Noise
+
+
 class Problem:
     """What the choice of types costs, and how much it disturbs.
 
@@ -210,6 +226,15 @@ class Problem:
         Args:
             chosen: first op of a group -> type.
         """
+        cost = self.cost(chosen)
+        return cost.flash + max(cost.live, default=0) + TRAFFIC * cost.traffic, cost.noise
+
+    def cost(self, chosen: Mapping[Op, str]) -> Cost:
+        """Return what a choice costs, and how much it disturbs.
+
+        Args:
+            chosen: first op of a group -> type.
+        """
         dtype = {op: chosen[head] for op, head in self.group.items()}
         noise: dict[str, float] = {}
         size, traffic, extra = 0, 0, 0
@@ -244,7 +269,7 @@ class Problem:
                     for kind in present:
                         if not (self.follows(held) and own == kind):
                             add(self.roundings(held, kind))
-        return size + max(live, default=0) + OP_BYTES * extra + TRAFFIC * traffic, noise
+        return Cost(size + OP_BYTES * extra, live, traffic, noise)
 
     def kept(self, held: Held, own: str) -> str:
         """Return the type in which a tensor is kept that only the caller reads, or nobody."""

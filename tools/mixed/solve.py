@@ -8,6 +8,7 @@ from edgerun.ops import OPS
 from edgerun.tools.graph import Op
 from edgerun.tools.mixed.problem import (
     DTYPES, OP_BYTES, REAL, SEGMENT_BYTES, TRAFFIC, Held, Problem)
+from edgerun.tools.mixed.sensitivity import Noise
 from edgerun.tools.quantize.assign import INTEGERS
 
 UNIT = 1024  # bytes: numbers of the size of 1 suit the solver
@@ -63,18 +64,58 @@ def solve(problem: Problem, allowance: Mapping[str, float],
     """
     if not problem.groups:
         return {}, problem.evaluate({})[0]
-    return _Formulation(problem, allowance, single or allowance).solve()
+    written = Formulation(problem)
+    program = written.program
+    _allow(written, allowance, single or allowance)
+    arena = program.variable(cost=UNIT, upper=np.inf)
+    for step, terms in enumerate(written.live):
+        program.at_least([(arena, 1.0), *((variable, -size / UNIT) for variable, size in terms)],
+                         problem.scratch(step) / UNIT)
+    for variable, size in written.flash:
+        program.cost[variable] += size / UNIT
+    for variable, size in written.traffic:
+        program.cost[variable] += TRAFFIC * size / UNIT
+    result = program.solve()
+    if result.x is None:
+        return None
+    return written.chosen(result.x), result.fun * UNIT - written.free_bytes
 
 
-class _Formulation:
-    def __init__(self, problem: Problem, allowance: Mapping[str, float],
-                 single: Mapping[str, float]):
-        self.problem, self.allowance, self.program = problem, allowance, _Program()
-        self.single = single
-        self.noise: dict[str, Terms] = {output: [] for output in allowance}
-        steps = range(len(problem.graph.ops))
-        arena = self.program.variable(cost=UNIT, upper=np.inf)
-        self.live: list[Terms] = [[(arena, 1.0)] for _ in steps]
+def _allow(written: Formulation, allowance: Mapping[str, float],
+           single: Mapping[str, float]) -> None:
+    """Bound the noise; a variable that alone brings more than all that is allowed is 0."""
+    rows: dict[str, Terms] = {output: [] for output in allowance}
+    for variable, noise in written.noise:
+        for output, value in noise.items():
+            allowed = allowance[output]
+            if value > min(allowed, single[output]):
+                written.program.upper[variable] = 0.0
+            elif value > NEGLIGIBLE * allowed:
+                rows[output].append((variable, -value / allowed))
+    for terms in rows.values():
+        if terms:
+            written.program.at_least(terms, -1.0)
+
+
+class Formulation:
+    """The choice of types as a program without an objective.
+
+    Attributes:
+        program: its variables and rows.
+        flash: (variable, bytes of the file that it stands for); free_bytes less in all.
+        traffic: (variable, bytes that are written).
+        live: of each step, (variable, bytes of the arena).
+        noise: (variable, noise it brings).
+        free_bytes: every tensor has one copy that is no conversion.
+    """
+
+    def __init__(self, problem: Problem):
+        self.problem, self.program = problem, _Program()
+        self.flash: Terms = []
+        self.traffic: Terms = []
+        self.live: list[Terms] = [[] for _ in problem.graph.ops]
+        self.noise: list[tuple[int, Noise]] = []
+        self.free_bytes = OP_BYTES * len(problem.held)
         self.x = {(op, dtype): self.program.variable(integer=True)
                   for op in problem.groups for dtype in problem.allowed[op]}
         for op in problem.groups:
@@ -84,24 +125,10 @@ class _Formulation:
         self.add_layers()
         for held in problem.held:
             self.add_held(held)
-        for step, terms in enumerate(self.live):
-            self.program.at_least(terms, problem.scratch(step) / UNIT)
-        for terms in self.noise.values():
-            if terms:
-                self.program.at_least([(variable, -share) for variable, share in terms], -1.0)
 
     def choice(self, op: Op, dtype: str) -> int | None:
         """Return the variable that an op computes in a type, None if it never does."""
         return self.x.get((self.problem.group.get(op), dtype))
-
-    def disturb(self, variable: int, noise: Mapping[str, float]) -> None:
-        """Let a variable bring noise; one that is more than all that is allowed is 0."""
-        for output, value in noise.items():
-            allowed = self.allowance[output]
-            if value > min(allowed, self.single[output]):
-                self.program.upper[variable] = 0.0
-            elif value > NEGLIGIBLE * allowed:
-                self.noise[output].append((variable, value / allowed))
 
     def add_layers(self) -> None:
         """Add what the constants of ops disturb and cost."""
@@ -109,7 +136,7 @@ class _Formulation:
             for dtype in DTYPES:
                 variable = self.choice(op, dtype)
                 if variable is not None:
-                    self.disturb(variable, self.problem.noises(op, dtype))
+                    self.noise.append((variable, self.problem.noises(op, dtype)))
         segments: dict[str, int] = {}
         for readers in self.problem.constants.values():
             for op, index in readers:
@@ -118,7 +145,8 @@ class _Formulation:
                                          self.choice(op, dtype))
                     if variable is not None:
                         if segment not in segments:
-                            segments[segment] = self.program.variable(cost=SEGMENT_BYTES)
+                            segments[segment] = self.program.variable()
+                            self.flash.append((segments[segment], SEGMENT_BYTES))
                         self.program.at_least([(segments[segment], 1.0), (variable, -1.0)])
             for dtype in DTYPES:
                 wanted = {self.choice(op, dtype): self.problem.constant_bytes(op, index, dtype)
@@ -126,9 +154,10 @@ class _Formulation:
                 wanted.pop(None, None)
                 if len(wanted) == 1:
                     (variable, size), = wanted.items()
-                    self.program.cost[variable] += size / UNIT
+                    self.flash.append((variable, size))
                 elif wanted:
-                    stored = self.program.variable(cost=max(wanted.values()))
+                    stored = self.program.variable()
+                    self.flash.append((stored, max(wanted.values())))
                     for variable in wanted:
                         self.program.at_least([(stored, 1.0), (variable, -1.0)])
 
@@ -137,16 +166,17 @@ class _Formulation:
         for number, (start, end, readers) in enumerate(self.problem.spans(held)):
             for dtype in DTYPES:
                 size = held.bytes(dtype)
-                copy = self.program.variable(
-                    cost=OP_BYTES + TRAFFIC * size if number == 0 else 0.0)
+                copy = self.program.variable()
                 for variable in {self.choice(op, dtype) for op in readers} - {None}:
                     self.program.at_least([(copy, 1.0), (variable, -1.0)])
                 self.keep(held, copy, dtype, bool(readers))
                 if number == 0:
+                    self.flash.append((copy, OP_BYTES))
+                    self.traffic.append((copy, size))
                     self.write(held, copy, dtype)
                     self.disturb_copy(held, copy, dtype)
                 for step in range(max(start, 0), min(end, len(self.live))):
-                    self.live[step].append((copy, -size / UNIT))
+                    self.live[step].append((copy, size))
 
     def keep(self, held: Held, copy: int, dtype: str, read: bool) -> None:
         """Keep what the caller reads, or nobody."""
@@ -182,17 +212,13 @@ class _Formulation:
             return
         own = self.choice(held.writer, dtype) if self.problem.follows(held) else None
         if own is None:
-            self.disturb(copy, noise)
+            self.noise.append((copy, noise))
             return
         rounded = self.program.variable()
         self.program.at_least([(rounded, 1.0), (copy, -1.0), (own, 1.0)])
-        self.disturb(rounded, noise)
+        self.noise.append((rounded, noise))
 
-    def solve(self) -> tuple[dict[Op, str], float] | None:
-        result = self.program.solve()
-        if result.x is None:
-            return None
-        choice = {op: max(self.problem.allowed[op], key=lambda dtype: result.x[self.x[op, dtype]])
-                  for op in self.problem.groups}
-        # every tensor has one copy that is no conversion
-        return choice, result.fun * UNIT - OP_BYTES * len(self.problem.held)
+    def chosen(self, values: np.ndarray) -> dict[Op, str]:
+        """Return the choice that a solution means: first op of a group -> type."""
+        return {op: max(self.problem.allowed[op], key=lambda dtype: values[self.x[op, dtype]])
+                for op in self.problem.groups}
