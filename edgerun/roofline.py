@@ -190,7 +190,7 @@ def _write(path: Path, found: Roofline) -> None:
         return  # no room or no right to write: the next one measures again
 
 
-class _Bench:
+class Bench:
     """Launches the kernels of kernels/roofline.cl."""
 
     def __init__(self, device: Device):
@@ -237,17 +237,39 @@ class _Bench:
                 return ops * 12 * self.lanes * self.items * rounds / ns
             rounds *= 4
 
-    def bandwidth(self, name: str, size: int) -> tuple[int, float]:
-        """Return the bytes that are moved over and over, and bytes per ns."""
+    def stream(self, name: str, size: int, past_caches: bool = False
+               ) -> tuple[int, Callable[..., None]]:
+        """Prepare a kernel that streams over memory.
+
+        Args:
+            name: "read_peak", "copy_peak" or "sum_peak".
+            size: bytes of each of its tensors.
+            past_caches: see kernels/stream.cl.
+
+        Returns:
+            The bytes of a tensor as they are, whole vectors, and a function that launches the
+            kernel to move them as many times as its argument says.
+        """
         count = max(1, size // (self.items * self.lanes * 4))
         used = count * self.items * self.lanes * 4
         first, step = (count, 1) if self.cpu else (1, self.items)
-        kernel = self.device.kernel("roofline", name, {"VEC": self.lanes})
+        kernel = self.device.kernel("roofline", name, {
+            "VEC": self.lanes, **({"PAST_CACHES": 1} if past_caches else {})})
+        second = (self.x, np.uint32(used)) if name == "sum_peak" else ()
+
+        def launch(rounds: int = 1) -> None:
+            kernel.set_args(self.x, np.uint32(0), *second, self.y, np.uint32(0),
+                            *map(np.int32, (count, first, step, rounds)))
+            self._launch(kernel)
+
+        return used, launch
+
+    def bandwidth(self, name: str, size: int, past_caches: bool = False) -> tuple[int, float]:
+        """Return the bytes that are moved over and over, and bytes per ns; see stream()."""
+        used, launch = self.stream(name, size, past_caches)
         rounds = 1
         while True:
-            kernel.set_args(self.x, np.uint32(0), self.y, np.uint32(0),
-                            *map(np.int32, (count, first, step, rounds)))
-            ns = self.time(lambda: self._launch(kernel))
+            ns = self.time(lambda: launch(rounds))
             if ns > SPAN_NS or rounds > 1 << 24:
                 return used, used * rounds / ns
             rounds *= 4
@@ -279,7 +301,7 @@ def _measure(device: Device) -> Roofline:
     dot = dots.choose(device)
     macro = {f"DOT_{dot.upper()}": 1}
     try:
-        bench = _Bench(device)
+        bench = Bench(device)
         try:
             fma = bench.arithmetic("fma_peak", {}, 2, np.float32(0.999), np.float32(0.001))
             dot2 = bench.arithmetic("dot2_peak", macro if dot in PAIRS else {}, 4,
@@ -292,6 +314,7 @@ def _measure(device: Device) -> Roofline:
             # sizes count both buffers of a copy: it is what has to stay in a cache
             reads = [bench.bandwidth("read_peak", size) for size in (*sizes, bench.largest)]
             copies = [bench.bandwidth("copy_peak", size // 2) for size in (*sizes, bench.largest)]
+            copies[-1] = max(copies[-1], bench.bandwidth("copy_peak", bench.largest // 2, True))
             launch_ns, wait_ns = bench.launches()
         finally:
             bench.close()

@@ -9,9 +9,10 @@
 // BINARY:     C expression of a and b.
 // O_fp32, O_fp16: y has another stored type than x, a and b.
 // OUT_bool:   y is bool, EXPRESSION a comparison.
-// PAST_CACHES: y is larger than they are: aligned vectors of it are stored past them, where the
-//             compiler can say that. A store into a cache reads the line first.
+// PAST_CACHES: see stream.cl; y is larger than the caches, and rows of it are whole vectors.
 // y may be one of the inputs: what is read after a part of y was written is read at its own place.
+
+#include "stream.cl"
 
 #ifdef OUT_bool
 #define DEFAULT(p, q) (p == q)
@@ -36,16 +37,9 @@ typedef uchar Y;
 #define RESULT(type) BINARY
 #else
 typedef O Y;
-#define PUTV(v, p) STOREV(v, p)
+#define PUTV(v, p) STREAM(v, p)
 #define PUT(v, p) STORE(v, 0, p)
 #define RESULT(type) activate_##type(BINARY, alpha, beta)
-#endif
-
-#if defined(PAST_CACHES) && defined(__has_builtin)
-#if __has_builtin(__builtin_nontemporal_store)
-#define STREAMS(p) ((size_t)(p) % sizeof(F) == 0)
-#define STREAM(v, p) __builtin_nontemporal_store((v), (__global F *)(p))
-#endif
 #endif
 
 F activate_F(const F x, const float alpha, const float beta) { return ACTIVATE(x); }
@@ -58,14 +52,6 @@ __kernel void unary(TENSOR(x), TENSOR(y), const int n, const int run, const floa
     __global const S *xp = AT(const S, x);
     __global Y *yp = AT(Y, y);
     int i = start;
-#ifdef STREAM
-    if (STREAMS(yp + i)) {
-        for (; i + VEC <= stop; i += VEC) {
-            const F x = LOADV(xp + i);
-            STREAM(EXPRESSION, yp + i);
-        }
-    }
-#endif
     for (; i + VEC <= stop; i += VEC) {
         const F x = LOADV(xp + i);
         PUTV(EXPRESSION, yp + i);
@@ -129,16 +115,7 @@ __kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int
         if (whole) {
             const F a1 = sa.s7 ? LOADV(ap + tail) : (F)(LOAD(0, ap));
             const F b1 = sb.s7 ? LOADV(bp + tail) : (F)(LOAD(0, bp));
-            int i = 0;
-#ifdef STREAM
-            if (STREAMS(yp)) {
-                for (; i < whole; i += VEC) {
-                    const F a = sa.s7 ? LOADV(ap + i) : a1, b = sb.s7 ? LOADV(bp + i) : b1;
-                    STREAM(RESULT(F), yp + i);
-                }
-            }
-#endif
-            for (; i < whole; i += VEC) {
+            for (int i = 0; i < whole; i += VEC) {
                 const F a = sa.s7 ? LOADV(ap + i) : a1, b = sb.s7 ? LOADV(bp + i) : b1;
                 PUTV(RESULT(F), yp + i);
             }

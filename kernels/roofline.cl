@@ -7,11 +7,14 @@
 //               y itself is a factor: products of constants would be computed only once
 //   read_peak   y = sum of x
 //   copy_peak   y = x
+//   sum_peak    y = x + z
 //   nothing     what a launch costs
 //
 // VEC: lanes. Macros DOT_*: see dot.cl; DOT_MADD: see conv_integer.cl, here for dot2_peak.
+// PAST_CACHES: see stream.cl.
 
 #include "dot.cl"
+#include "stream.cl"
 
 #define CHAINS 12
 #define EACH_CHAIN(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
@@ -96,7 +99,21 @@ __kernel void copy_peak(TENSOR(x), TENSOR(y), const int count, const int first, 
     for (int r = 0; r < rounds; r++) {
         for (int i = 0; i < count; i++) {
             const size_t k = (size_t)i * step * VEC;
-            STOREV(LOADV(xp + k), yp + k);
+            STREAM(LOADV(xp + k), yp + k);
+        }
+    }
+}
+
+// x, z, y [items * count * VEC]
+__kernel void sum_peak(TENSOR(x), TENSOR(z), TENSOR(y), const int count, const int first,
+                       const int step, const int rounds) {
+    const size_t at = (size_t)get_global_id(0) * first * VEC;
+    __global const S *xp = AT(const S, x) + at, *zp = AT(const S, z) + at;
+    __global S *yp = AT(S, y) + at;
+    for (int r = 0; r < rounds; r++) {
+        for (int i = 0; i < count; i++) {
+            const size_t k = (size_t)i * step * VEC;
+            STREAM(LOADV(xp + k) + LOADV(zp + k), yp + k);
         }
     }
 }

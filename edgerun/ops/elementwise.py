@@ -225,7 +225,7 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     inner, above = dims[-1], dims[-2] if len(dims) > 1 else 1
-    if inner % facts.lanes == 0:  # else vectors at the ends of rows overlap
+    if inner % facts.lanes == 0:  # else vectors at the ends of rows overlap, unaligned
         defines |= _past_caches(op, facts)
     run, rows, periodic = facts.lanes, 1, False
     if facts.kind == "cpu":

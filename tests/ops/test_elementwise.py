@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from edgerun.errors import ModelError
-from edgerun.ops import elementwise
+from edgerun.ops import Facts, elementwise
 from edgerun.tools.graph import Graph
 from edgerun.tools.reference import elementwise as reference
 from tests.harness import Const, check_mixed, check_op
@@ -112,3 +112,33 @@ def test_integer_division_by_zero(device, kind):
     a = np.arange(-20, 20, dtype=np.int32)
     found = check_op(device, "binary", [a, np.zeros(40, np.int32)], 0, kind=kind)
     assert not found["y0"].any()
+
+
+@pytest.mark.parametrize("length", [64, 4096 + 48, 8192 + 5])
+def test_stores_past_caches(device, monkeypatch, length):
+    """Large results, of whole vectors or not: the same numbers, and nothing beside them."""
+    monkeypatch.setattr(elementwise, "CACHES", 0)
+    x, rows = numbers((length,)), numbers((3, length), seed=1)
+    check_op(device, "unary", [x], 2e-6, kind="silu")
+    check_op(device, "binary", [x, x], 2e-6, kind="mul", activation="relu")
+    check_op(device, "binary", [rows, x], 2e-6, kind="add")
+    check_op(device, "binary", [rows, rows[:, :1]], 2e-6, kind="sub")
+
+
+def test_only_large_results_of_a_cpu_go_past_caches():
+    graph = Graph("g")
+
+    def defines(shape, dtype="fp32", kind="cpu", op="unary"):
+        xs = [graph.input(f"x{len(graph.inputs)}", shape, dtype) for _ in range(2)]
+        inputs = xs[:1] if op == "unary" else xs
+        y = graph.add(op, inputs, "y", kind="relu" if op == "unary" else "add")
+        prepare = elementwise.unary if op == "unary" else elementwise.binary
+        return prepare(graph.ops[-1], Facts(kind=kind))[0].defines, y
+
+    large = (elementwise.CACHES // 4 + 16,)
+    for op in ("unary", "binary"):
+        assert defines(large, op=op)[0]["PAST_CACHES"] == 1
+        for other in ({"shape": (elementwise.CACHES // 4,)}, {"shape": large, "kind": "gpu"},
+                      {"shape": large, "dtype": "fp16"}, {"shape": large, "dtype": "int32"}):
+            assert "PAST_CACHES" not in defines(**other, op=op)[0]
+    assert "PAST_CACHES" not in defines((large[0] + 1,), op="binary")[0]  # ends overlap

@@ -1,0 +1,16 @@
+// Storing vectors past the caches of a CPU.
+//
+// A store into a cache reads the line first. Of a tensor that no cache can hold that is a third of
+// what a copy moves, and it drives out what others could use.
+//
+// STREAM(v, p): STOREV(v, p).
+// PAST_CACHES: past the caches where the compiler has a way to say so. fp32 only, and p is aligned
+//              as the vector is: tensors are, see the validator.
+
+#define STREAM(v, p) STOREV(v, p)
+#if defined(PAST_CACHES) && defined(__has_builtin)
+#if __has_builtin(__builtin_nontemporal_store)
+#undef STREAM
+#define STREAM(v, p) __builtin_nontemporal_store((v), (__global F *)(p))
+#endif
+#endif
