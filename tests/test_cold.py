@@ -45,6 +45,24 @@ def test_report(device, tiny):
     assert f"programs built, cached         {without.built}, 0" in found.text()
 
 
+def test_stages_inside_stages_count_once(monkeypatch):
+    """Programs that are built while it is found out how to sum, while a session is made."""
+    now, found = [0], {"map": 5}
+    monkeypatch.setattr(cold.time, "monotonic_ns", lambda: now[0])
+    clock = cold.Clock(found)
+
+    def takes(ns, *stages):
+        now[0] += ns
+        for stage, inner in stages:
+            clock.timed(stage, takes, *inner)
+        return ns
+    assert clock.timed("launches", takes, 1, ("sums", (10, ("programs", (100,)))),
+                       ("programs", (1000,)), ("map", (10_000,))) == 1
+    assert found == {"map": 10_005, "launches": 1, "sums": 10, "programs": 1100}
+    watched = clock.watched("first", takes)
+    assert watched(7) == 7 and found["first"] == 7 and sum(found.values()) == 5 + now[0]
+
+
 def test_command(tiny, capsys, monkeypatch):
     part = cold.Starts(dict.fromkeys(cold.STAGES, 1), 12, 8, 3, 4, 2, 0)
     asked = []
