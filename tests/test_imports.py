@@ -60,7 +60,7 @@ def of_extras(*names: str) -> set[str]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    packages = " ".join(extras[name] for name in names).split()
+    packages = re.sub(r"[<>=]+[\d.]+", "", " ".join(extras[name] for name in names)).split()
     # where they differ from the names; the wheel of MNN has its converter beside it
     modules = {"protobuf": ["google"], "Pillow": ["PIL"], "MNN": ["MNN", "_tools"]}
     return {module for package in packages
@@ -83,11 +83,13 @@ def test_without_opencl(path):
 
 @pytest.mark.parametrize("path", sources("tools"), ids=name_of)
 def test_tools(path):
-    """Tools use what their extras install; only the recipes train, with PyTorch."""
+    """Tools use what their extras install; PyTorch is for the recipes and for its own modules."""
     allowed = {"edgerun", "numpy", "flatbuffers"} | of_extras("tools", "verify")
     module = name_of(path).replace("/", ".")
     if belongs(module, "tools.recipes"):
         allowed.add("torch")
+    if module == "tools.pytorch.py":
+        allowed |= of_extras("torch")
     if belongs(module, "tools.compare"):
         allowed |= of_extras("compare")
     assert outsiders(path, allowed) == set()
