@@ -2,9 +2,9 @@
 
 On a CPU the time between launches is a large part of small models. The chain is one kernel of as
 many work-groups of one work-item as there are cores. Each walks over the launches; of every launch
-the work-groups take tiles (work-items one after the other) from a counter, and all wait until the
-last tile of a launch is done before they start the next. Only who runs a tile is waited for, so
-work-groups that start late, or never, delay nobody.
+the work-groups take tiles (work-items one after the other), first those of their own share, and all
+wait until the last tile of a launch is done before they start the next. Only who runs a tile is
+waited for, so work-groups that start late, or never, delay nobody.
 
 The text of the program is put together here from kernels/*.cl: every variant (family, kernel,
 defines) once, as a function whose names get the number of the variant. Numbers are in a table of
@@ -26,7 +26,7 @@ FAMILY, KERNEL = "chain", "chain"
 BUFFERS = 8  # parameters of the kernel for the arena and segments
 LINE = 32  # ints that no two counters share: two cache lines, since CPUs fetch them in pairs
 HEAD = 6  # ints of a row before the arguments: variant, global size, work-items of a tile, tiles
-COUNTERS = 2  # of a launch: tiles taken, tiles done
+COUNTERS = 2  # beside one for each work-group: tiles done, work-groups that are through
 TILES = 4  # of a launch and work-group, at most: what is left at the end is waited for
 
 _KERNEL = re.compile(r"^(__attribute__\(\([^\n]*\)\)\n)?__kernel void (\w+)\((.*?)^\}$",
@@ -48,16 +48,18 @@ class Chain:
         defines: of all variants together; they decide on the build options.
         table: int32 [launches, ints of a row].
         variants: number of different kernels.
+        groups: work-groups that run it.
     """
     text: str
     defines: dict
     table: np.ndarray
     variants: int
+    groups: int
 
     @property
     def counter_ints(self) -> int:
         """How many ints, zeros before the first run, the chain counts in."""
-        return LINE * (COUNTERS * len(self.table) + 1)
+        return LINE * (self.groups + COUNTERS)
 
 
 def _kind(arg) -> str:
@@ -101,7 +103,15 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
     table = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
     text = "\n".join([*sections, source(FAMILY, {
         "LINE": LINE, "HEAD": HEAD, "CASES": " ".join(cases)})])
-    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers))
+    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers),
+                 groups)
+
+
+def table_bytes(launches: Sequence[Launch]) -> int:
+    """Return the bytes of the counters and the table of a chain of launches."""
+    width = max(HEAD + sum(len(_words(arg, lambda a: (0, 0))) for arg in launch.args)
+                for launch in launches)
+    return 4 * (LINE * (COUNTERS * len(launches) + 1) + len(launches) * width)
 
 
 def _case(kinds: Sequence[str], number: int) -> str:

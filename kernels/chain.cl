@@ -1,8 +1,10 @@
 // A chain of launches in one; edgerun/chain.py puts the kernels, as functions, in front.
 //
-// Global size: any number of work-groups of one work-item, best as many as there are cores. Launch
-// by launch they take tiles from a counter, then wait until all tiles of the launch are done. A
-// work-item that takes no tile is waited for by nobody.
+// Global size: any number of work-groups of one work-item, best as many as there are cores. Every
+// work-group has a share of the tiles of a launch, neighbours that lie where its share of the launch
+// before lies, so that most of what a core reads is in its own cache. It takes the tiles of its own
+// share first, then of others'; then it waits until all tiles of the launch are done. A work-item
+// that takes no tile is waited for by nobody.
 //
 // CASES: the cases of a switch over the variants; each unpacks `arg` and calls its function for
 //        EACH_ITEM.
@@ -15,19 +17,39 @@
 #define LINE 32
 #endif
 
-// Counters are read and written by all; fences keep the compiler from moving the tensors' loads and
-// stores across them.
-int take(__global int *counter) {
+// A work-group's counter goes on from launch to launch: `first` is where the launch starts. So one
+// that comes late, when a launch is over, finds its counter beyond and takes nothing. Counters are
+// read and written by all; fences keep the compiler from moving the tensors' loads and stores across
+// them. Returns the tile that is taken, or -1.
+int take_of(__global int *counter, const int first, const int count) {
+    int at = *(volatile __global int *)counter;
+    while (at < first + count) {
+        const int tile = max(at, first), found = atomic_cmpxchg(counter, at, tile + 1);
+        if (found == at) return tile - first;
+        at = found;
+    }
+    return -1;
+}
+
+int take(__global int *counters, const int own, const int groups, const int first, const int share,
+         const int tiles) {
     mem_fence(CLK_GLOBAL_MEM_FENCE);
-    const int tile = atomic_inc(counter);
+    int owner = own, tile = -1;
+    do {
+        const int before = owner * share;
+        tile = take_of(counters + owner * LINE, first, min(share, tiles - before));
+        if (tile >= 0) tile += before;
+        if (++owner == groups) owner = 0;
+    } while (tile < 0 && owner != own);
     mem_fence(CLK_GLOBAL_MEM_FENCE);
     return tile;
 }
 
 // For every work-item of the tiles that are taken, until none is left: `item` is its global id, and
 // in s3 how many of its tile are left. done counts the tiles.
+#define TAKE_TILE take(counters, own, groups, first, share, tiles)
 #define EACH_ITEM                                                                                  \
-    for (int tile = take(taken); tile < tiles; tile = take(taken), done++)                         \
+    for (int tile = TAKE_TILE; tile >= 0; tile = TAKE_TILE, done++)                                \
         for (int4 item = first_item(tile, per_tile, items); item.s3 > 0;                           \
              item = next_item(item, items))
 
@@ -50,8 +72,8 @@ int4 next_item(int4 item, const int4 items) {
 }
 
 // b0 .. b7: arena and segments.
-// counters [2 * launches + 1][LINE]: tiles taken and done of each launch, then work-groups that are
-//          through; 0 before and after.
+// counters [work-groups + 2][LINE]: tiles taken of every work-group's share, in all launches so far;
+//          tiles done; work-groups that are through; 0 before and after.
 // behind it, at table_at, [launches][row]: variant, global size, work-items of a tile, tiles,
 //          arguments.
 // The hint is that of conv_integer.cl.
@@ -62,22 +84,25 @@ __kernel void chain(
         __global int *counters, const int table_at, const int launches, const int row) {
     __global const int *table = counters + table_at;
     __global uchar *const buffers[8] = {b0, b1, b2, b3, b4, b5, b6, b7};
+    const int own = get_global_id(0), groups = get_global_size(0);
+    __global int *finished = counters + groups * LINE, *through = finished + LINE;
+    int first = 0, before = 0;  // in the counters, when a launch starts
     for (int launch = 0; launch < launches; launch++) {
         __global const int *head = table + launch * row, *arg = head + HEAD;
-        __global int *taken = counters + 2 * launch * LINE, *finished = taken + LINE;
         const int4 items = (int4)(head[1], head[2], head[3], 0);
-        const int per_tile = head[4], tiles = head[5];
+        const int per_tile = head[4], tiles = head[5], share = (tiles + groups - 1) / groups;
         int done = 0;
         switch (head[0]) {
             CASES
         }
         mem_fence(CLK_GLOBAL_MEM_FENCE);
-        atomic_add(finished, done);
-        while (*(volatile __global int *)finished < tiles) {}
+        first += share;
+        before += tiles;
+        if (done > 0) atomic_add(finished, done);
+        while (*(volatile __global int *)finished < before) {}
         mem_fence(CLK_GLOBAL_MEM_FENCE);
     }
-    __global int *through = counters + 2 * launches * LINE;
-    if (atomic_inc(through) == (int)get_global_size(0) - 1)
-        for (int k = 0; k <= 2 * launches; k++)
+    if (atomic_inc(through) == groups - 1)
+        for (int k = 0; k < groups + 2; k++)
             counters[k * LINE] = 0;
 }
