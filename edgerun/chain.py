@@ -103,15 +103,14 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
     table = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
     text = "\n".join([*sections, source(FAMILY, {
         "LINE": LINE, "HEAD": HEAD, "CASES": " ".join(cases)})])
-    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers),
-                 groups)
+    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers), groups)
 
 
-def table_bytes(launches: Sequence[Launch]) -> int:
+def table_bytes(launches: Sequence[Launch], groups: int) -> int:
     """Return the bytes of the counters and the table of a chain of launches."""
     width = max(HEAD + sum(len(_words(arg, lambda a: (0, 0))) for arg in launch.args)
                 for launch in launches)
-    return 4 * (LINE * (COUNTERS * len(launches) + 1) + len(launches) * width)
+    return 4 * (LINE * (groups + COUNTERS) + len(launches) * width)
 
 
 def _case(kinds: Sequence[str], number: int) -> str:
