@@ -243,13 +243,14 @@ class Bench:
 
         Args:
             name: "read_peak", "copy_peak" or "sum_peak".
-            size: bytes of each of its tensors.
+            size: bytes of each of its tensors; they are cut to what there is room for.
             past_caches: see kernels/stream.cl.
 
         Returns:
             The bytes of a tensor as they are, whole vectors, and a function that launches the
             kernel to move them as many times as its argument says.
         """
+        size = min(size, self.largest // (2 if name == "sum_peak" else 1))
         count = max(1, size // (self.items * self.lanes * 4))
         used = count * self.items * self.lanes * 4
         first, step = (count, 1) if self.cpu else (1, self.items)

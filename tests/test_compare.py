@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgerun.errors import InputError
-from edgerun.tools.compare import files as files_module, report, show, suite
+from edgerun import timing
+from edgerun.tools.compare import bandwidth, files as files_module, report, show, suite
 from edgerun.tools.compare.__main__ import main
 from edgerun.tools.compare.files import Files, NoFile, Source
 from edgerun.tools.compare.measure import Result, Turns, difference, runners
@@ -311,6 +312,56 @@ def test_parts_of_the_suite():
     assert suite.find(None, "resnet18") == "resnet18" and suite.find(None, "a.onnx") is None
     with pytest.raises(InputError, match=r"has no nothing\.onnx"):
         suite.find(ROOT / "docs", "nothing.onnx")
+
+
+# memory
+
+def test_shares_are_of_the_faster_bound_and_of_the_same_round():
+    """The machine is three times slower in the last round, for the op and its bounds alike."""
+    found = bandwidth.shares([200, 100, 600], 1000, {False: (2000, [300, 300, 900]),
+                                                     True: (500, [50, 40, 150])})
+    assert found == {"ns": 200, "bound_ns": 100, "share": 0.5, "low": pytest.approx(0.5),
+                     "high": pytest.approx(0.65), "past_caches": 1}
+    assert bandwidth.shares([10], 64, {False: (128, [10])})["share"] == 0.5
+
+
+def test_bandwidth_counts_what_ops_move(device, monkeypatch):
+    monkeypatch.setattr(bandwidth, "TENSOR", 1 << 20)
+    cases = [*bandwidth.CASES[:2], bandwidth._dense(256, 1024)]
+    found = bandwidth.measure(device, 3, cases)
+    assert [(r["op"], r["bound"]) for r in found] == [
+        ("relu", "read, write"), ("add", "read twice, write"),
+        ("dense 256->1024, batch 1", "read")]
+    assert [r["bytes"] for r in found] == [2 << 20, 3 << 20, 4 * (256 * 1024 + 256 + 1024)]
+    # small, from caches, on a machine that does other things: right but for a factor
+    assert all(0.02 < r["share"] < 50 and r["low"] <= r["share"] <= r["high"] for r in found)
+
+
+def test_a_case_is_the_op_that_it_names(device, monkeypatch):
+    monkeypatch.setattr(bandwidth, "TENSOR", 1 << 12)
+    with bandwidth.session_of(bandwidth.CASES[0], device) as session:
+        x = np.linspace(-1, 1, 1 << 10, dtype=np.float32)
+        assert np.array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
+        assert timing.op_bytes(session.model.ops[0]) == 2 << 12
+
+
+def test_bandwidth_on_the_command_line(monkeypatch, capsys):
+    row = {"op": "relu", "bound": "read, write", "bytes": 2 << 20, "ns": 4e4, "bound_ns": 3e4,
+           "share": 0.75, "low": 0.7, "high": 0.8, "past_caches": 1}
+    asked = []
+
+    def measure(device, rounds):
+        asked.append(rounds)
+        return [row]
+    monkeypatch.setattr(bandwidth, "measure", measure)
+    assert bandwidth.main(["--rounds", "9"]) == 0
+    shown = capsys.readouterr().out
+    assert "75 (70 to 80)" in shown and "52.4" in shown and "69.9" in shown
+    assert bandwidth.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ops"] == [row]
+    assert asked == [9, bandwidth.ROUNDS]
+    assert bandwidth.main(["--device", "voodoo"]) == 1
+    assert "voodoo" in capsys.readouterr().err
 
 
 def test_points_of_the_plot():

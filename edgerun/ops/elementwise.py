@@ -99,6 +99,7 @@ RUN = 4096  # elements a work-item of a CPU computes, if there are that many
 LONG = 256  # elements; a work-item with fewer shares a work-group
 PERIOD = 48  # longest row that kernel binary repeats from private memory
 CACHES = 32 << 20  # bytes; a larger result is not in a cache when the next op reads it
+LONG_RUN = 1 << 16  # RUN for such a result: long streams of addresses are fetched ahead
 INTEGER = ("int32", "int16", "int8", "uint8", "bool")
 
 
@@ -165,12 +166,12 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     if quantize.is_quantized(x):
         return quantize.unary(op, facts)
     n = count(x.shape)
-    defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op),
-               **_past_caches(op, facts),
+    past = _past_caches(op, facts)
+    defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op), **past,
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
-    run = RUN if facts.kind == "cpu" else facts.lanes
+    run = (LONG_RUN if past else RUN) if facts.kind == "cpu" else facts.lanes
     return [Launch("elementwise", "unary", defines, (-(-n // run), 1, 1),
                    (x, y, i32(n), i32(run), f32(op.options["alpha"]), f32(op.options["beta"])),
                    facts.one if n >= LONG else None)]
@@ -225,11 +226,13 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     inner, above = dims[-1], dims[-2] if len(dims) > 1 else 1
-    if inner % facts.lanes == 0:  # else vectors at the ends of rows overlap, unaligned
-        defines |= _past_caches(op, facts)
+    # if rows are not whole vectors, those at their ends overlap, unaligned
+    past = _past_caches(op, facts) if inner % facts.lanes == 0 else {}
+    defines |= past
     run, rows, periodic = facts.lanes, 1, False
     if facts.kind == "cpu":
-        run, rows = min(inner, RUN), min(above, max(1, RUN // inner))
+        most = LONG_RUN if past else RUN
+        run, rows = min(inner, most), min(above, max(1, most // inner))
         periodic = (1 < inner <= PERIOD and inner % facts.lanes != 0
                     and sa[-2:] == [inner, 1] and sb[-2:] == [0, 1])
     return [Launch("elementwise", "binary", defines,

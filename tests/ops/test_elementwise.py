@@ -114,7 +114,7 @@ def test_integer_division_by_zero(device, kind):
     assert not found["y0"].any()
 
 
-@pytest.mark.parametrize("length", [64, 4096 + 48, 8192 + 5])
+@pytest.mark.parametrize("length", [64, 4096 + 48, 8192 + 5, 2 * elementwise.LONG_RUN + 48])
 def test_stores_past_caches(device, monkeypatch, length):
     """Large results, of whole vectors or not: the same numbers, and nothing beside them."""
     monkeypatch.setattr(elementwise, "CACHES", 0)

@@ -229,6 +229,24 @@ def roofline_tables(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def bandwidth_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return ops beside kernels that move as much memory in the same way."""
+    rows = [(r["op"], entry["driver"], f"{r['bytes'] / 1e6:.0f}", f"{r['bytes'] / r['ns']:.1f}",
+             f"{r['bytes'] / r['bound_ns']:.1f}", f"**{100 * r['share']:.0f}**",
+             f"{100 * r['low']:.0f} to {100 * r['high']:.0f}", r["bound"])
+            for number in range(len(entries[0]["ops"])) for entry in entries
+            for r in [entry["ops"][number]]]
+    return ["## Memory", "",
+            "Ops that mostly move memory, each beside a kernel that moves as much in the same way, "
+            f"by turns in one process, {entries[0]['rounds']} rounds "
+            "(`python -m edgerun.tools.compare.bandwidth`). Each byte counts once: reading a line "
+            "before it is written does not. The share is the median over the rounds, with its "
+            "quartiles. Bounds that write take the faster of ordinary stores and stores past the "
+            "caches; above 100 % the bound itself was slower than the op.", "",
+            *table(["op", "driver", "MB", "GB/s", "of the bound", "%", "quartiles", "bound"],
+                   rows, 2)]
+
+
 def cold_table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how long fresh processes take."""
     rows = []
@@ -265,6 +283,8 @@ def page(parts: Mapping[str, Document]) -> str:
                   "![Latency against memory](performance.svg)", ""]
     if "roofline" in parts:
         lines += roofline_tables(parts["roofline"]["roofline"])
+    if "bandwidth" in parts:
+        lines += bandwidth_table(parts["bandwidth"]["bandwidth"])
     cold = [entry for name, d in parts.items() if name in suite.COLD for entry in d["cold"]]
     if cold:
         lines += cold_table(cold)

@@ -69,7 +69,7 @@ ROOFLINE = (("resnet18", "fp32"), ("resnet18", "int8"), ("mobilenetv2", "fp32"),
 COLD = {"cold-squeezenet": (("squeezenet", "fp32"),),
         "cold-mobilenetv2": (("mobilenetv2", "int8"),)}
 TINYGRAD = {"tinygrad-squeezenet": "squeezenet", "tinygrad-mobilenetv2": "mobilenetv2"}
-PARTS = (*COMPARISONS, "roofline", *COLD, *TINYGRAD)
+PARTS = (*COMPARISONS, "roofline", "bandwidth", *COLD, *TINYGRAD)
 
 
 def find(folder: Path | None, name: str) -> str | None:
@@ -84,16 +84,21 @@ def find(folder: Path | None, name: str) -> str | None:
     return os.fspath(found)
 
 
-def _bench(path: Path, device: str | None, *options: str) -> dict[str, Any]:
-    """Return what `edgerun bench` finds, in a process of its own."""
-    command = [sys.executable, "-m", "edgerun", "bench", os.fspath(path), "--json", *options]
+def _found(module: str, device: str | None, *options: str) -> dict[str, Any]:
+    """Return the JSON that a module prints, run in a process of its own."""
+    command = [sys.executable, "-m", module, *options, "--json"]
     done = subprocess.run(
         [*command, *(("--device", device) if device else ())], capture_output=True, text=True,
         timeout=COMMAND_S, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     if done.returncode:
-        raise EdgerunError(f"edgerun bench {path.name}: {done.stderr.strip()[-300:]}")
+        raise EdgerunError(f"{module} {' '.join(options)}: {done.stderr.strip()[-300:]}")
     return json.loads(done.stdout)
+
+
+def _bench(path: Path, device: str | None, *options: str) -> dict[str, Any]:
+    """Return what `edgerun bench` finds."""
+    return _found("edgerun", device, "bench", os.fspath(path), *options)
 
 
 class Suite:
@@ -118,6 +123,11 @@ class Suite:
         """
         if name == "roofline":
             return {"roofline": self._benches(ROOFLINE, prepare, "--per-op", "--runs", "30")}
+        if name == "bandwidth":
+            rounds = ("--rounds", "1") if prepare else ()
+            return {"bandwidth": [
+                {"driver": device, **_found("edgerun.tools.compare.bandwidth", device, *rounds)}
+                for device in self.devices]}
         if name in COLD:
             return {"cold": self._benches(COLD[name], prepare, "--cold", "--starts", "3")}
         if name in TINYGRAD:
