@@ -20,10 +20,10 @@
 // A work-group's counter goes on from launch to launch: `first` is where the launch starts. So one
 // that comes late, when a launch is over, finds its counter beyond and takes nothing. Counters are
 // read and written by all; fences keep the compiler from moving the tensors' loads and stores across
-// them. Returns the tile that is taken, or -1.
+// them. Returns the tile that is taken, or -1, as for a share without tiles, whose counter lags.
 int take_of(__global int *counter, const int first, const int count) {
     int at = *(volatile __global int *)counter;
-    while (at < first + count) {
+    while (count > 0 && at < first + count) {
         const int tile = max(at, first), found = atomic_cmpxchg(counter, at, tile + 1);
         if (found == at) return tile - first;
         at = found;
