@@ -11,11 +11,12 @@ from edgerun.errors import (  # noqa: E402
     DeviceError, EdgerunError, InputError, ModelError, UnsupportedError)
 from edgerun.model import TensorInfo  # noqa: E402
 
-__all__ = ["DeviceError", "EdgerunError", "InputError", "MemoryReport", "ModelError", "Session",
-           "TensorInfo", "UnsupportedError", "__version__", "devices", "load"]
+__all__ = ["Arena", "DeviceError", "EdgerunError", "InputError", "MemoryReport", "ModelError",
+           "Session", "TensorInfo", "UnsupportedError", "__version__", "devices", "load",
+           "load_many"]
 
-_LAZY = {"MemoryReport": "edgerun.report", "Session": "edgerun.session", "load": "edgerun.session",
-         "devices": "edgerun.device"}
+_LAZY = {"Arena": "edgerun.arena", "MemoryReport": "edgerun.report", "Session": "edgerun.session",
+         "devices": "edgerun.device", "load": "edgerun.session", "load_many": "edgerun.arena"}
 
 
 def __getattr__(name: str):

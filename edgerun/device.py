@@ -19,7 +19,10 @@ from edgerun.ops._base import OpLike
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One OpenCL device as `edgerun devices` lists it."""
+    """One OpenCL device as `edgerun devices` lists it.
+
+    `allocation_bytes` is the largest buffer that it promises to make.
+    """
     index: int
     name: str
     platform: str
@@ -29,6 +32,7 @@ class DeviceInfo:
     memory_bytes: int
     unified_memory: bool
     fp16: bool
+    allocation_bytes: int
 
 
 def opencl(wanted: str | None = None):
@@ -101,7 +105,8 @@ def _describe(cl, index: int, platform, device) -> DeviceInfo:
     return DeviceInfo(
         index, device.name.strip(), platform.name.strip(), device.version.strip(),
         _kind(cl, device), device.max_compute_units, device.global_mem_size,
-        bool(device.host_unified_memory), "cl_khr_fp16" in device.extensions.split())
+        bool(device.host_unified_memory), "cl_khr_fp16" in device.extensions.split(),
+        device.max_mem_alloc_size)
 
 
 def devices() -> list[DeviceInfo]:

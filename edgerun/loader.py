@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -16,8 +17,11 @@ from edgerun.model import (
 from edgerun.quantization import Quantization
 
 
+_mapped: weakref.WeakValueDictionary[tuple, np.ndarray] = weakref.WeakValueDictionary()
+
+
 def map_file(path: str | os.PathLike) -> np.ndarray:
-    """Map a file read-only.
+    """Map a file read-only; one that is mapped already, and unchanged, is not mapped again.
 
     Returns:
         uint8 [bytes]; pages are read from disk when they are first touched.
@@ -27,13 +31,18 @@ def map_file(path: str | os.PathLike) -> np.ndarray:
     """
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
+            about = os.fstat(file.fileno())
+            if about.st_size == 0:
                 raise ModelError(f"{path}: the file is empty, needed an edgerun model (.edge)")
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            key = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+            data = _mapped.get(key)
+            if data is None:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = _mapped[key] = np.frombuffer(mapping, np.uint8)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}; needed an edgerun model "
                          "(.edge), made by 'edgerun pack'") from None
-    return np.frombuffer(mapping, np.uint8)
+    return data
 
 
 def read(path: str | os.PathLike, check_weights: bool = True) -> Model:

@@ -1,17 +1,21 @@
 """Every byte on the device: one function creates buffers and counts them by category.
 
 Weights climb a ladder: the mapped file itself where the device works in place; a buffer the driver
-allocates in shared memory, filled straight from the file; chunked writes to a separate memory.
+allocates in shared memory, filled straight from the file; chunked writes to a separate memory. A
+segment that is larger than what the device allocates at once is bound in pieces.
 """
 from __future__ import annotations
 
+import bisect
 import ctypes
+from dataclasses import dataclass
 
 import numpy as np
 
+from edgerun import text
 from edgerun.device import Device
 from edgerun.errors import DeviceError
-from edgerun.model import Model, Segment
+from edgerun.model import PAGE, Model, Tensor
 
 # Kernels load whole vectors of weights: behind the last block up to 15 elements may be read (never
 # used). The packer pads every segment with these bytes.
@@ -20,6 +24,26 @@ ALIGNMENT = 128  # of shared memory: the most the standard promises, and any pla
 CHUNK = 1 << 20  # bytes written at a time to a device with its own memory
 IN_PLACE, SHARED, COPIED = ("in place (mapped file)", "shared memory, one copy",
                             "device memory, one copy")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The constants of a model on a device.
+
+    Attributes:
+        buffers: in the order of the segments; a segment is one of them, or several.
+        starts: per segment, the bytes at which its buffers begin.
+        first: per segment, the number of its first buffer.
+    """
+    buffers: list
+    starts: list[list[int]]
+    first: list[int]
+
+    def place(self, tensor: Tensor) -> tuple[int, int]:
+        """Return where a constant lies: number of its buffer, byte offset."""
+        starts = self.starts[tensor.segment]
+        piece = bisect.bisect_right(starts, tensor.offset) - 1
+        return self.first[tensor.segment] + piece, tensor.offset - starts[piece]
 
 
 class Buffers:
@@ -76,8 +100,14 @@ class Buffers:
 
         Args:
             size: bytes, from the plan of the model.
+
+        Raises:
+            DeviceError: the device has no room, or none for so many bytes at once.
         """
-        cl, size = self.device.cl, max(size, 1)
+        cl, size, most = self.device.cl, max(size, 1), self.device.info.allocation_bytes
+        if size > most:
+            raise DeviceError(f"{self.device.info.name}: the arena is {size} bytes, and the device "
+                              f"allocates at most {most} at once: pack the model for a smaller one")
         flags = cl.mem_flags.READ_WRITE
         if self._coherent():
             self.arena_bytes = self._share("arena", size)
@@ -121,22 +151,54 @@ class Buffers:
             raise self._no_room(category, values.nbytes, error) from None
         return buffer
 
-    def weights(self, model: Model) -> list:
-        """Bind every segment of the model; returns one buffer per segment."""
-        return [self._segment(segment) for segment in model.segments]
+    def weights(self, model: Model) -> Weights:
+        """Bind every segment of the model.
 
-    def _segment(self, segment: Segment):
-        cl, info, category = self.device.cl, self.device.info, f"weights {segment.dtype}"
-        flags, size = cl.mem_flags.READ_ONLY, len(segment.data)
+        Raises:
+            DeviceError: the device has no room, or none for a constant.
+        """
+        found = Weights([], [], [])
+        for index, segment in enumerate(model.segments):
+            found.first.append(len(found.buffers))
+            cuts = self._cuts(model, index)
+            found.starts.append([start for start, _ in cuts])
+            for start, end in cuts:
+                found.buffers.append(
+                    self._bind(f"weights {segment.dtype}", segment.data[start:end]))
+        return found
+
+    def _cuts(self, model: Model, index: int) -> list[tuple[int, int]]:
+        """Divide a segment into parts that the device can allocate, each of whole constants."""
+        most, size = self.device.info.allocation_bytes, len(model.segments[index].data)
+        if size <= most:
+            return [(0, size)]
+        cuts: list[tuple[int, int]] = []
+        inside = [t for t in model.tensors if t.constant and t.segment == index]
+        for tensor in sorted(inside, key=lambda t: t.offset):
+            end = min(tensor.offset + tensor.bytes + SLACK, size)
+            if cuts and end - cuts[-1][0] <= most:
+                cuts[-1] = cuts[-1][0], max(end, cuts[-1][1])
+                continue
+            cuts.append((tensor.offset // PAGE * PAGE, end))
+            if end - cuts[-1][0] > most:
+                raise DeviceError(
+                    f"{self.device.info.name}: no room for the constant "
+                    f"{text.clean(tensor.name, text.CUT)!r} of {tensor.bytes} bytes: the device "
+                    f"allocates at most {most} at once")
+        return cuts or [(0, min(size, most))]
+
+    def _bind(self, category: str, data: np.ndarray):
+        cl, info = self.device.cl, self.device.info
+        flags, size = cl.mem_flags.READ_ONLY, len(data)
         if info.kind == "cpu" or (info.unified_memory and "intel" in info.platform.lower()):
             self.rung[category] = IN_PLACE
-            return self.create(category, flags | cl.mem_flags.USE_HOST_PTR, size, segment.data)
+            return self.create(category, flags | cl.mem_flags.USE_HOST_PTR, size, data)
         self.rung[category] = SHARED if info.unified_memory else COPIED
         if info.unified_memory:
             flags |= cl.mem_flags.ALLOC_HOST_PTR
         buffer = self.create(category, flags, size)
         try:
-            self._fill(buffer, segment.data)
+            self._fill(buffer, data)
         except (cl.Error, MemoryError) as error:
             raise DeviceError(f"{info.name}: cannot take the {category} ({size} bytes): "
                               f"{error}") from None

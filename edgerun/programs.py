@@ -156,8 +156,10 @@ class Programs:
             closing: whether nobody waits for a result any more. Before, nothing is stored where
                 that takes long, see SLOW_TO_ASK.
         """
+        if not self._unstored or self._slow_to_ask and not closing:
+            return
         directory = cache_folder()
-        if directory is None or not self._unstored or self._slow_to_ask and not closing:
+        if directory is None:
             return
         waiting, self._unstored = self._unstored.intersection(self._programs), set()
         try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class MemoryReport:
             "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
         allocated: what the session asked OpenCL for: "categories" ("arena", "weights fp32", ... ->
             bytes), "rungs" (how weights got there), "total_bytes", "programs", "kernels",
-            "buffers", "route" (how launches reach the device); empty without a session.
+            "buffers", "route" (how launches reach the device), "arena_sessions" (how many share
+            the arena); empty without a session.
         measured: "stages" (label -> pss, private dirty, anonymous, file bytes), "parts" (Python and
             libraries, driver, session), "model_file" (its mapping), "explained" (what the session's
             part consists of), "gpu_bytes" (if the kernel's GPU driver tells), "notes"; only notes
@@ -124,6 +126,39 @@ def measure(path: str | os.PathLike, device: str | int | None = None) -> MemoryR
         return report
 
 
+def together(sessions: Sequence[Session]) -> dict[str, Any]:
+    """Return what open sessions asked of OpenCL together, each byte once.
+
+    An arena that several share counts once, and so do weights that are used in place in one mapping
+    of one file.
+
+    Returns:
+        "categories" (as in MemoryReport.allocated), "total_bytes", "arenas", "mapped_files".
+    """
+    categories: dict[str, int] = {}
+    arenas, files, seen = set(), set(), set()
+    for session in sessions:
+        parts = list(session.buffers.bytes_by_category.items())
+        if id(session.arena) not in arenas:
+            arenas.add(id(session.arena))
+            parts += _shared_arena(session).items()
+        for category, size in parts:
+            if session.buffers.rung.get(category) == IN_PLACE:
+                files.add(id(session.model.data))
+                if (id(session.model.data), category) in seen:
+                    continue
+                seen.add((id(session.model.data), category))
+            categories[category] = categories.get(category, 0) + size
+    return {"categories": categories, "total_bytes": sum(categories.values()),
+            "arenas": len(arenas), "mapped_files": len(files)}
+
+
+def _shared_arena(session: Session) -> dict[str, int]:
+    """The account of an arena that is not in the session's own."""
+    account = session.arena.buffers
+    return {} if account is session.buffers else dict(account.bytes_by_category)
+
+
 def _planned(model: Model) -> dict[str, Any]:
     seen: set[tuple[int, int]] = set()
     weights: dict[str, int] = {}
@@ -167,12 +202,13 @@ def _peak(model: Model) -> dict[str, Any]:
 
 
 def _allocated(session: Session) -> dict[str, Any]:
-    device, buffers = session.device, session.buffers
+    device, buffers, shared = session.device, session.buffers, _shared_arena(session)
+    categories = buffers.bytes_by_category | shared
     return {
         "device": device.info.name, "platform": device.info.platform,
-        "categories": dict(buffers.bytes_by_category), "rungs": dict(buffers.rung),
-        "total_bytes": sum(buffers.bytes_by_category.values()),
-        "buffers": len(buffers.buffers), "kernels": session.route.kernels,
+        "categories": categories, "rungs": dict(buffers.rung),
+        "total_bytes": sum(categories.values()), "arena_sessions": session.arena.sessions,
+        "buffers": len(buffers.buffers) + len(shared), "kernels": session.route.kernels,
         "route": session.route.as_dict(),
         "programs": {"count": len(device.programs), "built": device.programs.built,
                      "cached": device.programs.cached, "bytes": device.programs.binary_bytes()}}
@@ -279,6 +315,9 @@ def _allocated_lines(allocated: dict[str, Any]) -> list[str]:
                  f"{programs['count']} programs ({programs['built']} built, {programs['cached']} "
                  f"cached, {text.size(programs['bytes'])} of binaries)")
     lines.append("  " + routes.described(allocated["route"]))
+    if allocated["arena_sessions"] > 1:
+        lines.append(f"  the arena is shared by {allocated['arena_sessions']} sessions that take "
+                     "turns: together they have it once")
     return lines
 
 

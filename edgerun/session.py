@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from edgerun import boundary, dtypes, loader, routes, tuning
+from edgerun.arena import Arena
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
@@ -28,22 +29,26 @@ class Step:
     label: str
 
 
-def load(path: str | os.PathLike, device: str | int | None = None,
-         check_weights: bool = True) -> Session:
+def load(path: str | os.PathLike, device: Device | str | int | None = None,
+         check_weights: bool = True, arena: Arena | None = None) -> Session:
     """Map a model file, validate it and prepare it on a device.
 
     Args:
         path: a .edge file; it must stay unchanged while the session lives.
         device: index or part of the platform or device name; None takes EDGERUN_DEVICE, else the
-            best device found.
+            best device found. Or a Device that is open: sessions on it share compiled programs.
         check_weights: compare the checksums of the weights, which reads the whole file once.
+        arena: use this one, on its device, in turns with other sessions; see edgerun.load_many().
 
     Raises:
         ModelError: the file is not a valid model.
         DeviceError: there is no such device, it has too little memory, or it cannot build a kernel.
+        InputError: the arena is too small, or not on this device.
     """
     model = loader.read(path, check_weights)
-    return Session(model, Device(device))
+    if arena is not None and device is None:
+        device = arena.device
+    return Session(model, device if isinstance(device, Device) else Device(device), arena=arena)
 
 
 class Session:
@@ -59,11 +64,12 @@ class Session:
             are made when somebody asks for them, as profile() does.
         route: how a run reaches the device, see edgerun/routes.py.
         memory_objects: the arena, then the segments.
-        buffers: the account of what the device was asked for.
+        arena: its own, or the one that it shares.
+        buffers: the account of what the device was asked for, without an arena that is shared.
     """
 
     def __init__(self, model: Model, device: Device,
-                 choices: Mapping[str, Variant] | None = None):
+                 choices: Mapping[str, Variant] | None = None, arena: Arena | None = None):
         self.model = model
         self.device = device
         self.inputs: list[TensorInfo] = list(model.inputs)
@@ -72,9 +78,14 @@ class Session:
         self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
         self._waiting = False  # for launches that may still run
+        self.arena: Arena | None = None
         try:
-            segments = self.buffers.weights(model)
-            self.memory_objects = [self.buffers.arena(model.plan.arena_bytes), *segments]
+            self._weights = self.buffers.weights(model)
+            if arena is None:
+                arena = Arena(model.plan.arena_bytes, device, self.buffers)
+            arena.join(self)
+            self.arena = arena
+            self.memory_objects = [arena.buffer, *self._weights.buffers]
             self.prepared = [(op, launch) for op in model.ops for launch in self._launches(op)]
             self.route = routes.choose(self)
             self._boundary = [(info, model.tensors[info.tensor],
@@ -83,6 +94,8 @@ class Session:
             device.programs.store()
         except BaseException:
             self.buffers.release()
+            if self.arena is not None:
+                self.arena.leave(self)
             raise
 
     def _launches(self, op: Op) -> list[Launch]:
@@ -98,7 +111,10 @@ class Session:
         """Return where an argument of a launch of `op` lies: number in memory_objects, offset."""
         if isinstance(arg, Scratch):
             return 0, op.scratch_offset + arg.at
-        return (1 + arg.segment if arg.constant else 0), arg.offset
+        if not arg.constant:
+            return 0, arg.offset
+        number, offset = self._weights.place(arg)
+        return 1 + number, offset
 
     def _bind(self, op: Op, launch: Launch) -> Step:
         kernel = self.device.kernel(launch.family, launch.kernel, launch.defines)
@@ -131,8 +147,11 @@ class Session:
             DeviceError: OpenCL refused a launch, or the session is closed.
         """
         self.write(self.check(inputs))
-        self.enqueue()
-        return self.read()
+        try:
+            self.enqueue()
+            return self.read()
+        finally:
+            self.arena.done(self)
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the arrays in the order of `inputs` after checking them as run() does."""
@@ -158,6 +177,7 @@ class Session:
             DeviceError: OpenCL refused a launch, or the session is closed.
         """
         self._require_open()
+        self.arena.require(self)
         self._waiting = True
         if queue is None and events is None:
             self.route.enqueue()
@@ -167,8 +187,8 @@ class Session:
     def _in_reach(self, tensor: Tensor) -> np.ndarray | None:
         """A tensor's memory where the host has it without a command, else None."""
         memory = (self.model.segments[tensor.segment].data if tensor.constant
-                  else self.buffers.arena_bytes)
-        if memory is None or self.buffers.arena_bytes is None:
+                  else self.arena.host)
+        if memory is None or self.arena.host is None:
             return None
         part = memory[tensor.offset:tensor.offset + tensor.bytes]
         return part.view(dtypes.numpy_dtype(tensor.dtype)).reshape(tensor.shape)
@@ -188,6 +208,7 @@ class Session:
             DeviceError: a launch or OpenCL failed, or the session is closed.
         """
         self._require_open()
+        self.arena.require(self)
         array = self._in_reach(tensor)
         if array is not None:
             self._finish()
@@ -227,9 +248,11 @@ class Session:
         """Copy arrays, in the order of `inputs` and checked by check(), into the arena.
 
         Raises:
-            DeviceError: OpenCL refused the transfer, or the session is closed.
+            DeviceError: OpenCL refused the transfer, the session is closed, or another one uses
+                the arena.
         """
         self._require_open()
+        self.arena.take(self)
         if self._waiting:
             self._finish()
         for (info, tensor, memory), array in zip(self._boundary, arrays):
@@ -243,9 +266,11 @@ class Session:
         """Wait for the launches, and copy the outputs out of the arena.
 
         Raises:
-            DeviceError: a launch or the transfer failed, or the session is closed.
+            DeviceError: a launch or the transfer failed, the session is closed, or another one
+                has written over the arena.
         """
         self._require_open()
+        self.arena.require(self)
         self._finish()
         outputs = {}
         for info, tensor, memory in self._boundary[len(self.inputs):]:
@@ -254,6 +279,7 @@ class Session:
                 continue
             with self.access(tensor, self.device.cl.map_flags.READ) as mapped:
                 outputs[info.name] = boundary.take(info, tensor, mapped)
+        self.arena.done(self)
         return outputs
 
     def memory(self):
@@ -278,6 +304,7 @@ class Session:
             self.steps = []
             self._boundary = []
             self.buffers.release()
+            self.arena.leave(self)
             self.device.programs.store(closing=True)
 
     def __enter__(self) -> Session:

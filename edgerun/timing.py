@@ -142,6 +142,7 @@ def _one_profile(session: Session, checked: list[np.ndarray], queue) -> list[int
     events: list = []
     session.enqueue(queue, events)
     queue.finish()
+    session.arena.done(session)
     try:
         return [event.profile.end - event.profile.start for event in events]
     except session.device.cl.Error as error:

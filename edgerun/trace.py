@@ -29,15 +29,18 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
     """
     model, read = session.model, session.device.cl.map_flags.READ
     session.write(session.check(inputs))
-    for info in model.inputs:
-        tensor = model.root_of(model.tensors[info.tensor])
-        with session.access(tensor, read) as array:
-            yield tensor, array
-    launches: dict[int, list[Step]] = {}
-    for step in session.steps:
-        launches.setdefault(step.op.index, []).append(step)
-    for op in model.ops:
-        enqueue_steps(session.device, launches.get(op.index, ()))
-        for tensor in op.outputs:
+    try:
+        for info in model.inputs:
+            tensor = model.root_of(model.tensors[info.tensor])
             with session.access(tensor, read) as array:
                 yield tensor, array
+        launches: dict[int, list[Step]] = {}
+        for step in session.steps:
+            launches.setdefault(step.op.index, []).append(step)
+        for op in model.ops:
+            enqueue_steps(session.device, launches.get(op.index, ()))
+            for tensor in op.outputs:
+                with session.access(tensor, read) as array:
+                    yield tensor, array
+    finally:
+        session.arena.done(session)

@@ -47,3 +47,14 @@ def two_layers(path: Path, precision: str = "fp32") -> Path:
     w2 = graph.constant(rng.standard_normal((8, 16), np.float32), "w2")
     graph.output("y", graph.add("dense", [hidden, w2], "scores"))
     return save(graph, path, precision)
+
+
+def wide(path: Path, units: int = 512) -> Path:
+    """y [1, units] = x [1, units] w1 w2: megabytes of weights, little arena."""
+    rng, graph = np.random.default_rng(0), Graph("wide")
+    x = graph.input("x", (1, units), "fp32")
+    for name in ("w1", "w2"):
+        w = rng.standard_normal((units, units), np.float32) / np.float32(units ** 0.5)
+        x = graph.add("dense", [x, graph.constant(w, name)], f"by_{name}")
+    graph.output("y", x)
+    return save(graph, path)

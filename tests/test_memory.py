@@ -44,10 +44,9 @@ def of_file(path):
 
 path, device, copied = sys.argv[1], sys.argv[2], sys.argv[3] == "copied"
 if copied:
-    def segment(self, s):
-        return self.create("weights", self.device.cl.mem_flags.COPY_HOST_PTR, len(s.data),
-                           s.data.copy())
-    memory.Buffers._segment = segment
+    def bind(self, category, data):
+        return self.create(category, self.device.cl.mem_flags.COPY_HOST_PTR, len(data), data.copy())
+    memory.Buffers._bind = bind
 
 def cycle():
     session = edgerun.load(path, device)

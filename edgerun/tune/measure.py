@@ -16,7 +16,7 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.device import Device
 from edgerun.errors import DeviceError, EdgerunError
-from edgerun.memory import Buffers
+from edgerun.memory import Buffers, Weights
 from edgerun.model import Op, Tensor
 from edgerun.ops import OPS, Launch, Scratch
 from edgerun.ops._base import Variant
@@ -48,21 +48,20 @@ class Bench:
         device: an opened device.
     """
 
-    def __init__(self, device: Device, op: Op, segments: Sequence[object],
-                 rng: np.random.Generator):
+    def __init__(self, device: Device, op: Op, weights: Weights, rng: np.random.Generator):
         """Make guarded buffers and fill the inputs.
 
         Args:
             device: an opened device.
             op: of a model file.
-            segments: buffers of the model's constants.
+            weights: the model's constants on the device.
             rng: for the inputs.
 
         Raises:
             DeviceError: the device has no room for the op's tensors.
         """
         self.device, self.op = device, op
-        self._segments = segments
+        self._weights = weights
         self._buffers = Buffers(device)
         self._places: dict[int, object] = {}
         self._images: dict[int, np.ndarray] = {}
@@ -115,7 +114,8 @@ class Bench:
         args: list[object] = []
         for arg in launch.args:
             if isinstance(arg, Tensor) and arg.constant:
-                args += [self._segments[arg.segment], np.uint32(arg.offset)]
+                number, offset = self._weights.place(arg)
+                args += [self._weights.buffers[number], np.uint32(offset)]
             elif isinstance(arg, Tensor):
                 args += [self._places[arg.index], np.uint32(GUARD)]
             elif isinstance(arg, Scratch):

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgerun import arrays, tuning
 from edgerun.device import Device
-from edgerun.memory import Buffers
+from edgerun.memory import Buffers, Weights
 from edgerun.model import Choice, Model, Op
 from edgerun.ops import OPS, Facts, _tile
 from edgerun.ops._base import Key, Launch, Variant
@@ -90,9 +90,9 @@ def tune(model: Model, device: Device, known: Mapping[str, Choice] | None = None
     built, used = device.programs.built, []
     buffers = Buffers(device)
     try:
-        segments = buffers.weights(model)
+        weights = buffers.weights(model)
         for task in todo:
-            bench = measure.Bench(device, task.ops[0], segments, rng)
+            bench = measure.Bench(device, task.ops[0], weights, rng)
             task.default_ns = bench.warm_up()
             bench.close()
         todo.sort(key=lambda task: -task.default_ns * len(task.ops))
@@ -100,7 +100,7 @@ def tune(model: Model, device: Device, known: Mapping[str, Choice] | None = None
             if time.monotonic() >= end:
                 report.left = len(todo) - number
                 break
-            result = _tune_one(task, device, segments, how, budget, end, rng, used)
+            result = _tune_one(task, device, weights, how, budget, end, rng, used)
             report.results.append(result)
             progress(number + 1, len(todo), result)
     finally:
@@ -145,9 +145,9 @@ def worth_trying(task: Task) -> list[Variant]:
     return [variants[0], *(v for v in variants[1:] if work[v] <= limit)]
 
 
-def _tune_one(task: Task, device: Device, segments: list, how: str | None, budget: int, end: float,
-              rng: np.random.Generator, used: list) -> LaunchResult:
-    bench = measure.Bench(device, task.ops[0], segments, rng)
+def _tune_one(task: Task, device: Device, weights: Weights, how: str | None, budget: int,
+              end: float, rng: np.random.Generator, used: list) -> LaunchResult:
+    bench = measure.Bench(device, task.ops[0], weights, rng)
     try:
         bench.warm_up()
         worth = worth_trying(task)
@@ -170,7 +170,7 @@ def _tune_one(task: Task, device: Device, segments: list, how: str | None, budge
         costs = _search(task, worth, cost, name, budget, rng)
         best = sorted((v for v in costs if v in ready and v != worth[0]), key=costs.get)
         winner, ratio = _contest(bench, [v for v in best[:CONTEST] if costs[v] < 1.0], ready)
-        if winner is not None and not _right_everywhere(task, winner, device, segments, rng,
+        if winner is not None and not _right_everywhere(task, winner, device, weights, rng,
                                                         failures):
             winner, ratio = None, 1.0
         used += bench.default.kernels + (ready[winner].kernels if winner else ())
@@ -217,7 +217,7 @@ def _contest(bench: measure.Bench, variants: list[Variant],
     return None, 1.0
 
 
-def _right_everywhere(task: Task, variant: Variant, device: Device, segments: list,
+def _right_everywhere(task: Task, variant: Variant, device: Device, weights: Weights,
                       rng: np.random.Generator, failures: list[str]) -> bool:
     """Whether a variant is right for the other ops with the key: activations may differ."""
     seen = {_program(task, task.ops[0], variant)}
@@ -226,7 +226,7 @@ def _right_everywhere(task: Task, variant: Variant, device: Device, segments: li
         if program in seen:
             continue
         seen.add(program)
-        other = measure.Bench(device, op, segments, rng)
+        other = measure.Bench(device, op, weights, rng)
         try:
             other.check(other.prepare({str(task.key): variant}))
         except measure.WrongVariant as error:
