@@ -46,6 +46,7 @@ class _Tensor:
     dtype: str
     layout: str = "rows"
     quantization: Quantization | None = None
+    pitch: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Tensor:
     alias_of: int
     quantization: Quantization | None
     index: int
+    pitch: int = 0  # elements from one position of the last axis to the next; 0: dense rows
 
     @functools.cached_property
     def elements(self) -> int:
@@ -173,5 +174,5 @@ class Model:
         return len(self.data)
 
     def root_of(self, tensor: Tensor) -> Tensor:
-        """Return the tensor whose bytes `tensor` uses (itself, if it is no alias)."""
+        """Return the tensor in whose bytes `tensor` lies (itself, if it is no alias)."""
         return self.tensors[tensor.alias_of] if tensor.alias_of >= 0 else tensor

@@ -17,6 +17,7 @@ from edgerun.memory import Buffers
 from edgerun.model import Model, Op, Tensor, TensorInfo
 from edgerun.ops import OPS, Launch, Scratch
 from edgerun.ops._base import Variant
+from edgerun.regions import region_of
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,8 @@ class Session:
                   else self.arena.host)
         if memory is None or self.arena.host is None:
             return None
-        part = memory[tensor.offset:tensor.offset + tensor.bytes]
-        return part.view(dtypes.numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+        part = memory[tensor.offset:region_of(tensor).end]
+        return _in_rows(part.view(dtypes.numpy_dtype(tensor.dtype)), tensor)
 
     @contextmanager
     def access(self, tensor: Tensor, flags: int) -> Iterator[np.ndarray]:
@@ -216,7 +217,7 @@ class Session:
             return
         mapped = self._map(tensor, flags)
         try:
-            yield mapped
+            yield _in_rows(mapped, tensor)
         finally:
             mapped.base.release(self.device.queue)
 
@@ -230,10 +231,12 @@ class Session:
 
     def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
         number, offset = self.place(None, tensor)
+        size = region_of(tensor).end - offset
         try:
             array, _ = self.device.cl.enqueue_map_buffer(
-                self.device.queue, self.memory_objects[number], flags, offset, tensor.shape,
-                dtypes.numpy_dtype(tensor.dtype), is_blocking=True)
+                self.device.queue, self.memory_objects[number], flags, offset,
+                (size // dtypes.size(tensor.dtype),), dtypes.numpy_dtype(tensor.dtype),
+                is_blocking=True)
         except (self.device.cl.Error, MemoryError) as error:
             raise DeviceError(f"{self.model.path}: {self.device.info.name} gives no access to "
                               f"{tensor.name!r}: {error}") from None
@@ -312,6 +315,17 @@ class Session:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _in_rows(elements: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Return elements from the first to the last of a tensor as an array of its shape."""
+    if not tensor.pitch:
+        return elements.reshape(tensor.shape)
+    steps, step = [elements.itemsize], elements.itemsize * tensor.pitch
+    for n in reversed(tensor.shape[:-1]):
+        steps.append(step)
+        step *= n
+    return np.lib.stride_tricks.as_strided(elements, tensor.shape, steps[::-1])
 
 
 def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:

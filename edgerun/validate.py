@@ -20,6 +20,8 @@ from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
 from edgerun.model import MAX_RANK, PAGE, Model, Op, Tensor, TensorInfo
 from edgerun.ops import OPS
+from edgerun.ops._base import OUTPUT
+from edgerun.regions import Contents, region_of, shared
 
 MAX_TENSORS = 65_536
 MAX_OPS = 65_536
@@ -50,6 +52,8 @@ def check(model: Model) -> None:
         _check_order(model)
         for op in model.ops:
             _check_op(model, op)
+            _check_pitches(op)
+            _check_operands(model, op)
         _check_overlaps(model)
         _check_ranges(model)
     except ModelError as error:
@@ -166,8 +170,14 @@ def _check_tensor(model: Model, tensor: Tensor) -> None:
              f"has the shape {tensor.shape}, every dimension must be at least 1")
     _require(tensor.elements <= MAX_ELEMENTS, where,
              f"has {tensor.elements} elements, at most {MAX_ELEMENTS} are allowed")
-    _require(tensor.offset % model.plan.alignment == 0, where,
-             f"starts at byte {tensor.offset}, needed a multiple of {model.plan.alignment}")
+    alignment = model.plan.alignment if tensor.alias_of == -1 else dtypes.size(tensor.dtype)
+    _require(tensor.offset % alignment == 0, where,
+             f"starts at byte {tensor.offset}, needed a multiple of {alignment}")
+    _require(not tensor.pitch or tensor.alias_of != -1, where,
+             f"has rows {tensor.pitch} elements apart, and is no part of another tensor")
+    _require(not tensor.pitch or len(tensor.shape) > 0 and tensor.pitch > tensor.shape[-1], where,
+             f"has rows of {tensor.shape[-1:]} elements that are {tensor.pitch} apart, needed more "
+             "elements than a row has")
     if tensor.constant:
         _require(tensor.segment < len(model.segments), where,
                  f"is in segment {tensor.segment}, the file has {len(model.segments)}")
@@ -196,9 +206,13 @@ def _check_alias(model: Model, tensor: Tensor, where: str) -> None:
     root = model.tensors[tensor.alias_of]
     _require(root.alias_of == -1 and not root.constant, where,
              "is an alias of a tensor that is itself an alias or a constant")
-    _require(tensor.offset == root.offset and tensor.bytes == root.bytes
-             and tensor.dtype == root.dtype, where,
-             f"is an alias of {root.name!r}, but not of the same dtype, place and size")
+    _require(dtypes.size(tensor.dtype) == dtypes.size(root.dtype), where,
+             f"is {tensor.dtype}, an alias of {root.name!r}, which is {root.dtype}: needed "
+             "elements of the same size")
+    own = region_of(tensor)
+    _require(root.offset <= own.start and own.end <= root.offset + root.bytes, where,
+             f"takes bytes {own.start} to {own.end}, outside of {root.name!r}, which it is a part "
+             f"of, at {root.offset} to {root.offset + root.bytes}")
 
 
 def _check_quantization(tensor: Tensor, where: str) -> None:
@@ -248,6 +262,8 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
         tensor = model.tensors[info.tensor]
         _require(role == "output" or not tensor.constant, where, "is a constant")
         _require(tensor.layout == "rows", where, f"has layout {tensor.layout}, needed rows")
+        _require(not tensor.pitch, where, f"has rows {tensor.pitch} elements apart, needed dense "
+                 "rows")
         perm = info.perm or tuple(range(len(info.shape)))
         _require(sorted(perm) == list(range(len(info.shape))), where,
                  f"has the axis order {perm}, needed a permutation of {len(info.shape)} axes")
@@ -263,24 +279,26 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
 
 
 def _check_order(model: Model) -> None:
-    """Every arena tensor is written once, before it is read: ops are in topological order."""
-    roots = {model.root_of(model.tensors[info.tensor]).index for info in model.inputs}
-    _require(len(roots) == len(model.inputs), "the inputs", "share a tensor")
+    """What an op reads has been written before, and not been written over."""
+    contents = Contents()
+
+    def read(tensor: Tensor, where: str) -> None:
+        if not tensor.constant:
+            contents.read(tensor, model.root_of(tensor).index, where)
+
+    roots = [model.root_of(model.tensors[info.tensor]).index for info in model.inputs]
+    _require(len({*roots}) == len(roots), "the inputs", "share a tensor")
+    for info, root in zip(model.inputs, roots):
+        contents.write(model.tensors[info.tensor], root, f"input {info.name!r}")
     for op in model.ops:
         for tensor in op.inputs:
-            if tensor is not None and not tensor.constant:
-                _require(model.root_of(tensor).index in roots, _label(op),
-                         f"reads {tensor.name!r} before anything has written it")
+            if tensor is not None:
+                read(tensor, _label(op))
         for tensor in op.outputs:
             _require(not tensor.constant, _label(op), f"writes the constant {tensor.name!r}")
-            _require(tensor.alias_of == -1, _label(op), f"writes the alias {tensor.name!r}, needed "
-                     "the tensor whose bytes these are")
-            _require(tensor.index not in roots, _label(op), f"writes {tensor.name!r} a second time")
-            roots.add(tensor.index)
+            contents.write(tensor, model.root_of(tensor).index, _label(op))
     for info in model.outputs:
-        tensor = model.tensors[info.tensor]
-        _require(tensor.constant or model.root_of(tensor).index in roots,
-                 f"output {info.name!r}", "is never written")
+        read(model.tensors[info.tensor], f"output {info.name!r}")
 
 
 def _label(op: Op) -> str:
@@ -334,6 +352,28 @@ def _check_op(model: Model, op: Op) -> None:
              f"{model.plan.alignment}")
     _require(op.scratch_bytes >= definition.scratch(op), where,
              f"has {op.scratch_bytes} bytes of scratch, needed {definition.scratch(op)}")
+
+
+def _check_pitches(op: Op) -> None:
+    """Only operands whose kernels can are views with a pitch."""
+    able = OPS[op.code].pitched(op)
+    for index, tensor in (*enumerate(op.inputs), *((OUTPUT, tensor) for tensor in op.outputs)):
+        if tensor is not None and tensor.pitch and index not in able:
+            what = "its output" if index == OUTPUT else f"input {index}"
+            raise ModelError(f"{_label(op)}: {what}, {tensor.name!r}, has rows {tensor.pitch} "
+                             "elements apart, needed dense rows")
+
+
+def _check_operands(model: Model, op: Op) -> None:
+    """An output shares no byte with an operand, unless it takes the place of a whole input."""
+    for number, y in enumerate(op.outputs):
+        root, place, able = model.root_of(y), region_of(y), OPS[op.code].in_place(op)
+        for index, x in (*enumerate(op.inputs), *((OUTPUT, x) for x in op.outputs[:number])):
+            if x is None or x.constant or model.root_of(x) is not root:
+                continue
+            other = region_of(x)
+            _require(shared(place, other) == 0 or index in able and other == place, _label(op),
+                     f"writes {y.name!r} over bytes of {x.name!r}, which it needs meanwhile")
 
 
 def lifetimes(model: Model) -> dict[int, tuple[int, int]]:

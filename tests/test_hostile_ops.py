@@ -207,8 +207,9 @@ TENSORS = {
     "output stored as an integer": ("unary", lambda r, g: (
         tensor(g, "y").update(dtype="int32"), g["outputs"][0].update(dtype="int32")),
         "its inputs give"),
-    "output that is an alias": ("unary", lambda r, g: tensor(g, "y").update(
-        alias_of=0, offset=tensor(g, "x0")["offset"]), "writes the alias 'y'"),
+    "output in the bytes of its input": ("pool2d", lambda r, g: tensor(g, "y").update(
+        alias_of=0, offset=tensor(g, "x0")["offset"]),
+        "writes 'y' over bytes of 'x0', which it needs meanwhile"),
     "output over its input": ("unary", lambda r, g: tensor(g, "y").update(
         offset=tensor(g, "x0")["offset"]), "overlaps"),
     "two outputs": ("unary", lambda r, g: g["ops"][0].update(

@@ -239,8 +239,30 @@ CHANGES = {
                            "alias of tensor 77"),
     "alias of a constant": (lambda r, g: tensor(g, "first").update(
         alias_of=g["tensors"].index(tensor(g, "c"))), "alias"),
-    "alias of another size": (lambda r, g: tensor(g, "fourth").update(alias_of=0),
-                              "not of the same"),
+    "alias of larger elements": (lambda r, g: tensor(g, "fourth").update(
+        alias_of=0, dtype="bool"), "needed elements of the same size"),
+    "alias outside of its root": (lambda r, g: tensor(g, "fourth").update(
+        alias_of=0, offset=tensor(g, "x")["offset"] + 120 - 12), "outside of 'x', which it is a"),
+    "alias before its root": (lambda r, g: tensor(g, "x").update(
+        alias_of=g["tensors"].index(tensor(g, "z")), offset=tensor(g, "z")["offset"] - 4),
+        "outside of 'z'"),
+    "alias between elements": (lambda r, g: tensor(g, "first").update(
+        alias_of=0, offset=tensor(g, "x")["offset"] + 2), "needed a multiple of 4"),
+    "rows apart, and no alias": (lambda r, g: tensor(g, "first").update(pitch=6),
+                                 "has rows 6 elements apart, and is no part"),
+    "pitch below the row": (lambda r, g: tensor(g, "first").update(
+        alias_of=0, offset=tensor(g, "x")["offset"], pitch=4), "needed more elements than a row"),
+    "pitch of 2**32 - 1": (lambda r, g: tensor(g, "first").update(
+        alias_of=0, offset=tensor(g, "x")["offset"], pitch=2**32 - 1), "outside of 'x'"),
+    "pitch that leaves the root": (lambda r, g: tensor(g, "first").update(
+        alias_of=0, offset=tensor(g, "x")["offset"], pitch=6), "outside of 'x'"),
+    "input whose rows lie apart": (lambda r, g: tensor(g, "i").update(
+        alias_of=0, offset=tensor(g, "x")["offset"], pitch=5, shape=[2, 2]),
+        "input 'i': has rows 5 elements apart"),
+    "read after something was written over it": (lambda r, g: (
+        tensor(g, "second").update(alias_of=0, offset=tensor(g, "x")["offset"]),
+        g["ops"][2].update(inputs=[0, g["tensors"].index(tensor(g, "z"))])),
+        "reads 'x', of which something was written over"),
     "alias of itself": (lambda r, g: tensor(g, "x").update(alias_of=0), "itself an alias"),
     "arena smaller than its tensors": (
         lambda r, g: g["plan"].update(arena_bytes=64, lower_bound_bytes=0), "takes bytes"),
@@ -253,7 +275,8 @@ CHANGES = {
     "tensor written twice": (lambda r, g: g["ops"].append(g["ops"][0]), "a second time"),
     "op writes a constant": (lambda r, g: g["ops"][0].update(
         outputs=[g["tensors"].index(tensor(g, "c"))]), "writes the constant"),
-    "output never written": (lambda r, g: g["ops"].pop(), "output 'n': is never written"),
+    "output never written": (lambda r, g: g["ops"].pop(),
+                             "output 'n': reads 'fourth' before anything has written it"),
     "input declared twice": (lambda r, g: g["inputs"].append(g["inputs"][0]), "is declared twice"),
     "inputs share a tensor": (lambda r, g: g["inputs"][1].update(tensor=0), "share a tensor"),
     "input is a constant": (lambda r, g: (g["inputs"][0].update(

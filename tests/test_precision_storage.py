@@ -43,8 +43,8 @@ def stored(graph: Graph, precision: str = "fp32", **storage: str) -> dict[str, s
     """Convert; returns tensor name -> dtype."""
     aliases = passes.alias.apply(graph)
     convert(graph, precision, aliases, exact_inputs=False, storage=storage)
-    for tensor, root in aliases.items():
-        assert tensor.dtype == root.dtype
+    for tensor, view in aliases.items():
+        assert tensor.dtype == view.root.dtype
     return {t.name: t.dtype for t in (*graph.tensors(), *aliases)}
 
 

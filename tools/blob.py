@@ -16,7 +16,7 @@ from edgerun.flat_writer import Offset, encode_table
 from edgerun.memory import SLACK
 from edgerun.model import PAGE, VERSION, Range
 from edgerun.ops import OPS
-from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.graph import Graph, Tensor, Views
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
 
 
@@ -61,7 +61,7 @@ def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tens
              for dtype, items in parts.items()}, places)
 
 
-def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: str,
+def encode(graph: Graph, plan: Plan, views: Views, precision: str,
            vectors: list[tuple[list[np.ndarray], list[np.ndarray], float]] | None = None,
            calibration: Calibration | None = None) -> bytes:
     """Return the bytes of a model file.
@@ -69,22 +69,19 @@ def encode(graph: Graph, plan: Plan, aliases: dict[Tensor, Tensor], precision: s
     Args:
         graph: after the layout pass.
         plan: offsets of every arena tensor.
-        aliases: tensor -> the root tensor whose bytes it uses.
+        views: where the tensors lie that have no bytes of their own.
         precision: what the packer was asked for.
         vectors: (inputs, expected outputs, relative tolerance), in boundary order.
         calibration: ranges of the graph's real tensors before any of them was quantized.
     """
     tensors = graph.tensors()
-    for boundary in (*graph.inputs, *graph.outputs):
-        root = aliases.get(boundary.tensor)
-        if root is not None and all(root is not t for t in tensors):
-            tensors.append(root)
-    tensors += [root for root in {id(r): r for r in aliases.values()}.values()
-                if all(root is not t for t in tensors)]
+    known = {id(tensor) for tensor in tensors}
+    tensors += {id(view.root): view.root for tensor, view in views.items()
+                if id(tensor) in known and id(view.root) not in known}.values()
     index = {tensor: i for i, tensor in enumerate(tensors)}
     segments, places = segments_of(tensors)
     order = list(segments)
-    graph_bytes = _encode_graph(graph, plan, aliases, precision, tensors, index, order, places,
+    graph_bytes = _encode_graph(graph, plan, views, precision, tensors, index, order, places,
                                 calibration)
     builder = flatbuffers.Builder(sum(map(len, segments.values())) + len(graph_bytes) + 64 * 1024)
     encoded = {
@@ -119,16 +116,17 @@ def _quantization(tensor: Tensor) -> dict[str, Any] | None:
                   "rounding": q.rounding}
 
 
-def _encode_graph(graph: Graph, plan: Plan, aliases, precision, tensors, index, order,
+def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, order,
                   places, calibration) -> bytes:
     def tensor_values(tensor: Tensor) -> dict[str, Any]:
         values = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype,
                   "layout": tensor.layout, "quantization": _quantization(tensor)}
         if tensor.constant:
             return values | {"segment": order.index(tensor.dtype), "offset": places[tensor]}
-        root = aliases.get(tensor)
-        if root is not None:
-            return values | {"alias_of": index[root], "offset": plan.offsets[root]}
+        view = views.get(tensor)
+        if view is not None:
+            return values | {"alias_of": index[view.root], "pitch": view.pitch,
+                             "offset": plan.offsets[view.root] + view.at}
         return values | {"offset": plan.offsets[tensor]}
 
     def op_values(op) -> dict[str, Any]:

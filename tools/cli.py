@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from edgerun import arrays, cli, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
-from edgerun.tools import calibrate, layers, mixed, runtimes, verify as verify_module
+from edgerun.tools import (
+    calibrate, layers, mixed, reductions, runtimes, verify as verify_module)
 from edgerun.tools.pack import (
     IMPROVEMENTS, PRECISIONS, PackReport, import_model, pack as pack_model)
 
@@ -43,6 +44,15 @@ def _shape(argument: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=N,N,..., every N at least "
                                          "1")
     return name, dims
+
+
+def _names(argument: str) -> tuple[str, ...]:
+    names = tuple(argument.split(","))
+    unknown = [name for name in names if name not in reductions.NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of "
+                                         f"{', '.join(reductions.NAMES)}")
+    return names
 
 
 def _error(argument: str) -> float:
@@ -93,6 +103,9 @@ def _pack_parser() -> argparse.ArgumentParser:
     calibration.add_argument("--max-error", metavar="E", type=_error,
                              help="for mixed: relative RMS error of the outputs on the "
                                   f"calibration data; default: {mixed.MAX_ERROR}")
+    parser.add_argument("--without", metavar="NAME,...", type=_names, default=(),
+                        help="reductions of the arena that are switched off, of "
+                             + ", ".join(reductions.NAMES))
     parser.add_argument("--tune", action="store_true",
                         help="find the fastest variants of the kernels on the device, and keep "
                              "them in the file; see 'edgerun tune'")
@@ -119,7 +132,8 @@ def pack(argv: Sequence[str]) -> int:
                             observer=args.observer, samples=args.samples, device=args.device,
                             overrides=args.overrides, improve=args.improve,
                             max_error=args.max_error, tune=args.tune,
-                            weights=args.weights, random_weights=args.random_weights)
+                            weights=args.weights, random_weights=args.random_weights,
+                            without=args.without)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 

@@ -15,6 +15,7 @@ from edgerun import dtypes, flat
 from edgerun.errors import ModelError
 from edgerun.ops import OPS
 from edgerun.quantization import Quantization
+from edgerun.regions import Region, region
 
 # Ops that only move elements of their first input: what they write means what they read.
 MOVES = ("reshape", "transpose", "slice", "tile", "expand", "gather")
@@ -51,6 +52,41 @@ class Tensor:
         """Bytes of the elements, with what fills up the last word of input channels."""
         return dtypes.stored_bytes(self.shape, self.dtype, self.layout)
 
+    @property
+    def pitch(self) -> int:
+        """0: what is a view is told beside the graph, by View."""
+        return 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a tensor lies that has no bytes of its own.
+
+    Attributes:
+        root: the tensor in whose bytes it lies; no view itself.
+        at: bytes from the start of the root.
+        pitch: elements from one position of the last axis to the next; 0: dense rows.
+    """
+    root: Tensor
+    at: int = 0
+    pitch: int = 0
+
+
+Views = dict[Tensor, View]
+
+
+def root_of(views: Views, tensor: Tensor) -> Tensor:
+    """Return the tensor in whose bytes `tensor` lies: itself, if it is no view."""
+    view = views.get(tensor)
+    return tensor if view is None else view.root
+
+
+def placed(views: Views, tensor: Tensor) -> tuple[Tensor, Region]:
+    """Return the tensor in whose bytes `tensor` lies, and which of them it has."""
+    view = views.get(tensor)
+    root, at, pitch = (tensor, 0, 0) if view is None else (view.root, view.at, view.pitch)
+    return root, region(at, tensor.shape, dtypes.size(tensor.dtype), pitch)
+
 
 @dataclass(eq=False)
 class Op:
@@ -67,12 +103,22 @@ class Op:
 
 @dataclass
 class Boundary:
-    """A graph input or output as the source model declares it; device = source.transpose(perm)."""
+    """A graph input or output as the source model declares it; device = source.transpose(perm).
+
+    An input that is streamed has pieces: (strip of rows, its first row), and is never there whole;
+    `tensor` is the first of them then.
+    """
     name: str
     tensor: Tensor
     shape: tuple[int, ...]
     dtype: str
     perm: tuple[int, ...] = ()
+    pieces: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors that hold it: one, or the strips of a streamed input."""
+        return [strip for strip, _ in self.pieces] or [self.tensor]
 
 
 @dataclass
@@ -169,7 +215,8 @@ class Graph:
         """Return every tensor once: inputs, then as ops reach them, then constant outputs."""
         seen: dict[int, Tensor] = {}
         for boundary in self.inputs:
-            seen.setdefault(id(boundary.tensor), boundary.tensor)
+            for tensor in boundary.tensors:
+                seen.setdefault(id(tensor), tensor)
         for op in self.ops:
             for tensor in (*op.inputs, *op.outputs):
                 if tensor is not None:
@@ -245,6 +292,8 @@ def copy_of(graph: Graph) -> Graph:
     ops = [Op(op.code, op.name, [twin(t) for t in op.inputs], [twin(t) for t in op.outputs],
               dict(op.options)) for op in graph.ops]
     return replace(
-        graph, ops=ops, inputs=[replace(b, tensor=twin(b.tensor)) for b in graph.inputs],
+        graph, ops=ops,
+        inputs=[replace(b, tensor=twin(b.tensor), pieces=[(twin(t), row) for t, row in b.pieces])
+                for b in graph.inputs],
         outputs=[replace(b, tensor=twin(b.tensor)) for b in graph.outputs],
         notes=list(graph.notes), _names=set(graph._names))

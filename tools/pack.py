@@ -11,7 +11,7 @@ import numpy as np
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
-    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize, schedule)
+    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize, reductions)
 from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.precision import convert, widen
 from edgerun.tune.report import TuneReport
@@ -35,6 +35,7 @@ class PackReport:
         notes: what the user should know, one sentence each.
         mixed: what was chosen for precision "mixed", and the error; None for others.
         tuning: what tuning measured; None without.
+        reductions: what the arena would be without each of them.
     """
     path: str
     precision: str
@@ -49,6 +50,7 @@ class PackReport:
     notes: list[str] = field(default_factory=list)
     mixed: mixed.MixedReport | None = None
     tuning: TuneReport | None = None
+    reductions: list[reductions.Reduction] = field(default_factory=list)
 
 
 FORMATS = ".onnx, .tflite or .prototxt"
@@ -93,11 +95,16 @@ class Stages:
     Attributes:
         graph: changed in place.
         steps: (name of the pass, ops before, ops after) of everything that ran.
+        without: names of reductions of the arena that are switched off.
+        reductions: returns what the others bring, after encode().
     """
 
-    def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None):
+    def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None,
+                 without: Sequence[str] = ()):
         self.graph = graph
         self.progress = progress
+        self.without = without
+        self.reductions: Callable[[], list[reductions.Reduction]] = list
         self.steps: list[tuple[str, int, int]] = []
 
     def run(self, name: str, step: Callable[[Graph], object]) -> None:
@@ -133,15 +140,14 @@ class Stages:
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
         self.progress("precision")
-        aliases = passes.alias.apply(self.graph)
-        convert(self.graph, real, aliases, storage=storage)
+        views = passes.alias.apply(self.graph)
+        convert(self.graph, real, views, storage=storage)
         layout.apply(self.graph)
-        self.progress("schedule")
-        schedule.apply(self.graph, aliases)
-        self.progress("plan")
-        plan = planner.plan(self.graph, aliases)
+        given = replace(self.graph, ops=list(self.graph.ops)), views
+        views, plan = reductions.apply(self.graph, views, self.without, self.progress)
+        self.reductions = lambda: reductions.effects(*given, self.without)
         self.progress("write")
-        return blob.encode(self.graph, plan, aliases, label, list(vectors), ranges), plan
+        return blob.encode(self.graph, plan, views, label, list(vectors), ranges), plan
 
 
 def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "source",
@@ -152,8 +158,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          preprocess: calibrate.Preprocess | str | None = None, observer: str | None = None,
          samples: int | None = None, device: str | int | None = None,
          improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False,
-         weights: str | os.PathLike | None = None, random_weights: int | None = None
-         ) -> PackReport:
+         weights: str | os.PathLike | None = None, random_weights: int | None = None,
+         without: Sequence[str] = ()) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -191,6 +197,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         weights: for a .prototxt: the .caffemodel; default: the one of the same name beside it.
         random_weights: for a .prototxt: a seed; weights are random, for studies of memory and
             speed.
+        without: reductions of the arena that are switched off, of edgerun.tools.reductions.NAMES.
 
     Returns:
         PackReport.
@@ -218,9 +225,10 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         raise InputError(f"{', '.join(improve)} improve integers: needed --precision int8 or int16")
     if max_error is not None and precision != "mixed":
         raise InputError(f"an error bound is for --precision mixed, not {precision}")
+    without = reductions.check(without)
     progress("import")
     graph = import_model(source, shapes, weights, random_weights)
-    stages = Stages(graph, progress)
+    stages = Stages(graph, progress, without)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
@@ -255,9 +263,10 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             raise InputError(f"{calibration}: holds ranges; precision mixed needs samples too, to "
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
-        built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress)
+        built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress,
+                             without)
         report = _written(out, precision, built.data, built.plan, built.graph,
-                          [*stages.steps, *built.steps], choice)
+                          [*stages.steps, *built.steps], choice, built.reductions())
         return _tuned(report, device, progress) if tune else report
     storage = {}
     if chosen:
@@ -284,23 +293,23 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                                                  weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
-    report = _written(out, label, data, plan, graph, stages.steps)
+    report = _written(out, label, data, plan, graph, stages.steps, found=stages.reductions())
     return _tuned(report, device, progress) if tune else report
 
 
 def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples,
          vectors: Sequence, max_error: float | None, overrides: str | os.PathLike | None,
-         device: str | int | None, progress: Callable[..., None]
+         device: str | int | None, progress: Callable[..., None], without: Sequence[str]
          ) -> tuple[mixed.Built, mixed.MixedReport]:
     """Search the types of all ops; see edgerun.tools.mixed.search."""
     def build(dtypes: dict[Op, str]) -> mixed.Built:
-        stages = Stages(copy_of(graph))
+        stages = Stages(copy_of(graph), without=without)
         assigned = {twin: dtypes[op] for op, twin in zip(graph.ops, stages.graph.ops)
                     if op in dtypes}
         stages.run("quantize", lambda graph: quantize.insert(graph, assigned, ranges.range))
         data, plan = stages.encode("fp32", "mixed", vectors, integers=True,
                                    storage=quantize.storage(assigned))
-        return mixed.Built(data, plan, stages.graph, stages.steps)
+        return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions)
 
     return mixed.search(graph, ranges, samples, build,
                         mixed.MAX_ERROR if max_error is None else max_error,
@@ -309,15 +318,15 @@ def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples
 
 
 def _written(out: str | os.PathLike, label: str, data: bytes, plan: planner.Plan, graph: Graph,
-             steps: list[tuple[str, int, int]], choice: mixed.MixedReport | None = None
-             ) -> PackReport:
+             steps: list[tuple[str, int, int]], choice: mixed.MixedReport | None = None,
+             found: Sequence[reductions.Reduction] = ()) -> PackReport:
     """Check the bytes as a device will, and write them."""
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))
     blob.write(out, data)
     return PackReport(
         os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
         plan.arena_bytes, plan.lower_bound_bytes, plan.proven, graph.source_ops, len(graph.ops),
-        steps, graph.notes, choice)
+        steps, graph.notes, choice, reductions=list(found))
 
 
 def _tuned(report: PackReport, device: str | int | None, progress: Callable[..., None]

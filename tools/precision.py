@@ -8,7 +8,7 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.ops import OPS
 from edgerun.tools import plan as planner
-from edgerun.tools.graph import Boundary, Graph, Op, Tensor
+from edgerun.tools.graph import Boundary, Graph, Op, Tensor, Views, root_of
 
 # Inputs that stay fp32 whatever the precision: they start or scale an fp32 accumulator.
 # Inputs of layers: 2 is the bias, 5 what integers are multiplied by.
@@ -38,7 +38,7 @@ def widen(graph: Graph) -> str:
     return "fp16" if half and len(half) == len(floats) else "fp32"
 
 
-def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
+def convert(graph: Graph, precision: str, views: Views,
             exact_inputs: bool = True, storage: Mapping[str, str] | None = None) -> None:
     """Give every float tensor its storage type.
 
@@ -47,22 +47,22 @@ def convert(graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
     goes between.
 
     Args:
-        graph: fp32 tensors as imported, reshapes already turned into aliases.
+        graph: fp32 tensors as imported, reshapes already turned into views.
         precision: of ops that `storage` does not name: "fp32" leaves them; "fp16" converts all but
             biases, which are fp32.
-        aliases: tensor -> the root tensor whose bytes it uses; gets those of tensors added.
+        views: where the reshaped tensors lie.
         exact_inputs: at fp16, keep an input of the graph in fp32 where that costs no arena.
         storage: name of an op's first output -> "fp32" or "fp16".
     """
-    _Storage(graph, precision, aliases, storage or {}).apply(exact_inputs)
+    _Storage(graph, precision, views, storage or {}).apply(exact_inputs)
 
 
 class _Storage:
     """The types that the ops of a graph want."""
 
-    def __init__(self, graph: Graph, precision: str, aliases: dict[Tensor, Tensor],
+    def __init__(self, graph: Graph, precision: str, views: Views,
                  storage: Mapping[str, str]):
-        self.graph, self.precision, self.aliases, self.storage = graph, precision, aliases, storage
+        self.graph, self.precision, self.views, self.storage = graph, precision, views, storage
         self.reads: dict[Op, str] = {}  # the float type an op reads, where that is settled
         for op in graph.ops:
             if _writes_real(op) and _operands(op):
@@ -76,7 +76,7 @@ class _Storage:
         return "fp32" if _stays_fp32(op, index) else self.reads.get(op)
 
     def root(self, tensor: Tensor) -> Tensor:
-        return self.aliases.get(tensor, tensor)
+        return root_of(self.views, tensor)
 
     def apply(self, exact_inputs: bool) -> None:
         readers = self._settle()
@@ -87,7 +87,7 @@ class _Storage:
                 op.options["dtype"] = op.outputs[0].dtype
         if self.precision == "fp16" and exact_inputs:
             for boundary in self.graph.inputs:
-                _widen_input(self.graph, boundary, full, self.aliases)
+                _widen_input(self.graph, boundary, full, self.views)
 
     def _settle(self) -> dict[Tensor, set[str]]:
         """Choose the type of every tensor that is no constant.
@@ -102,7 +102,8 @@ class _Storage:
                 if not x.constant and kind is not None:
                     wants.setdefault(self.root(x), set()).add(kind)
         writers = self.graph.producers()
-        everything = {*self.graph.tensors(), *self.aliases, *self.aliases.values()}
+        roots = {view.root for view in self.views.values()}
+        everything = {*self.graph.tensors(), *self.views, *roots}
         for tensor in everything:
             if tensor.dtype in dtypes.FLOAT and not tensor.constant:
                 root = self.root(tensor)
@@ -208,7 +209,7 @@ def _store_as(tensor: Tensor, dtype: str) -> None:
 
 
 def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray],
-                 aliases: dict[Tensor, Tensor]) -> None:
+                 views: Views) -> None:
     """Keep an fp32 input in fp32 if that is free: no larger arena, hardly more weights.
 
     Rounding the input perturbs everything behind it, and a network that normalizes small contrasts
@@ -216,7 +217,8 @@ def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray
     """
     x = boundary.tensor
     readers = graph.consumers().get(x, [])
-    if (boundary.dtype != "fp32" or x in aliases.values() or not readers or graph.is_output(x)
+    if (boundary.dtype != "fp32" or any(view.root is x for view in views.values())
+            or not readers or graph.is_output(x)
             or not all(_reads_wide(op, x) for op in readers)):
         return
     constants = {t for op in readers for t in op.inputs
@@ -227,9 +229,9 @@ def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray
     weights = sum(t.bytes for t in graph.tensors() if t.constant)
     if sum(t.bytes for t in constants) > EXACT_INPUT_COST * weights:
         return
-    before = _bound(graph, aliases)
+    before = _bound(graph, views)
     x.dtype = "fp32"
-    if _bound(graph, aliases) > before:
+    if _bound(graph, views) > before:
         x.dtype = "fp16"
         return
     for tensor in constants:
@@ -241,6 +243,6 @@ def _reads_wide(op: Op, x: Tensor) -> bool:
     return OPS[op.code].mixed and all(t is x or t is None or t.constant for t in op.inputs)
 
 
-def _bound(graph: Graph, aliases: dict[Tensor, Tensor]) -> int:
-    blocks, scratch = planner.blocks_of(graph, aliases)
+def _bound(graph: Graph, views: Views) -> int:
+    blocks, scratch = planner.blocks_of(graph, views)
     return planner.lower_bound([*blocks.values(), *scratch.values()])[0]

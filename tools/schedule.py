@@ -11,7 +11,8 @@ import heapq
 from dataclasses import dataclass
 
 from edgerun.ops import OPS
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.regions import Region, shared
+from edgerun.tools.graph import Graph, Op, Tensor, Views, placed, root_of
 from edgerun.tools.plan import aligned
 
 SEARCHED_SETS = 30_000  # about two seconds
@@ -35,39 +36,45 @@ class Liveness:
     """The bytes that come and go with every op of a graph; sets of ops are bits of an int.
 
     Args:
-        graph: ops in any valid order.
-        aliases: tensor -> the root tensor whose bytes it uses.
+        graph: ops in any valid order, none of which writes over what another has written.
+        views: where the tensors lie that have no bytes of their own.
     """
 
-    def __init__(self, graph: Graph, aliases: dict[Tensor, Tensor]):
-        def root(tensor: Tensor) -> Tensor:
-            return aliases.get(tensor, tensor)
-
+    def __init__(self, graph: Graph, views: Views):
         self.count = len(graph.ops)
-        writer: dict[Tensor, int] = {}
+        writers: dict[Tensor, list[tuple[int, Region]]] = {}
         self._users: dict[Tensor, int] = {}
         for number, op in enumerate(graph.ops):
             for tensor in op.outputs:
-                writer[root(tensor)] = number
+                root, place = placed(views, tensor)
+                writers.setdefault(root, []).append((number, place))
             for tensor in (*op.inputs, *op.outputs):
-                if tensor is not None and not root(tensor).constant:
-                    users = self._users.get(root(tensor), 0)
-                    self._users[root(tensor)] = users | 1 << number
-        kept = {root(boundary.tensor) for boundary in graph.outputs}
-        inputs = {root(boundary.tensor) for boundary in graph.inputs}
+                if tensor is not None and not root_of(views, tensor).constant:
+                    root = root_of(views, tensor)
+                    self._users[root] = self._users.get(root, 0) | 1 << number
+        kept = {root_of(views, boundary.tensor) for boundary in graph.outputs}
+        inputs = {root_of(views, boundary.tensor) for boundary in graph.inputs}
         self.start = sum(aligned(t.bytes) for t in inputs if not t.constant)
         self.needs = [0] * self.count  # ops that must have run before
-        self.grows = [0] * self.count  # bytes of results
+        # (users, bytes) of what comes to exist with an op, if none of its users has run
+        self.grows: list[list[tuple[int, int]]] = [[] for _ in range(self.count)]
         self.frees: list[list[tuple[int, int]]] = [[] for _ in range(self.count)]
         self.scratch = [aligned(OPS[op.code].scratch(op)) for op in graph.ops]
         for tensor, users in self._users.items():
-            if tensor in writer:
-                self.grows[writer[tensor]] += aligned(tensor.bytes)
-            for number in _bits(users):
-                if tensor in writer and number != writer[tensor]:
-                    self.needs[number] |= 1 << writer[tensor]
-                if tensor not in kept:
-                    self.frees[number].append((users, aligned(tensor.bytes)))
+            size = aligned(tensor.bytes)
+            for number in {number for number, _ in writers.get(tensor, ())}:
+                if tensor not in inputs:
+                    self.grows[number].append((users, size))
+            if tensor not in kept:
+                for number in _bits(users):
+                    self.frees[number].append((users, size))
+        for number, op in enumerate(graph.ops):
+            for x in op.inputs:
+                if x is not None and not x.constant:
+                    root, place = placed(views, x)
+                    for writer, other in writers.get(root, ()):
+                        if writer != number and shared(place, other) != 0:
+                            self.needs[number] |= 1 << writer
 
     def step(self, number: int, done: int, live: int) -> tuple[int, int]:
         """Return the live bytes while an op runs, and after it.
@@ -77,7 +84,7 @@ class Liveness:
             done: the ops that have run.
             live: bytes live before.
         """
-        during = live + self.grows[number]
+        during = live + sum(size for users, size in self.grows[number] if not users & done)
         after = done | 1 << number
         freed = sum(size for users, size in self.frees[number] if users & after == users)
         return during + self.scratch[number], during - freed
@@ -163,14 +170,14 @@ def _order(path: tuple | None) -> list[int]:
     return order[::-1]
 
 
-def apply(graph: Graph, aliases: dict[Tensor, Tensor]) -> Schedule:
+def apply(graph: Graph, views: Views, limit: int = SEARCHED_SETS) -> Schedule:
     """Put the ops of a graph into the order with the smallest peak.
 
     Args:
         graph: its ops are reordered in place.
-        aliases: tensor -> the root tensor whose bytes it uses.
+        views: where the tensors lie that have no bytes of their own.
     """
-    found = best(Liveness(graph, aliases))
+    found = best(Liveness(graph, views), limit)
     ops: list[Op] = [graph.ops[number] for number in found.order]
     graph.ops = ops
     return found

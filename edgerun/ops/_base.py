@@ -23,6 +23,7 @@ class TensorLike(Protocol):
     dtype: str
     layout: str
     quantization: Quantization | None
+    pitch: int
 
 
 class OpLike(Protocol):
@@ -165,6 +166,10 @@ def _output_elements(op: OpLike) -> int:
     return 0
 
 
+def _none(op: OpLike) -> tuple[int, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class OpDef:
     """The one table line of an op.
@@ -180,6 +185,10 @@ class OpDef:
             as uint8 or int16.
         blocked: indices of the inputs that a file holds in blocks: layout oc16, for int16 oc16x2,
             for int8 oc16x4; the others are in rows.
+        pitched: op -> indices of the inputs that may be views with a pitch, OUTPUT for its output;
+            what is not among them lies in dense rows.
+        in_place: op -> indices of the inputs in whose bytes the output may lie, if it has as many
+            elements, of the same size: an element of it is not read after that of y was written.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -189,6 +198,16 @@ class OpDef:
     scratch: Callable[[OpLike], int] = _no_scratch
     mixed: bool = False
     blocked: tuple[int, ...] = ()
+    pitched: Callable[[OpLike], tuple[int, ...]] = _none
+    in_place: Callable[[OpLike], tuple[int, ...]] = _none
+
+
+OUTPUT = -1  # among the operands of OpDef.pitched
+
+
+def pitch_of(tensor: TensorLike) -> int:
+    """Return the elements from one position of the last axis of a tensor to the next."""
+    return tensor.pitch or (int(tensor.shape[-1]) if tensor.shape else 1)
 
 
 def float_types(x: TensorLike, y: TensorLike) -> dict[str, int]:

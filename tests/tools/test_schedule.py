@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings, strategies as st
 
 from edgerun.tools import plan as planner, schedule
-from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.graph import Graph, Tensor, View, Views, root_of
 
 
 def random_graph(seed: int, ops: int) -> tuple[Graph, dict[Tensor, Tensor]]:
@@ -26,37 +26,37 @@ def random_graph(seed: int, ops: int) -> tuple[Graph, dict[Tensor, Tensor]]:
         tensors.append(y)
         if rng.random() < 0.2:
             view = Tensor(f"view{number}", y.shape, y.dtype)
-            aliases[view] = y
+            aliases[view] = View(y)
             tensors.append(view)
     for number in range(1 + seed % 2):
         graph.output(f"y{number}", tensors[-1 - number])
     return graph, aliases
 
 
-def peak_of(graph: Graph, aliases: dict[Tensor, Tensor]) -> int:
+def peak_of(graph: Graph, aliases: Views) -> int:
     """The planner's bound, which shares no code with the schedule."""
     blocks, scratch = planner.blocks_of(graph, aliases)
     return planner.lower_bound([*blocks.values(), *scratch.values()])[0]
 
 
-def valid(graph: Graph, aliases: dict[Tensor, Tensor]) -> bool:
+def valid(graph: Graph, aliases: Views) -> bool:
     """Whether every tensor is written before it is read."""
     written = {boundary.tensor for boundary in graph.inputs}
     for op in graph.ops:
-        if any(aliases.get(x, x) not in written for x in op.inputs):
+        if any(root_of(aliases, x) not in written for x in op.inputs):
             return False
         written.update(op.outputs)
     return True
 
 
-def all_orders(graph: Graph, aliases: dict[Tensor, Tensor]):
+def all_orders(graph: Graph, aliases: Views):
     """Every valid order of the ops."""
     def extend(order: list, left: list):
         if not left:
             yield list(order)
         written = {b.tensor for b in graph.inputs} | {op.outputs[0] for op in order}
         for op in left:
-            if all(aliases.get(x, x) in written for x in op.inputs):
+            if all(root_of(aliases, x) in written for x in op.inputs):
                 yield from extend([*order, op], [other for other in left if other is not op])
     yield from extend([], list(graph.ops))
 

@@ -14,7 +14,7 @@ from edgerun.tools import blob, layout, lower, passes, plan as planner
 from edgerun.tools.calibrate.data import Samples, given, infos_of
 from edgerun.tools.calibrate.observers import OBSERVERS, Observation
 from edgerun.tools.calibrate.ranges import Calibration
-from edgerun.tools.graph import Graph, copy_of
+from edgerun.tools.graph import Graph, Views, copy_of
 from edgerun.trace import trace
 
 Progress = Callable[[int, int], None]  # (samples done, all)
@@ -120,10 +120,10 @@ def session_of(graph: Graph, device: Chosen = None) -> Iterator[tuple[Session, d
     copy = copy_of(graph)
     if any(tensor.quantization is not None for tensor in copy.tensors()):
         lower.apply(copy)
-    aliases = passes.alias.apply(copy)
-    roots = {alias.name: root.name for alias, root in aliases.items()}
+    views = passes.alias.apply(copy)
+    roots = {tensor.name: view.root.name for tensor, view in views.items()}
     layout.apply(copy)
-    data = blob.encode(copy, _quick_plan(copy, aliases), aliases, "fp32")
+    data = blob.encode(copy, _quick_plan(copy, views), views, "fp32")
     model = loader.from_bytes(np.frombuffer(data, np.uint8), graph.source or graph.name or "graph",
                               check_weights=False)
     opened = device if isinstance(device, Device) else Device(device)
@@ -131,9 +131,9 @@ def session_of(graph: Graph, device: Chosen = None) -> Iterator[tuple[Session, d
         yield session, roots
 
 
-def _quick_plan(graph: Graph, aliases: dict) -> planner.Plan:
+def _quick_plan(graph: Graph, views: Views) -> planner.Plan:
     """Plan the arena by one greedy order: it is used once, on a workstation."""
-    blocks, scratch = planner.blocks_of(graph, aliases)
+    blocks, scratch = planner.blocks_of(graph, views)
     everything = [*blocks.values(), *scratch.values()]
     bound, peak = planner.lower_bound(everything)
     arena = planner.place(sorted(everything, key=lambda block: (-block.size, block.first)))

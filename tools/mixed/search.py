@@ -24,6 +24,7 @@ from edgerun.tools.plan import Plan
 from edgerun.tools.quantize.assign import INTEGERS, Override, able, assign, keeps_grid
 from edgerun.tools.quantize.grids import WEIGHT_AXIS, weight_quantization
 from edgerun.tools.quantize.insert import insert
+from edgerun.tools.reductions import Reduction
 
 MAX_ERROR = 0.02  # 34 dB: what int8 throughout does to a network that takes it well
 PROBES = 4  # samples on which noise is measured; the error is measured on all
@@ -84,11 +85,12 @@ class MixedReport:
 
 @dataclass(frozen=True)
 class Built:
-    """A file, and the graph that is in it."""
+    """A file, the graph that is in it, and what tells what the reductions of its arena bring."""
     data: bytes
     plan: Plan
     graph: Graph
     steps: list[tuple[str, int, int]]
+    reductions: Callable[[], list[Reduction]] = list
 
     @property
     def size(self) -> int:

@@ -1,16 +1,16 @@
 """Turn reshapes into aliases: two tensors with the same bytes and no op between them."""
 from __future__ import annotations
 
-from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.graph import Graph, View, Views, root_of
 
 
-def apply(graph: Graph) -> dict[Tensor, Tensor]:
+def apply(graph: Graph) -> Views:
     """Remove every reshape and return its outputs as aliases.
 
     Returns:
-        tensor -> the root tensor whose bytes it uses. A reshaped constant becomes a constant.
+        tensor -> where it lies, for the reshaped. A reshaped constant becomes a constant.
     """
-    roots: dict[Tensor, Tensor] = {}
+    views: Views = {}
     kept = []
     for op in graph.ops:
         if op.code != "reshape":
@@ -20,6 +20,6 @@ def apply(graph: Graph) -> dict[Tensor, Tensor]:
         if x.constant:
             y.data = x.data.reshape(y.shape)
         else:
-            roots[y] = roots.get(x, x)
+            views[y] = View(root_of(views, x))
     graph.ops = kept
-    return roots
+    return views

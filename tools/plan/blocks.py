@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgerun.ops import OPS
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.graph import Graph, Op, Tensor, Views, root_of
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector a kernel loads
 
@@ -33,20 +33,19 @@ def lower_bound(blocks: list[Block]) -> tuple[int, int]:
     return best, peak
 
 
-def blocks_of(graph: Graph, aliases: dict[Tensor, Tensor],
-              ) -> tuple[dict[Tensor, Block], dict[Op, Block]]:
+def blocks_of(graph: Graph, views: Views) -> tuple[dict[Tensor, Block], dict[Op, Block]]:
     """Return what must have a place in the arena: root tensors, and scratch of ops.
 
     Args:
         graph: ops in execution order.
-        aliases: tensor -> the root tensor whose bytes it uses.
+        views: where the tensors lie that have no bytes of their own.
     """
     blocks: dict[Tensor, Block] = {}
 
     def use(tensor: Tensor, step: int) -> None:
         if tensor.constant:
             return
-        root = aliases.get(tensor, tensor)
+        root = root_of(views, tensor)
         if root.constant:
             return
         block = blocks.setdefault(root, Block(aligned(root.bytes), step, step))

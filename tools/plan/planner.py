@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.graph import Graph, Op, Tensor, Views
 from edgerun.tools.plan.blocks import ALIGNMENT, Block, blocks_of, lower_bound
 from edgerun.tools.plan.greedy import place, search
 from edgerun.tools.plan.sweep import sweep
@@ -84,14 +84,14 @@ def prove(blocks: list[Block], bound: int, arena: int, seconds: float = EXACT_SE
     return exact.improve(blocks, bound, arena, seconds)
 
 
-def plan(graph: Graph, aliases: dict[Tensor, Tensor], seconds: float = EXACT_SECONDS) -> Plan:
+def plan(graph: Graph, views: Views, seconds: float = EXACT_SECONDS) -> Plan:
     """Plan the arena of a graph.
 
     Args:
-        graph, aliases: as for blocks_of().
+        graph, views: as for blocks_of().
         seconds: most time for the exact solver, where the other searches do not meet the bound.
     """
-    blocks, scratch = blocks_of(graph, aliases)
+    blocks, scratch = blocks_of(graph, views)
     everything = [*blocks.values(), *scratch.values()]
     bound, peak = lower_bound(everything)
     arena = solve(everything, bound) if everything else 0
