@@ -13,6 +13,7 @@ from edgerun.errors import EdgerunError
 # before they are asked for; a device does without.
 HOST = {
     "pack": ("edgerun.tools.cli", "pack", "turn an ONNX or TFLite model into a model file"),
+    "fit": ("edgerun.tools.budget.cli", "fit", "tell whether a model fits given RAM and flash"),
     "demo": ("edgerun.tools.demo", "main", "the whole path on a small model, told as a story"),
     "verify --against": ("edgerun.tools.cli", "verify", "compare with the source model"),
 }
@@ -61,9 +62,9 @@ def _fail(message: str) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if argv and argv[0] in ("pack", "demo"):
+    if argv and argv[0] in ("pack", "fit", "demo"):
         return _host(argv[0], argv[1:])
-    top = cli.parser({name: HOST[name][2] for name in ("pack", "demo")})
+    top = cli.parser({name: HOST[name][2] for name in ("pack", "fit", "demo")})
     args = top.parse_args(argv)
     if args.command == "verify" and args.against is not None:
         return _host("verify --against", args)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("edgerun", "kernels", "schema", "tools", "tests", "setup.cfg", "pyproject.toml",
            "MANIFEST.in", "README.md", "LICENSE")
 DEMO_DATA = "tools/demo_data"
+PROFILES = "tools/profiles"
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -45,11 +46,12 @@ def test_every_package_is_listed():
 
 @pytest.mark.parametrize("folder, package, base", [
     ("kernels", "edgerun.kernels", "kernels"), ("schema", "edgerun.schema", "schema"),
-    (DEMO_DATA, "edgerun.tools", "tools")])
+    (DEMO_DATA, "edgerun.tools", "tools"),
+    (PROFILES, "edgerun.tools.profiles", "tools/profiles")])
 def test_every_data_file_matches(folder, package, base):
     patterns = setup_cfg()["options.package_data"][package].split()
     names = {Path(name).relative_to(base).as_posix() for name in files(folder)
-             if Path(name).name != "README.md"}
+             if Path(name).name != "README.md" and not name.endswith(".py")}
     assert names, f"{folder} is empty"
     assert [n for n in sorted(names) if not any(fnmatch(n, p) for p in patterns)] == []
 
@@ -101,7 +103,7 @@ def test_wheel_contents(wheel):
     copy = wheel.parent / "checkout"
     expected = {name for name in files("edgerun", copy) if name.endswith(".py")}
     expected |= {"edgerun/" + name for name in files("tools", copy) if name.endswith(".py")}
-    for folder in ("kernels", "schema", DEMO_DATA):
+    for folder in ("kernels", "schema", DEMO_DATA, PROFILES):
         expected |= {"edgerun/" + name for name in files(folder, copy)
                      if not name.endswith("README.md")}
     assert names == expected
@@ -114,7 +116,8 @@ def test_wheel_finds_its_files(wheel, tmp_path):
               "import edgerun\n"
               "from edgerun._paths import folder\n"
               "import edgerun.flat, edgerun.tools, edgerun.tools.graph\n"
-              "from edgerun.tools import demo\n"
+              "from edgerun.tools import demo, profiles\n"
+              "assert profiles.load('cpu').facts\n"
               "print(edgerun.__file__, folder('kernels'), folder('schema'),\n"
               "      edgerun.tools.__file__, demo.DATA, sep='\\n')")
     places = run(script, tmp_path).splitlines()

@@ -150,7 +150,7 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
         "outputs": [boundary_values(b) for b in graph.outputs],
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
-        "name": graph.name, "source": graph.source, "target": "", "precision": precision,
+        "name": graph.name, "source": graph.source, "target": graph.target, "precision": precision,
         **({} if calibration is None else {
             "ranges": [asdict(entry) for entry in calibration.ranges.values()],
             "observer": calibration.observer, "samples": calibration.samples})}))

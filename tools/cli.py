@@ -13,9 +13,11 @@ from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import (
     calibrate, layers, mixed, reductions, runtimes, verify as verify_module)
+from edgerun.tools.budget import cli as budget_cli
 from edgerun.tools.pack import (
     IMPROVEMENTS, PRECISIONS, PackReport, import_model, pack as pack_model)
 
+MODEL_HELP = "source model: .onnx, .tflite, .prototxt"
 PACK_EXAMPLES = """\
   edgerun pack model.onnx -o model.edge
   edgerun pack model.tflite -o model.edge --precision fp16
@@ -28,6 +30,7 @@ PACK_EXAMPLES = """\
     --preprocess "resize=256,size=224,scale=1/255,mean=0.485 0.456 0.406,std=0.229 0.224 0.225"
   edgerun pack model.onnx -o int8.edge --precision int8 --calibration fp32.edge   # once calibrated
   edgerun pack model.onnx -o mixed.edge --precision mixed --calibration samples.npz --max-error 0.01
+  edgerun pack model.onnx -o m.edge --ram 256K --flash 300K --calibration samples.npz --max-drop 0.5
 
 samples.npz holds an array per input under its name, of the input's shape, or with one more axis of
 samples in front of it; the source model runs on them in ONNX Runtime or LiteRT, and inputs and
@@ -65,24 +68,14 @@ def _error(argument: str) -> float:
     return value
 
 
-def _pack_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edgerun pack", allow_abbrev=False, epilog=f"examples:\n{PACK_EXAMPLES}",
-        description="Turn a source model into a model file for the device.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="source model: .onnx, .tflite, .prototxt")
-    parser.add_argument("-o", "--output", metavar="OUT.edge", required=True,
-                        help="file to write; appears whole or not at all")
-    parser.add_argument("--precision", choices=PRECISIONS, default="source",
-                        help="storage of weights and activations; source (default): the model's")
+def add_source(parser: argparse.ArgumentParser):
+    """Add what says how a source model is read and calibrated; returns the calibration group."""
     parser.add_argument("--shape", metavar="NAME=N,N,...", type=_shape, action="append", default=[],
                         help="shape of an input with dynamic dimensions (repeatable)")
     parser.add_argument("--weights", metavar="NET.caffemodel",
                         help="for a .prototxt; default: the one of the same name beside it")
     parser.add_argument("--random-weights", metavar="SEED", type=cli.not_negative,
                         help="for a .prototxt without weights")
-    parser.add_argument("--vectors", metavar="IN.npz",
-                        help=f"up to {verify_module.MAX_VECTORS} samples to store with outputs")
     calibration = parser.add_argument_group("calibration (for int8, int16 and mixed)")
     calibration.add_argument("--calibration", metavar="PATH",
                              help="IN.npz, a folder of images, or an .edge file packed with them")
@@ -97,6 +90,22 @@ def _pack_parser() -> argparse.ArgumentParser:
                              help="use so many samples, evenly spread; default: all")
     calibration.add_argument("--overrides", metavar="FILE",
                              help="lines 'NAME-PATTERN DTYPE': ops that get another precision")
+    return calibration
+
+
+def _pack_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgerun pack", allow_abbrev=False, epilog=f"examples:\n{PACK_EXAMPLES}",
+        description="Turn a source model into a model file for the device.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT.edge", required=True,
+                        help="file to write; appears whole or not at all")
+    parser.add_argument("--precision", choices=PRECISIONS,
+                        help="storage of weights and activations; source (default): the model's")
+    parser.add_argument("--vectors", metavar="IN.npz",
+                        help=f"up to {verify_module.MAX_VECTORS} samples to store with outputs")
+    calibration = add_source(parser)
     calibration.add_argument("--improve", metavar="NAME", action="append", default=[],
                              choices=IMPROVEMENTS,
                              help="for accuracy (repeatable): " + ", ".join(IMPROVEMENTS))
@@ -109,6 +118,7 @@ def _pack_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", action="store_true",
                         help="find the fastest variants of the kernels on the device, and keep "
                              "them in the file; see 'edgerun tune'")
+    budget_cli.add_budget(parser)
     cli.add_device(parser)
     cli.add_json(parser)
     return parser
@@ -118,15 +128,19 @@ def pack(argv: Sequence[str]) -> int:
     """Run `edgerun pack`; returns the exit status."""
     args = _pack_parser().parse_args(argv)
     arrays.check_writable(args.output)
+    budget = budget_cli.budget_of(args)
+    precision = args.precision or "source"
     vectors = []
     if args.vectors is not None:
         outputs = [b.name for b in import_model(
             args.model, dict(args.shape), args.weights, args.random_weights).outputs]
         vectors = verify_module.make_vectors(
             runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors),
-            args.precision, args.vectors)
-    with _progress() as show:
-        report = pack_model(args.model, args.output, precision=args.precision,
+            precision, args.vectors)
+    if budget is not None:
+        return budget_cli.pack(args, budget, vectors)
+    with progress() as show:
+        report = pack_model(args.model, args.output, precision=precision,
                             shapes=dict(args.shape), vectors=vectors, progress=show,
                             calibration=args.calibration, preprocess=args.preprocess,
                             observer=args.observer, samples=args.samples, device=args.device,
@@ -139,7 +153,7 @@ def pack(argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _progress(command: str = "pack") -> Iterator[Callable[..., None]]:
+def progress(command: str = "pack") -> Iterator[Callable[..., None]]:
     """Show the stage on a terminal, with a bar where it is counted; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield lambda stage, *of: None
@@ -204,7 +218,7 @@ def verify(args: argparse.Namespace) -> int:
     with Session(model, Device(args.device)) as session:
         found = verify_module.verify_against(session, runtime, samples, args.tolerance)
         if reference is not None:
-            with _progress("verify") as show:
+            with progress("verify") as show:
                 measured = layers.layers(session, reference, samples, source,
                                          lambda done, total: show("layers", done, total))
     if reference is None:

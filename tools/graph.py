@@ -131,6 +131,7 @@ class Graph:
     outputs: list[Boundary] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what the user should know about the import
     source_ops: int = 0  # ops of the source model
+    target: str = ""  # device profile that the packer has in mind
     _names: set[str] = field(default_factory=set)
 
     def unique(self, name: str) -> str:

@@ -1,0 +1,303 @@
+"""Budgets: sizes, the program against trying all, files that fit, and what is said if none does."""
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgerun import __main__ as main, loader
+from edgerun.errors import InputError
+from edgerun.session import Session
+from edgerun.tools import budget as budgets, profiles
+from edgerun.tools.budget import Budget, BudgetError, Source, account, sizes
+from edgerun.tools.budget.least import Limits, least_excess, least_noise, noise_of
+from edgerun.tools.budget.suggest import shrink
+from edgerun.tools.graph import Graph
+from edgerun.tools.mixed.problem import DTYPES, Problem
+from edgerun.tools.pack import pack
+from tests.test_mixed import every_choice, network, noises
+from tests.test_precision_storage import onnx_model
+
+ALLOWED = {"joined": 1e-4, "scores": 1e-4, "best": 0.5}
+
+
+@pytest.mark.parametrize("given, size", [
+    ("256K", 262144), ("1.5M", 1572864), ("300000", 300000), ("64KiB", 65536), ("1G", 1 << 30),
+    (" 12 k ", 12288), ("7B", 7), (".5K", 512), (4096, 4096), ("2.M", 2 << 20), ("1mib", 1 << 20)])
+def test_sizes(given, size):
+    assert sizes.parse(given, "--ram") == size
+
+
+@pytest.mark.parametrize("given, message", [
+    ("", "is no size"), ("K", "is no size"), ("-1K", "is no size"), ("12X", "is no size"),
+    ("1e6", "is no size"), ("nan", "is no size"), ("1.2.3M", "is no size"),
+    ("12 K B", "is no size"),
+    ("256KB", "1000 or 1024 times so much"), ("0", "less than a byte"), ("0.5", "less than a byte"),
+    ("9" * 400, "which no device has"), ("99999999G", "which no device has"), ("١K", "is no size")])
+def test_what_is_no_size(given, message):
+    with pytest.raises(InputError, match=f"--flash: .*{message}"):
+        sizes.parse(given, "--flash")
+
+
+def a_problem(seed: int) -> Problem:
+    graph = network(seed)
+    allowed = {op: DTYPES for op in graph.ops if op.code not in ("arg", "reshape")}
+    allowed[graph.ops[0]] = ("fp32", "fp16", "int8")
+    return Problem(graph, noises(graph, seed), allowed)
+
+
+def exceeds(cost, limits: Limits) -> float:
+    """Return the sum of both excesses, each in its limit."""
+    ram = max(live / ratio for live, ratio in zip(cost.live, limits.ratios))
+    ram += cost.flash if limits.copied else 0
+    return max(cost.flash / limits.flash - 1, 0) + max(ram / limits.ram - 1, 0)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_optimum_is_that_of_trying_all(seed, copied):
+    problem = a_problem(seed)
+    rng = np.random.default_rng(seed)
+    ratios = rng.uniform(0.5, 4, len(problem.graph.ops)).tolist() if seed else (
+        [1.0] * len(problem.graph.ops))
+    tried = [(choice, problem.cost(choice), noise_of(problem, choice, ALLOWED))
+             for choice in every_choice(problem)]
+    flash, ram = sorted(cost.flash for _, cost, _ in tried), sorted(
+        exceeds(replace(cost, flash=0), Limits(1, 1, ratios)) + 1 for _, cost, _ in tried)
+    for a, b in itertools.product((0, len(tried) // 8, len(tried) // 2), repeat=2):
+        limits = Limits(flash[a] + 1, ram[b] + 1 + (flash[a] if copied else 0), ratios, copied)
+        within = [noise for _, cost, noise in tried if not exceeds(cost, limits)]
+        found = least_noise(problem, limits, ALLOWED)
+        if not within or min(within) == math.inf:
+            assert found is None
+        else:
+            assert not exceeds(problem.cost(found[0]), limits)
+            assert found[1] <= min(within) * (1 + 1e-3), (a, b)
+        least = min(exceeds(cost, limits) for _, cost, _ in tried)
+        nearest = least_excess(problem, limits)
+        assert exceeds(problem.cost(nearest), limits) <= least + 1e-3, (a, b)
+
+
+def test_types_that_must_not_come_together():
+    problem = a_problem(0)
+    small = {group: "int8" for group in problem.groups}
+    limits = Limits(math.inf, max(problem.cost(small).live) * 1.5, [1.0] * len(problem.graph.ops))
+    first, noise = least_noise(problem, limits, ALLOWED)
+    second, more = least_noise(problem, replace(limits, never=[first]), ALLOWED)
+    assert second != first and more >= noise * (1 - 1e-6)
+    others = [noise_of(problem, choice, ALLOWED) for choice in every_choice(problem)
+              if choice != first and not exceeds(problem.cost(choice), replace(limits, flash=1e9))]
+    assert more <= min(others) * (1 + 1e-3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a small model and samples for it."""
+    folder = tmp_path_factory.mktemp("budget")
+    onnx_model(folder / "small.onnx")
+    rng = np.random.default_rng(4)
+    np.savez(folder / "samples.npz", x=rng.standard_normal((8, 1, 3, 8, 8)).astype(np.float32))
+    return folder
+
+
+def source_of(folder, device=None, **arguments) -> Source:
+    return Source(folder / "small.onnx", device=device, **arguments)
+
+
+def test_search_is_as_good_as_trying_all(device, folder):
+    """Every choice of types is built: none that fits has less noise than the one that is found."""
+    source = source_of(folder, device, calibration=folder / "samples.npz")
+    _, _, project = budgets.find(source, Budget(ram=1 << 30))
+    from edgerun.tools.budget.noise import modelled
+    from edgerun.tools.budget.search import Search
+    allowed = project.allowed(project.types)
+    search = Search(project.graph, project.build, Budget(1 << 30), None, allowed,
+                    lambda: modelled(project.graph))
+    search.problem = Problem(project.graph, modelled(project.graph), allowed)
+    search.noise = dict.fromkeys((b.name for b in project.graph.outputs), 1e-4)
+    everything = [search.point(search.types(choice), "").tried
+                  for choice in every_choice(search.problem)]
+    rams = sorted({t.ram for t in everything})
+    files = sorted({t.flash for t in everything})
+    for ram, flash in itertools.product((rams[0], rams[len(rams) // 2], rams[-1]),
+                                        (files[0], files[len(files) // 2], files[-1])):
+        fitting = [t.estimated for t in everything if t.ram <= ram and t.flash <= flash]
+        found = Search(project.graph, project.build, Budget(ram, flash), None, allowed,
+                       lambda: modelled(project.graph))
+        found.run()
+        if fitting:
+            assert found.best is not None, (ram, flash)
+            assert found.best.tried.estimated <= min(fitting) * 1.1 + 1e-9, (ram, flash)
+        else:
+            assert found.best is None
+
+
+def test_budget_that_is_met(device, folder, tmp_path):
+    out = tmp_path / "m.edge"
+    source = source_of(folder, device, calibration=folder / "samples.npz")
+    whole = pack(source.path, tmp_path / "fp32.edge", "fp32")
+    small = pack(source.path, tmp_path / "int8.edge", "int8", calibration=source.calibration,
+                 device=device)
+    budget = Budget((whole.arena_bytes + small.arena_bytes) // 2,
+                    (whole.file_bytes + small.file_bytes) // 2)
+    report, found = budgets.pack(source, out, budget)
+    model = loader.read(out)
+    assert found.fits and found.ram == model.plan.arena_bytes <= budget.ram
+    assert found.flash == model.file_bytes == report.file_bytes <= budget.flash
+    assert found.samples == 8 and found.error < 0.1 and found.drop is not None
+    assert sum(found.types.values()) == len(found.choices)
+    assert all(t.error is not None for t in found.tried if t.fits)
+    assert found.error == min(t.error for t in found.tried if t.fits) or any(
+        t.error * 1.02 > found.error for t in found.tried if t.fits)
+    loose = budgets.fit(source, Budget(whole.arena_bytes, whole.file_bytes))
+    assert loose.fits and loose.types == {"fp32": len(found.choices)} and loose.error == 0
+
+
+def test_what_the_device_allocates(device, folder, tmp_path):
+    """The runtime asks OpenCL for what was predicted, to the byte."""
+    for precision in ("fp32", "int8"):
+        pack(folder / "small.onnx", tmp_path / "m.edge", precision, device=device,
+             calibration=folder / "samples.npz" if precision == "int8" else None)
+        model = loader.read(tmp_path / "m.edge")
+        cpu = profiles.load("cpu")
+        facts = cpu.facts | {"compute_units": replace(cpu.facts["compute_units"],
+                                                      value=device.info.compute_units)}
+        with Session(model, device) as session:
+            got = dict(session.buffers.bytes_by_category)
+            chained = session.route.name == "chain"
+        weights = {k: got.pop(k) for k in list(got) if k.startswith("weights")}
+        facts |= {"chained": replace(cpu.facts["chained"], value=chained)}
+        assert account.ram_of(model, replace(cpu, facts=facts)) == got
+        copies = facts | {"weights": replace(cpu.facts["weights"], value="shared memory")}
+        assert account.ram_of(model, replace(cpu, facts=copies)) == got | weights
+        assert account.ram_of(model) == {"arena": got["arena"]}
+
+
+def test_without_calibration(folder):
+    report = budgets.fit(source_of(folder), Budget(ram=1 << 20))
+    assert report.fits and "without calibration data only fp32 and fp16" in report.notes[-1]
+    half = budgets.fit(source_of(folder), Budget(flash=report.flash - 1))
+    assert half.fits and {*half.types} <= {"fp16", "fp32"} and half.error is None
+    none = budgets.fit(source_of(folder), Budget(ram=half.ram // 2 - 64))
+    assert not none.fits and none.over_ram == none.ram - none.budget.ram > 0
+    assert {*none.types} <= {"fp16", "fp32"}
+    assert none.suggestions
+
+
+def test_suggestions_hold(device, folder, tmp_path):
+    """What is suggested is done, and then it fits."""
+    source = source_of(folder, device)
+    half = pack(source.path, tmp_path / "half.edge", "fp16")
+    budget = Budget(ram=half.arena_bytes * 3 // 4)
+    with pytest.raises(BudgetError) as error:
+        budgets.pack(source, tmp_path / "m.edge", budget)
+    assert not (tmp_path / "m.edge").exists()
+    report = error.value.report
+    assert report.sentence() in str(error.value)
+    assert 1 <= len(report.suggestions) <= 3
+    assert all(s.ram <= budget.ram for s in report.suggestions if "--ram" not in s.what)
+    integers, *_ = report.suggestions
+    assert "int" in integers.what and "calibration" in integers.cost
+    calibrated = replace(source, calibration=folder / "samples.npz")
+    assert budgets.fit(calibrated, budget).fits
+    smaller = [s for s in report.suggestions if "an input of" in s.what]
+    assert smaller and "instead of 8x8" in smaller[0].what
+
+
+def test_larger_budget_that_is_suggested(folder):
+    half = budgets.fit(source_of(folder), Budget(flash=20000))
+    none = budgets.fit(source_of(folder), Budget(ram=64, flash=half.flash))
+    last = none.suggestions[-1]
+    assert last.what.startswith("--ram ") and last.cost == "more memory"
+    ram = sizes.parse(last.what.split()[1], "--ram")
+    assert ram >= last.ram and budgets.fit(source_of(folder), Budget(ram, half.flash)).fits
+
+
+def test_drop(device, folder, tmp_path):
+    source = source_of(folder, device, calibration=folder / "samples.npz")
+    small = pack(source.path, tmp_path / "int8.edge", "int8", calibration=source.calibration,
+                 device=device)
+    budget = Budget(ram=small.arena_bytes)
+    report = budgets.fit(source, budget)
+    assert report.fits and report.drop is not None
+    assert budgets.fit(source, replace(budget, max_drop=100.0)).fits
+    if report.drop > 0:
+        none = budgets.fit(source, replace(budget, max_drop=report.drop / 2))
+        assert not none.fits and none.suggestions[0].what.startswith("--max-drop")
+
+
+def test_smaller_inputs_are_inferred():
+    graph = network()
+    with pytest.raises(Exception, match="shape|elements"):  # 128 values become a row
+        shrink(graph, 0.5)
+    graph = Graph("g")
+    x = graph.input("x", (1, 8, 12, 4), "fp32")
+    graph.inputs[0].shape, graph.inputs[0].perm = (1, 4, 8, 12), (0, 2, 3, 1)
+    pooled = graph.add("pool2d", [x], "p", kind="max", kernel_h=2, kernel_w=2, stride_h=2,
+                       stride_w=2)
+    y = graph.add("reduce", [pooled], "y", kind="mean", axes=(1, 2), keep_dims=False)
+    graph.output("y", y)
+    shrink(graph, 0.5)
+    assert x.shape == (1, 4, 6, 4) and graph.inputs[0].shape == (1, 4, 4, 6)
+    assert pooled.shape == (1, 2, 3, 4) and y.shape == (1, 4)
+
+
+@pytest.mark.parametrize("budget, arguments, message", [
+    (Budget(), {}, "needs --ram, --flash, or both"),
+    (Budget(ram=1, max_drop=0.5), {}, "needs samples to measure it"),
+    (Budget(ram=1, max_drop=-1.0), {"calibration": "samples.npz"}, "drop of -1 percentage points"),
+    (Budget(ram=1, max_drop=math.nan), {"calibration": "samples.npz"}, "drop of nan"),
+    (Budget(ram=1, target="mali"), {}, "no device profile called 'mali', there are: cpu, "),
+    (Budget(ram=1), {"samples": 3}, "needed calibration data too"),
+    (Budget(ram=1), {"calibration": "fp32.edge"}, "a budget needs samples"),
+])
+def test_requests_that_cannot_be(folder, budget, arguments, message):
+    if not (folder / "fp32.edge").exists():
+        pack(folder / "small.onnx", folder / "fp32.edge", "fp32",
+             calibration=folder / "samples.npz")
+    arguments = {name: folder / value if name == "calibration" else value
+                 for name, value in arguments.items()}
+    with pytest.raises(InputError, match=message):
+        budgets.fit(source_of(folder, **arguments), budget)
+
+
+def test_allocation_that_a_device_cannot_make(folder, tmp_path):
+    pack(folder / "small.onnx", tmp_path / "m.edge", "fp32")
+    model, cpu = loader.read(tmp_path / "m.edge"), profiles.load("cpu")
+    segment = len(model.segments[0].data)
+    small = replace(cpu, facts=cpu.facts | {
+        "max_allocation": replace(cpu.facts["max_allocation"], value=segment - 1)})
+    found = account.obstacles(model, small)
+    assert f"the segment of {model.segments[0].dtype} constants is one buffer" in found[0]
+    assert account.obstacles(model, cpu) == [] and account.obstacles(model, None) == []
+
+
+def test_command_line(device, folder, tmp_path, capsys):
+    model, out = str(folder / "small.onnx"), tmp_path / "m.edge"
+    assert main.main(["fit", model, "--ram", "1M", "--flash", "64KiB"]) == 0
+    assert "fits" in capsys.readouterr().out
+    assert main.main(["fit", model, "--ram", "100", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["fits"] and found["over_ram"] > 0 and found["suggestions"]
+    assert main.main(["pack", model, "-o", str(out), "--ram", "100"]) == 1
+    shown = capsys.readouterr()
+    assert not out.exists() and "does not fit" in shown.err and "--ram" in shown.err
+    assert main.main(["pack", model, "-o", str(out), "--ram", "1M", "--target", "cpu"]) == 0
+    assert "1,048,576 B" in capsys.readouterr().out and loader.read(out).target == "cpu"
+    assert main.main(["fit", "--target", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in profiles.names()) and "not verified" in listed
+    assert main.main(["fit", model, "--ram", "256KB"]) == 1
+    assert "1000 or 1024" in capsys.readouterr().err
+    assert main.main(["fit", model, "--ram", "1M", "--target", "toaster"]) == 1
+    assert "there are: cpu" in capsys.readouterr().err
+    for wrong in (["fit", "--ram", "1M"], ["pack", model, "-o", str(out), "--ram", "1M",
+                                           "--precision", "int8"],
+                  ["pack", model, "-o", str(out), "--max-drop", "1"],
+                  ["pack", model, "-o", str(out), "--target", "cpu"]):
+        assert main.main(wrong) == 1, wrong
+        assert "needed" in capsys.readouterr().err
