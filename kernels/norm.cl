@@ -3,6 +3,7 @@
 // layer_norm:     x, y [outer, n], gamma, beta [n]; per row y = (x - mean) / sqrt(var + epsilon)
 //                 gamma + beta                                       global size (outer), n >= VEC
 // l2_normalize:   x, y [outer, n]; per row y = x / sqrt(max(sum x^2, epsilon))     same
+// round_rows:     x, y [outer, n]; per row y = s round(x / s), s = max |x| / 127      same
 // instance_norm:  x, y [N, pixels, C], gamma, beta [C], C >= VEC; as layer_norm, per sample and
 //                 channel over the pixels; three kernels, over chunks of pixels:
 //   moments:      sums [N, chunks, 2, C]: mean, and sum of squared differences from it, of a chunk
@@ -87,6 +88,18 @@ __kernel void l2_normalize(TENSOR(x), TENSOR(y), const int n, const float epsilo
     const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC, at = n - VEC;
     const F last = LOADV(xp + at) * scale;
     for (int i = 0; i < whole; i += VEC) STOREV(LOADV(xp + i) * scale, yp + i);
+    if (seen) store_fresh(last, seen, yp + at);
+}
+
+__kernel void round_rows(TENSOR(x), TENSOR(y), const int n GRIDS) {
+    __global const S *xp = AT(const S, x) + get_global_id(0) * n;
+    __global O *yp = AT(O, y) + get_global_id(0) * n;
+    float most = 0.0f;
+    for (int i = 0; i < n; i++) most = fmax(most, fabs(LOAD(i, xp)));
+    const float inverse = most > 0.0f ? 127.0f / most : 0.0f, scale = most / 127.0f;
+    const int whole = n / VEC * VEC, seen = (VEC - (n - whole)) % VEC, at = n - VEC;
+    const F last = round(LOADV(xp + at) * inverse) * scale;
+    for (int i = 0; i < whole; i += VEC) STOREV(round(LOADV(xp + i) * inverse) * scale, yp + i);
     if (seen) store_fresh(last, seen, yp + at);
 }
 

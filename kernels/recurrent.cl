@@ -13,7 +13,10 @@
 // samples, 1). The last vector is shifted back so that it ends at `hidden`; elements that another
 // work-item has too are computed and not stored.
 //
+// cell_clip: c is clipped to -cell_clip .. cell_clip, if it is above 0.
+//
 // VEC: 1, 2, 4, 8 or 16, at most hidden.
+// LEVELS: a float, at least 1: see below.
 
 #if VEC == 1
 #define VLOAD(p) (*(p))
@@ -24,13 +27,29 @@
 F sigmoid(const F x) { return 1.0f / (1.0f + exp(-x)); }
 #define CLIPPED(x) (clip > 0 ? fmin(fmax((x), (F)(-clip)), (F)(clip)) : (x))
 
+#ifdef LEVELS  // h' is rounded to multiples of its largest magnitude / LEVELS
+float largest(__global const S *hp, const int hidden) {
+    float most = 0.0f;
+    for (int k = 0; k < hidden; k++) most = fmax(most, fabs(LOAD(k, hp)));
+    return most;
+}
+#define STEP                                                                                       \
+    const float most = largest(hp, hidden), inverse = most > 0 ? LEVELS / most : 0.0f;             \
+    const float step = most / LEVELS;
+#define ROUNDED(h) (round((h) * inverse) * step)
+#else
+#define STEP
+#define ROUNDED(h) (h)
+#endif
+
 // w_g h' of `gates` gates.
 #define PRODUCTS(gates)                                                                            \
     F sum[gates];                                                                                  \
     _Pragma("unroll") for (int g = 0; g < gates; g++) sum[g] = (F)(0);                             \
     if (state) {                                                                                   \
+        STEP                                                                                       \
         for (int k = 0; k < hidden; k++) {                                                         \
-            const F before = (F)(LOAD(k, hp));                                                     \
+            const F before = (F)(ROUNDED(LOAD(k, hp)));                                            \
             _Pragma("unroll") for (int g = 0; g < gates; g++)                                      \
                 sum[g] = fma(before, LOADV(wp + k * gates * hidden + g * hidden), sum[g]);         \
         }                                                                                          \
@@ -54,7 +73,8 @@ F sigmoid(const F x) { return 1.0f / (1.0f + exp(-x)); }
     __global const float *bp = AT(const float, bias) + j;
 
 // cell: c' is read if `state_c`, and c written, at `last` and `cell` [samples, hidden].
-__kernel void lstm(PARAMETERS, TENSOR(last), TENSOR(cell), const int state_c) {
+__kernel void lstm(PARAMETERS, TENSOR(last), TENSOR(cell), const int state_c,
+                   const float cell_clip) {
     PLACE(4)
     PRODUCTS(4)
     __global S *cp = AT(S, cell) + sample * hidden + j;
@@ -66,7 +86,9 @@ __kernel void lstm(PARAMETERS, TENSOR(last), TENSOR(cell), const int state_c) {
         i = fma(VLOAD(bp), c, i);
         f = fma(VLOAD(bp + 2 * hidden), c, f);
     }
-    const F next = sigmoid(CLIPPED(f)) * c + sigmoid(CLIPPED(i)) * tanh(CLIPPED(g));
+    F next = sigmoid(CLIPPED(f)) * c + sigmoid(CLIPPED(i)) * tanh(CLIPPED(g));
+    if (cell_clip > 0)
+        next = fmin(fmax(next, (F)(-cell_clip)), (F)(cell_clip));
     if (given)
         o = fma(VLOAD(bp + hidden), next, o);
     store_fresh(next, seen, cp);

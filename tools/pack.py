@@ -232,6 +232,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
+    if precision != "source":
+        stages.run("keep-rows", quantize.keep_rows)
     if exact and precision in CALIBRATED:
         raise InputError(f"{source}: is quantized already; needed --precision source to keep its "
                          "integers, or the float model to quantize")

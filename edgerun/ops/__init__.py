@@ -42,6 +42,7 @@ OPS: dict[str, OpDef] = {
                            scratch=norm.instance_norm_scratch, mixed=True),
     "l2_normalize": OpDef(norm.infer_l2_normalize, norm.l2_normalize, (1, 1), "NormOptions",
                           mixed=True),
+    "round_rows": OpDef(norm.infer_round_rows, norm.round_rows, (1, 1), mixed=True),
     "lrn": OpDef(lrn.infer_lrn, lrn.lrn, (1, 1), "LrnOptions", mixed=True),
     "quantize": OpDef(quantize.infer_quantize, quantize.quantize, (1, 1), "CastOptions"),
     "dequantize": OpDef(quantize.infer_dequantize, quantize.dequantize, (1, 1), "CastOptions",

@@ -1,6 +1,7 @@
 """Normalizations whose statistics are computed at run time."""
 from __future__ import annotations
 
+from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Scratch, Shape, TensorLike, count, f32, i32, lanes_within,
     normal_axis, require, require_dtype, require_same_dtype)
@@ -126,3 +127,23 @@ def l2_normalize(op: OpLike, facts: Facts) -> list[Launch]:
                    (count(x.shape[:-1]), 1, 1),
                    (x, y, i32(n), f32(op.options["epsilon"]), *grids(op)),
                    facts.one if n >= LONG else None)]
+
+
+def infer_round_rows(op: OpLike) -> Outputs:
+    """y has the shape of x."""
+    x = op.inputs[0]
+    require(len(x.shape) >= 1, op, f"{x.name} is a scalar, needed at least 1 dimension")
+    require_dtype(x, FLOAT, op)
+    return [(x.shape, x.dtype)]
+
+
+def round_rows(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = s round(x / s), s = max |x| / 127, the maximum over the last axis; halves away from 0.
+
+    x [..., n] fp32, fp16 -> y [..., n]. What a layer reads whose runtime rounds its inputs to 8
+    bits, each row by its own scale, before it multiplies them with weights of 8 bits.
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    n = x.shape[-1]
+    return [Launch("norm", "round_rows", {**types(op), "VEC": lanes_within(n, facts)},
+                   (count(x.shape[:-1]), 1, 1), (x, y, i32(n)), facts.one if n >= LONG else None)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgerun.dtypes import FLOAT
+from edgerun.ops import recurrent_integer
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Scratch, TensorLike, f32, i32, lanes_within, require,
     require_dtype, require_rank, require_same_dtype)
@@ -14,6 +15,7 @@ from edgerun.ops.elementwise import activation
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 MAX_STEPS = 10_000  # each is a launch
+MAX_LEVELS = 32_767  # 16 bits with a sign
 P, W, BIAS, STATE, CELL = range(5)  # inputs
 
 
@@ -27,7 +29,7 @@ def infer_recurrent(op: OpLike) -> Outputs:
     gates = GATES[op.code]
     require_rank(p, 3, op)
     require_rank(w, 2, op)
-    require_dtype(p, FLOAT, op)
+    require_dtype(p, (*FLOAT, "int16"), op)
     hidden = w.shape[0]
     steps, samples, width = p.shape
     require(hidden >= 1 and tuple(w.shape) == (hidden, gates * hidden), op,
@@ -47,13 +49,27 @@ def infer_recurrent(op: OpLike) -> Outputs:
         state = _optional(op, index)
         require(state is None or tuple(state.shape) == (samples, hidden), op,
                 f"a state has the shape {getattr(state, 'shape', '')}, needed {(samples, hidden)}")
-    require_same_dtype(op, p, w, _optional(op, STATE), _optional(op, CELL))
     require(not op.options["reset_first"] or (op.code == "gru" and bias is None), op,
             "resets first, which a gru without a bias does")
-    require(op.options["clip"] >= 0, op, f"has the clip {op.options['clip']}, needed 0 or more")
+    _check_options(op)
     activation(op)
+    if recurrent_integer.integers(op):
+        recurrent_integer.require_integers(op)
+        return recurrent_integer.outputs(op, ((steps, samples, hidden), (samples, hidden)))
+    require_same_dtype(op, p, w, _optional(op, STATE), _optional(op, CELL))
     outputs = [((steps, samples, hidden), p.dtype)]
     return [*outputs, ((samples, hidden), p.dtype)] if op.code == "lstm" else outputs
+
+
+def _check_options(op: OpLike) -> None:
+    for name in ("clip", "cell_clip"):
+        value = op.options[name]
+        require(0 <= value < float("inf"), op,
+                f"has the {name.replace('_', ' ')} {value}, needed a finite number of 0 or more")
+    levels = op.options["levels"]
+    require(0 <= levels <= MAX_LEVELS, op, f"has {levels} levels, needed 0 to {MAX_LEVELS}")
+    require(op.code == "lstm" or not (levels or op.options["cell_clip"]), op,
+            "has levels or the clip of a cell, which belong to an lstm")
 
 
 def _steps(op: OpLike, facts: Facts, rest: Callable[[int], tuple]) -> list[Launch]:
@@ -63,6 +79,8 @@ def _steps(op: OpLike, facts: Facts, rest: Callable[[int], tuple]) -> list[Launc
     steps, samples, hidden = y.shape
     vec = lanes_within(hidden, facts)
     defines = {f"T_{p.dtype}": 1, "VEC": vec, **activation(op).defines}
+    if op.options["levels"]:
+        defines["LEVELS"] = f"{op.options['levels']}.0f"
     order = range(steps - 1, -1, -1) if op.options["reverse"] else range(steps)
     launches, before, at = [], state, 0
     for number, step in enumerate(order):
@@ -84,13 +102,19 @@ def lstm(op: OpLike, facts: Facts) -> list[Launch]:
     p [T, N, 4H] (the products with the inputs, biases added), w [H, 4H], peepholes (i, o, f) [3H]
     fp32 optional, y[-1] [N, H] optional (else 0), c[-1] [N, H] optional (else 0) -> y [T, N, H],
     c [N, H] of the last step; fp32 or fp16. `reverse` runs from the last step to the first. `clip`
-    above 0 clips what goes into sigmoid and tanh. T launches.
+    above 0 clips what goes into sigmoid and tanh, `cell_clip` c. With `levels` above 0, y[t-1] is
+    rounded to multiples of its largest magnitude / levels, per sample, before it is multiplied.
+    T launches.
+    Integers: p int16 in steps of 2^-12, w int8 with a scale per gate, y uint8, c int16 in steps of
+    2^-15 to 2^-11, no peepholes, no `clip`; arithmetic as in TFLite's LSTM of 8 bits.
     """
+    if recurrent_integer.integers(op):
+        return recurrent_integer.lstm_integer(op, facts)
     first, cell = _optional(op, CELL), op.outputs[1]
 
     def rest(number: int) -> tuple:
         last = cell if number else first
-        return last or cell, cell, i32(last is not None)
+        return last or cell, cell, i32(last is not None), f32(op.options["cell_clip"])
     return _steps(op, facts, rest)
 
 

@@ -55,6 +55,23 @@ def test_l2_normalize(device, shape, precision):
     check_op(device, "l2_normalize", [values(shape)], 2e-6, precision, epsilon=50.0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 16), (2, 5, 37), (1, 300)])
+def test_round_rows(device, shape, precision):
+    x = values(shape) * np.arange(1, 1 + np.prod(shape[:-1])).reshape(*shape[:-1], 1)
+    found = check_op(device, "round_rows", [x.astype(np.float32)], 3e-6, precision)["y0"]
+    if precision == "fp32":
+        steps = found / (np.abs(x).max(-1, keepdims=True) / 127)
+        assert np.allclose(steps, np.rint(steps), atol=1e-4)
+
+
+def test_halves_are_rounded_away_from_0(device):
+    """127 is the step 1."""
+    x = np.float32([[127, 0.5, -0.5, 1.5, -2.5, 0.49, 0, -127], [0] * 8])
+    found = check_op(device, "round_rows", [x], 0)["y0"]
+    assert found.tolist() == [[127, 1, -1, 2, -3, 0, 0, -127], [0] * 8]
+
+
 def test_nothing_but_zeros(device):
     x = np.zeros((2, 20), np.float32)
     for code in ("l2_normalize", "layer_norm", "instance_norm"):
@@ -79,6 +96,7 @@ def test_invalid():
     refused("axis 2 of 2", "layer_norm", (2, 3), axis=2)
     refused("needed at least 2 dimensions", "instance_norm", (3,))
     refused("is a scalar", "l2_normalize", ())
+    refused("is a scalar", "round_rows", ())
     for epsilon in (-1.0, float("inf"), float("nan")):
         refused("needed a finite number", "layer_norm", (2, 3), epsilon=epsilon)
     graph = Graph()
@@ -89,6 +107,7 @@ def test_invalid():
             ("layer_norm", [x, None, gamma], r"gamma has the shape \(4,\), needed \(3,\)"),
             ("instance_norm", [x, gamma], r"gamma has the shape \(4,\), needed \(3,\)"),
             ("layer_norm", [x, whole], "mixes the dtypes"),
-            ("l2_normalize", [whole], "whole is int32, needed fp32 or fp16")]:
+            ("l2_normalize", [whole], "whole is int32, needed fp32 or fp16"),
+            ("round_rows", [whole], "whole is int32, needed fp32 or fp16")]:
         with pytest.raises(ModelError, match=match):
             graph.add(code, inputs)

@@ -52,6 +52,21 @@ def test_a_state_that_is_reset_first(device, options, precision):
                  1e-5 if precision == "fp32" else 8e-3, precision, reset_first=True, **options)
 
 
+@pytest.mark.parametrize("options", [{"cell_clip": 0.25}, {"levels": 127}, {"levels": 5}])
+def test_a_rounded_state_and_a_clipped_cell(device, options):
+    inputs = arrays("lstm", 1, 2, 19, False, True)
+    check_op(device, "lstm", inputs, 1e-5, **options)
+    found = check_op(device, "lstm", arrays("lstm", 4, 1, 12, False, False), 2e-3, "fp16",
+                     cell_clip=0.125)
+    assert np.abs(found["y1"]).max() == 0.125
+
+
+def test_a_state_of_zeros_is_not_divided_by(device):
+    p, w, *_ = arrays("lstm", 2, 1, 7, False, False)
+    zeros = np.zeros((1, 7), np.float32)
+    check_op(device, "lstm", [p, w, None, zeros, zeros], 1e-5, levels=127)
+
+
 def test_a_relu_network(device):
     check_op(device, "rnn", arrays("rnn", 4, 2, 9, False, True), 1e-5, activation="relu")
 
@@ -73,7 +88,10 @@ REFUSED = {
     "state": ("gru", [(2, 1, 12), (4, 12), None, (2, 4)], {}, r"a state has the shape \(2, 4\)"),
     "bias": ("gru", [(2, 1, 12), (4, 12), (12,)], {}, r"needed \(4,\)"),
     "bias of an rnn": ("rnn", [(2, 1, 4), (4, 4), (4,)], {}, "has a bias"),
-    "clip": ("rnn", [(2, 1, 4), (4, 4)], {"clip": -1.0}, "clip -1.0, needed 0 or more"),
+    "clip": ("rnn", [(2, 1, 4), (4, 4)], {"clip": -1.0}, "clip -1.0, needed a finite number"),
+    "clip of a cell": ("rnn", [(2, 1, 4), (4, 4)], {"cell_clip": 1.0}, "belong to an lstm"),
+    "infinite clip": ("lstm", [(2, 1, 16), (4, 16)], {"cell_clip": np.inf}, "cell clip inf"),
+    "levels": ("lstm", [(2, 1, 16), (4, 16)], {"levels": 40_000}, "has 40000 levels"),
     "activation": ("rnn", [(2, 1, 4), (4, 4)], {"activation": "no"}, "unknown activation"),
     "reset": ("lstm", [(2, 1, 16), (4, 16)], {"reset_first": True}, "which a gru without"),
     "steps": ("rnn", [(20_000, 1, 4), (4, 4)], {}, "20000 steps"),

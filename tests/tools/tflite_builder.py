@@ -61,6 +61,7 @@ class _Op:
     version: int
     custom: str = ""
     custom_options: bytes = b""
+    intermediates: list[int] = field(default_factory=list)
 
 
 class TFLiteBuilder:
@@ -93,12 +94,12 @@ class TFLiteBuilder:
 
     def op(self, code: str, inputs: list[int], options: str = "", out: str = "float32",
            outs: int = 1, shape=(), version: int = 1, quantization=None, custom: str = "",
-           custom_options: bytes = b"", **values):
+           custom_options: bytes = b"", intermediates: list[int] | None = None, **values):
         """Append an op; returns the number of its output, or a list of `outs` numbers."""
         outputs = [self.tensor(f"y{len(self.tensors)}", shape, out, quantization=quantization)
                    for _ in range(outs)]
         self.ops.append(_Op(code, inputs, outputs, options, values, version, custom,
-                            custom_options))
+                            custom_options, intermediates or []))
         return outputs[0] if outs == 1 else outputs
 
     def finish(self, outputs: list[int], version: int = 3, identifier: bytes = b"TFL3",
@@ -203,6 +204,7 @@ class TFLiteBuilder:
                 getattr(tflite, f"{op.options}Add{name}")(b, value)
             options = getattr(tflite, f"{op.options}End")(b)
         custom = b.CreateByteVector(op.custom_options) if op.custom_options else None
+        inner = b.CreateNumpyVector(np.array(op.intermediates, np.int32))
         tflite.OperatorStart(b)
         tflite.OperatorAddOpcodeIndex(b, number)
         tflite.OperatorAddInputs(b, inputs)
@@ -212,6 +214,8 @@ class TFLiteBuilder:
             tflite.OperatorAddBuiltinOptions(b, options)
         if custom is not None:
             tflite.OperatorAddCustomOptions(b, custom)
+        if op.intermediates:
+            tflite.OperatorAddIntermediates(b, inner)
         return tflite.OperatorEnd(b)
 
 

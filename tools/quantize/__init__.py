@@ -5,7 +5,8 @@ from edgerun.tools.quantize.assign import (
 from edgerun.tools.quantize.exact import keep_exact
 from edgerun.tools.quantize.improve import clipped_weights, equalize
 from edgerun.tools.quantize.insert import insert
-from edgerun.tools.quantize.strip import quantized, strip
+from edgerun.tools.quantize.strip import keep_rows, quantized, strip
 
 __all__ = ["INTEGERS", "WEIGHTED", "Override", "assign", "clipped_weights", "equalize", "insert",
-           "keep_exact", "keep_real", "quantized", "read_overrides", "storage", "strip"]
+           "keep_exact", "keep_real", "keep_rows", "quantized", "read_overrides", "storage",
+           "strip"]

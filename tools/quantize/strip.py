@@ -37,6 +37,16 @@ def strip(graph: Graph) -> None:
     fold.apply(graph, reals=True)
 
 
+def keep_rows(graph: Graph) -> None:
+    """Let layers read the exact activations that the source's runtime rounds row by row."""
+    for op in graph.ops:
+        if op.code == "round_rows":
+            graph.replace(op.outputs[0], op.inputs[0])
+        elif op.code == "lstm":
+            op.options["levels"] = 0
+    graph.ops = [op for op in graph.ops if op.code != "round_rows"]
+
+
 def bypass(graph: Graph) -> dict[Tensor, Twin]:
     """Let whatever reads real numbers read those that were rounded to integers, not the integers'.
 
@@ -79,4 +89,4 @@ def ends(dtype: str, quantization: Quantization) -> tuple[float, float]:
             quantization.step * (high - quantization.zero))
 
 
-__all__ = ["Twin", "bypass", "ends", "quantized", "strip"]
+__all__ = ["Twin", "bypass", "ends", "keep_rows", "quantized", "strip"]

@@ -30,6 +30,20 @@ def _l2_normalize(op: Op, x: np.ndarray) -> np.ndarray:
     return x / np.sqrt(np.maximum(squares, op.options["epsilon"]))
 
 
-REFERENCE = {"layer_norm": on_numbers(_layer_norm),
+def round_rows(x: np.ndarray, levels: int) -> np.ndarray:
+    """Return x rounded to multiples of the largest magnitude of its row / levels, halves away from
+    0. The quotients are those of fp32."""
+    most = np.abs(x).max(-1, keepdims=True).astype(np.float32)
+    inverse = np.where(most > 0, np.float32(levels) / np.where(most > 0, most, 1), 0)
+    steps = np.abs(x.astype(np.float32) * inverse.astype(np.float32)).astype(np.float64)
+    return np.sign(x) * np.floor(steps + 0.5) * (most / np.float32(levels))
+
+
+def _round_rows(op: Op, x: np.ndarray) -> np.ndarray:
+    return round_rows(x, 127)
+
+
+REFERENCE = {"round_rows": _round_rows,
+             "layer_norm": on_numbers(_layer_norm),
              "instance_norm": on_numbers(_instance_norm),
              "l2_normalize": on_numbers(_l2_normalize)}

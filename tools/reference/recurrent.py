@@ -5,8 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from edgerun.quantization import fixed_point
 from edgerun.tools.graph import Op
+from edgerun.tools.reference import fixed
 from edgerun.tools.reference.elementwise import activate
+from edgerun.tools.reference.integer import requantize
+from edgerun.tools.reference.norm import round_rows
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -28,15 +32,50 @@ def _start(p: np.ndarray, w: np.ndarray, state: np.ndarray | None) -> np.ndarray
     return state.astype(np.float64)
 
 
+def _rounded(op: Op, h: np.ndarray) -> np.ndarray:
+    """Return states rounded to multiples of the largest magnitude of a sample / levels."""
+    levels = op.options["levels"]
+    return round_rows(h, levels) if levels else h
+
+
+def _lstm_integer(op: Op, p, w, h, c) -> list[np.ndarray]:
+    """The integer form: exact, in int64."""
+    y, cell = op.outputs
+    zero, bits = y.quantization.zero, int(np.log2(cell.quantization.step)) + 15
+    hidden = len(w)
+    h = np.zeros((p.shape[1], hidden), np.int64) if h is None else h.astype(np.int64) - zero
+    c = np.zeros((p.shape[1], hidden), np.int64) if c is None else c.astype(np.int64)
+    scales = np.broadcast_to(op.inputs[1].quantization.scale, 4 * hidden)
+    gates = fixed_point(scales * np.float32(y.quantization.step) * np.float32(2**12), "twice")
+    result = fixed_point(np.float32(2.0**-30) / np.float32(y.quantization.step), "twice")
+    most = min(op.options["cell_clip"] / cell.quantization.step, 32767)
+    found = np.empty((*p.shape[:2], hidden), np.int64)
+    for step in _order(op, p):
+        sums = requantize(h @ w.astype(np.int64), *gates, "twice")
+        i, o, f, g = np.split(fixed.saturate(p[step].astype(np.int64) + sums), 4, axis=-1)
+        c = fixed.saturate(
+            fixed.divided(fixed.sigmoid(f, 3) * c, 15)
+            + fixed.divided(fixed.sigmoid(i, 3) * fixed.tanh(g, 3), 15 + bits))
+        c = np.clip(c, -int(most), int(most)) if most > 0 else c
+        h = requantize(fixed.sigmoid(o, 3) * fixed.tanh(c, bits), *result, "twice")
+        found[step] = np.clip(h + zero, 0, 255)
+        h = found[step] - zero
+    return [found, c]
+
+
 def _lstm(op: Op, p, w, peepholes=None, h=None, c=None) -> list[np.ndarray]:
+    if p.dtype == np.int16:
+        return _lstm_integer(op, p, w, h, c)
     h, c = _start(p, w, h), _start(p, w, c)
     k_i, k_o, k_f = np.split(peepholes, 3) if peepholes is not None else (0.0, 0.0, 0.0)
     y = np.empty((*p.shape[:2], len(w)))
     for step in _order(op, p):
-        i, o, f, g = np.split(p[step] + h @ w.astype(np.float64), 4, axis=-1)
+        i, o, f, g = np.split(p[step] + _rounded(op, h) @ w.astype(np.float64), 4, axis=-1)
         before = c
         c = (_sigmoid(_clip(op, f + k_f * before)) * before
              + _sigmoid(_clip(op, i + k_i * before)) * np.tanh(_clip(op, g)))
+        if op.options["cell_clip"] > 0:
+            c = np.clip(c, -op.options["cell_clip"], op.options["cell_clip"])
         h = _sigmoid(_clip(op, o + k_o * c)) * np.tanh(c)
         y[step] = h
     return [y, c]

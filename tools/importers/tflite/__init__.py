@@ -15,13 +15,14 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.errors import EdgerunError, InputError, ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.tflite import compute, elementwise, indexing, movement
+from edgerun.tools.importers.tflite import (
+    compute, elementwise, indexing, movement, recurrent)
 from edgerun.tools.importers.tflite.context import Context, Rule
 from edgerun.tools.importers.tflite.source import (
     DAMAGE, NUMPY, QUANTIZED, SourceModel, SourceOp, SourceTensor, read)
 
 RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **indexing.RULES,
-                         **movement.RULES}
+                         **movement.RULES, **recurrent.RULES}
 
 
 # Ops that edgerun has not, but that only sort what a network has found: cut off at the end.
@@ -233,14 +234,29 @@ def _convert(context: Context, op: SourceOp) -> list[Tensor]:
     return stored
 
 
+HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL",
+          "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM")
+
+
+def _weights(op: SourceOp) -> int:
+    """Return the number of the input that holds weights; an LSTM may have no input gate."""
+    return 2 if op.type.endswith("LSTM") else 1
+
+
 def _note_hybrid(source: SourceModel, notes: list[str]) -> None:
-    hybrid = sum(1 for op in source.ops if len(op.inputs) > 1 and min(op.inputs[:2]) >= 0
-                 and op.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
-                 and source.tensors[op.inputs[1]].integer_quantized
-                 and not source.tensors[op.inputs[0]].integer_quantized)
-    if hybrid:
-        notes.append(f"{hybrid} ops have integer weights and float activations; the weights stay "
-                     "integers and the activations exact, where TFLite rounds them to int8")
+    hybrid = [op for op in source.ops if op.type in HYBRID and len(op.inputs) > 1
+              and min(op.inputs[0], op.inputs[_weights(op)]) >= 0
+              and source.tensors[op.inputs[_weights(op)]].integer_quantized
+              and not source.tensors[op.inputs[0]].integer_quantized]
+    rounded = sum(1 for op in hybrid if compute.rounds_rows(op))
+    if rounded:
+        notes.append(f"{rounded} ops have integer weights and float activations; the weights stay "
+                     "integers, and every row of the activations is rounded to 8 bits, as TFLite "
+                     "does (not with another --precision than source)")
+    if len(hybrid) > rounded:
+        notes.append(f"{len(hybrid) - rounded} ops have integer weights and float activations; the "
+                     "weights stay integers and the activations exact, where TFLite rounds them "
+                     "to int8")
 
 
 def _note_half(source: SourceModel, notes: list[str]) -> None:

@@ -155,6 +155,9 @@ def fully_connected(ctx: Context, op: SourceOp) -> Tensor:
         x = ctx.reshape(x, _rows(ctx, op, x, width), op)
     if w.data is not None:
         rows = ctx.own(op, w, "dense weights")
+        if (rounds_rows(op) and ctx.source.tensors[op.inputs[1]].integer_quantized
+                and ctx.integers(x) is x):
+            x = ctx.add("round_rows", [x], op)
         return ctx.add("dense", [x, rows, ctx.bias(op, 2, x, rows, out)], op, **ctx.activation(op))
     y = x if len(x.shape) > 1 else ctx.reshape(x, (1, width), op)
     y = ctx.add("matmul", [y, w], op, transpose_b=True)
@@ -166,6 +169,13 @@ def fully_connected(ctx: Context, op: SourceOp) -> Tensor:
     if bias.dtype not in dtypes.FLOAT:
         bias = ctx.bias(op, 2, x, w, out)
     return ctx.add("binary", [y, bias], op, kind="add", **ctx.activation(op))
+
+
+def rounds_rows(op: SourceOp) -> bool:
+    """Whether TFLite rounds the rows of what an op multiplies with integer weights to 8 bits, by
+    the largest magnitude of each."""
+    return (op.type == "FULLY_CONNECTED" or op.type.endswith("LSTM")) and not op.option(
+        "AsymmetricQuantizeInputs")
 
 
 def _rows(ctx: Context, op: SourceOp, x: Tensor, width: int) -> tuple[int, int]:

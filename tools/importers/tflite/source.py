@@ -83,6 +83,7 @@ class SourceOp:
         options: field name as in the schema bindings (StrideW, ...) -> value; empty if none are
             stored, which means zeros. Of a custom op: "CustomOptions", the stored bytes.
         name: of the first output tensor.
+        intermediates: tensors that only say how numbers inside of the op are stored.
     """
     index: int
     type: str
@@ -90,6 +91,7 @@ class SourceOp:
     outputs: tuple[int, ...]
     options: dict[str, Any]
     name: str
+    intermediates: tuple[int, ...] = ()
 
     def option(self, field_name: str) -> Any:
         """Return an option, 0 if the file does not store it."""
@@ -353,7 +355,9 @@ class _Reader:
         options = _options(table)
         if kind.startswith("CUSTOM"):
             options = {"CustomOptions": _vector(table.CustomOptionsAsNumpy()).tobytes()}
-        return SourceOp(index, kind, inputs, outputs, options, tensors[outputs[0]].name)
+        inner = self.indices(table.IntermediatesAsNumpy(), tensors,
+                             f"the intermediates of {what}")
+        return SourceOp(index, kind, inputs, outputs, options, tensors[outputs[0]].name, inner)
 
     def check_order(self, tensors: list[SourceTensor], ops: list[SourceOp], inputs: tuple[int, ...],
                     outputs: tuple[int, ...]) -> None:
