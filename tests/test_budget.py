@@ -111,7 +111,7 @@ def source_of(folder, device=None, **arguments) -> Source:
 def test_search_is_as_good_as_trying_all(device, folder):
     """Every choice of types is built: none that fits has less noise than the one that is found."""
     source = source_of(folder, device, calibration=folder / "samples.npz")
-    _, _, project = budgets.find(source, Budget(ram=1 << 30))
+    project = budgets.Finder(source).project
     from edgerun.tools.budget.noise import modelled
     from edgerun.tools.budget.search import Search
     allowed = project.allowed(project.types)

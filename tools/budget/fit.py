@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -138,82 +139,109 @@ def check(budget: Budget, source: Source) -> None:
     reductions.check(source.without)
 
 
-def find(source: Source, budget: Budget, progress: Progress = lambda stage, *of: None,
-         suggest: bool = True) -> tuple[BudgetReport, Point, Project]:
-    """Search the file that loses least within a budget.
+class Finder:
+    """Searches files of one model for several budgets; what they share is done once.
 
-    Args:
-        source: the model.
-        budget: what it may take.
-        progress: called with the name of each stage, what is done of it, and all of it.
-        suggest: plan what would make it fit, if it does not.
-
-    Returns:
-        The report; the file that was chosen, or that comes nearest; and the model.
-
-    Raises:
-        InputError, ModelError, UnsupportedError, DeviceError: as edgerun.tools.pack.pack().
+    Attributes:
+        project: the model.
+        samples: for measurements; None without calibration.
     """
-    check(budget, source)
-    profile = profiles.load(budget.target) if budget.target else None
-    project = Project(source, budget.target, progress, source.calibration is not None)
-    notes = list(project.graph.notes)
-    if project.exact:
-        if source.calibration is not None or source.overrides is not None:
+
+    def __init__(self, source: Source, target: str = "",
+                 progress: Progress = lambda stage, *of: None):
+        """
+        Args:
+            source: the model.
+            target: name of a device profile, "" for none.
+            progress: called with the name of each stage, what is done of it, and all of it.
+        """
+        self.source, self.progress = source, progress
+        self.profile = profiles.load(target) if target else None
+        self.project = Project(source, target, progress, source.calibration is not None)
+        self.samples: calibrate.Samples | None = None
+        self.measure: Measurer | None = None
+        self._cache: dict = {}
+        if self.project.exact and (source.calibration is not None or source.overrides is not None):
             raise InputError(f"{source.path}: is quantized already; calibration and overrides are "
                              "for a float model")
-        notes.append(QUANTIZED)
-    elif source.calibration is None:
-        notes.append(UNCALIBRATED)
-    search = _search(project, budget, profile, progress)
-    search.run()
-    best = search.best
-    point = best or search.nearest
-    report = _report(source, budget, search, point, best is not None, notes)
-    if best is None and suggest:
-        from edgerun.tools.budget.suggest import suggestions  # imports this
-        report = replace(report, suggestions=suggestions(project, budget, profile, search,
-                                                         progress))
-    return report, point, project
+        if source.calibration is not None:
+            self._calibrate()
+        self._overrides = quantize.read_overrides(source.overrides) if source.overrides else ()
+        integers = [line for line in self._overrides if line.dtype in quantize.INTEGERS]
+        if integers and self.project.ranges is None:
+            raise InputError(f"{integers[0].where}: an integer type needs the range of every "
+                             "tensor: give --calibration")
 
-
-def _search(project: Project, budget: Budget, profile: profiles.Profile | None,
-            progress: Progress) -> Search:
-    source, measure = project.source, None
-    opened: list[Device] = []
-
-    def device() -> Device:
-        if not opened:
-            opened.append(source.device if isinstance(source.device, Device)
-                          else Device(source.device))
-        return opened[0]
-
-    if source.calibration is not None:
+    def _calibrate(self) -> None:
+        source, graph = self.source, self.project.graph
         if calibrate.holds_ranges(source.calibration):
             raise InputError(f"{source.calibration}: holds ranges; a budget needs samples too, to "
                              "measure what types cost")
-        project.ranges = calibrate.from_path(
-            project.graph, source.calibration, source.preprocess, source.observer, source.samples,
-            device(), lambda done, total: progress("calibrate", done, total))
-        project.graph.notes += project.ranges.warnings
-        samples = calibrate.open_samples(project.graph, source.calibration, source.preprocess,
-                                         source.samples)
-        measure = Measurer(project.graph, samples, device(), progress)
+        self.device = (source.device if isinstance(source.device, Device)
+                       else Device(source.device))
+        self.project.ranges = calibrate.from_path(
+            graph, source.calibration, source.preprocess, source.observer, source.samples,
+            self.device, lambda done, total: self.progress("calibrate", done, total))
+        graph.notes += self.project.ranges.warnings
+        self.samples = calibrate.open_samples(graph, source.calibration, source.preprocess,
+                                              source.samples)
+        self.measure = Measurer(graph, self.samples, self.device, self.progress)
 
-    def noise() -> sensitivity.Sensitivity:
-        if measure is None:
-            return modelled(project.graph)
+    @cached_property
+    def noise(self) -> sensitivity.Sensitivity:
+        """What roundings disturb: measured where there are samples."""
+        if self.samples is None:
+            return modelled(self.project.graph)
         return sensitivity.measure(
-            project.graph, project.ranges, Subset(samples, min(PROBES, len(samples))), unclipped,
-            device(), lambda done, total: progress("sensitivity", done, total))
+            self.project.graph, self.project.ranges,
+            Subset(self.samples, min(PROBES, len(self.samples))), unclipped, self.device,
+            lambda done, total: self.progress("sensitivity", done, total))
 
-    overrides = quantize.read_overrides(source.overrides) if source.overrides else ()
-    integers = [line for line in overrides if line.dtype in quantize.INTEGERS]
-    if integers and project.ranges is None:
-        raise InputError(f"{integers[0].where}: an integer type needs the range of every tensor: "
-                         "give --calibration")
-    return Search(project.graph, project.build, budget, profile,
-                  project.allowed(project.types, overrides), noise, measure, progress=progress)
+    def find(self, budget: Budget, suggest: bool = True) -> tuple[BudgetReport, Point]:
+        """Search the file that loses least within a budget.
+
+        Args:
+            budget: what it may take, on the target of this.
+            suggest: plan what would make it fit, if it does not.
+
+        Returns:
+            The report, and the file that was chosen, or that comes nearest.
+        """
+        project = self.project
+        notes = list(project.graph.notes)
+        if project.exact:
+            notes.append(QUANTIZED)
+        elif self.samples is None:
+            notes.append(UNCALIBRATED)
+        search = Search(project.graph, project.build, budget, self.profile,
+                        project.allowed(project.types, self._overrides), lambda: self.noise,
+                        self.measure, progress=self.progress, cache=self._cache)
+        search.run()
+        best = search.best
+        point = best or search.nearest
+        report = _report(self.source, budget, search, point, best is not None, notes)
+        if best is None and suggest:
+            from edgerun.tools.budget.suggest import suggestions  # imports this
+            report = replace(report, suggestions=suggestions(project, budget, self.profile, search,
+                                                             self.progress))
+        return report, point
+
+    def pack(self, out: str | os.PathLike, budget: Budget):
+        """Write the file that loses least within a budget; see pack()."""
+        from edgerun.tools.pack import PackReport  # imports this
+        report, point = self.find(budget)
+        if not report.fits:
+            raise BudgetError(report)
+        self.progress("write")
+        built, project = point.built, self.project
+        blob.write(out, built.data)
+        model = loader.from_bytes(np.frombuffer(built.data, np.uint8), os.fspath(out))
+        return PackReport(
+            os.fspath(out), "source" if project.exact else point.tried.types, len(built.data),
+            sum(len(segment.data) for segment in model.segments), built.plan.arena_bytes,
+            built.plan.lower_bound_bytes, built.plan.proven, project.graph.source_ops,
+            len(built.graph.ops), [*project.steps, *built.steps], built.graph.notes,
+            reductions=built.reductions()), report
 
 
 def _report(source: Source, budget: Budget, search: Search, point: Point, fits: bool,
@@ -235,32 +263,34 @@ def _report(source: Source, budget: Budget, search: Search, point: Point, fits: 
 
 def fit(source: Source, budget: Budget, progress: Progress = lambda stage, *of: None
         ) -> BudgetReport:
-    """Answer whether a model fits a budget, without writing; see find()."""
-    return find(source, budget, progress)[0]
+    """Answer whether a model fits a budget, without writing.
+
+    Args:
+        source: the model.
+        budget: what it may take.
+        progress: called with the name of each stage, what is done of it, and all of it.
+
+    Raises:
+        InputError, ModelError, UnsupportedError, DeviceError: as edgerun.tools.pack.pack().
+    """
+    check(budget, source)
+    return Finder(source, budget.target, progress).find(budget)[0]
 
 
 def pack(source: Source, out: str | os.PathLike, budget: Budget,
          progress: Progress = lambda stage, *of: None):
     """Write the file that loses least within a budget.
 
+    Args:
+        source, budget, progress: as for fit().
+        out: the .edge file to write; it appears whole or not at all.
+
     Returns:
         edgerun.tools.pack.PackReport; BudgetReport.
 
     Raises:
         BudgetError: there is no such file; nothing was written.
-        InputError, ModelError, UnsupportedError, DeviceError: as find().
+        InputError, ModelError, UnsupportedError, DeviceError: as edgerun.tools.pack.pack().
     """
-    from edgerun.tools.pack import PackReport  # imports this
-    report, point, project = find(source, budget, progress)
-    if not report.fits:
-        raise BudgetError(report)
-    progress("write")
-    built = point.built
-    blob.write(out, built.data)
-    weights = sum(len(segment.data) for segment in
-                  loader.from_bytes(np.frombuffer(built.data, np.uint8), os.fspath(out)).segments)
-    return PackReport(
-        os.fspath(out), "source" if project.exact else point.tried.types, len(built.data), weights,
-        built.plan.arena_bytes, built.plan.lower_bound_bytes, built.plan.proven,
-        project.graph.source_ops, len(built.graph.ops), [*project.steps, *built.steps],
-        built.graph.notes, reductions=built.reductions()), report
+    check(budget, source)
+    return Finder(source, budget.target, progress).pack(out, budget)

@@ -105,7 +105,8 @@ class Search:
     def __init__(self, graph: Graph, build: Build, budget: Budget, profile: Profile | None,
                  allowed: Mapping[Op, Sequence[str]], sensitivity: Callable[[], Sensitivity],
                  measure: Callable[[Model], Error] | None = None, ways: Sequence[str] = ("",),
-                 progress: Callable[..., None] = lambda stage, *of: None):
+                 progress: Callable[..., None] = lambda stage, *of: None,
+                 cache: dict | None = None):
         """
         Args:
             graph: optimized, in fp32; not changed.
@@ -116,7 +117,9 @@ class Search:
             measure: measures the error of a file; None if there are no samples.
             ways: names of ways to plan the arena, the plain one first.
             progress: called with a stage, what is done of it, and all of it.
+            cache: what other searches with the same graph, build and measure made.
         """
+        self.cache: dict[tuple, tuple[Built, Error | None]] = {} if cache is None else cache
         self.graph, self.build, self.budget, self.profile = graph, build, budget, profile
         self.allowed, self.sensitivity, self.measure = dict(allowed), sensitivity, measure
         self.ways, self.progress = ways, progress
@@ -317,7 +320,9 @@ class Search:
         if key in self._built:
             return self._built[key]
         self.progress("build")
-        built = self.build(dtypes, way)
+        built, known = self.cache.get(key, (None, None))
+        if built is None:
+            built = self.build(dtypes, way)
         model = loader.from_bytes(np.frombuffer(built.data, np.uint8), "budget")
         parts = account.ram_of(model, self.profile)
         obstacles = account.obstacles(model, self.profile)
@@ -331,8 +336,9 @@ class Search:
             if tried.types == "fp32":
                 error = drop = 0.0
             else:
-                found = self.measure(model)
-                error, drop = found.worst, drop_of(found)
+                known = known or self.measure(model)
+                error, drop = known.worst, drop_of(known)
+        self.cache[key] = built, known
         point = replace(point, tried=replace(tried, error=error, drop=drop, fits=fits))
         self._built[key] = point
         self.points.append(point)
