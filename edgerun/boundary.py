@@ -37,6 +37,12 @@ def put(info: TensorInfo, tensor: Tensor, array: np.ndarray, mapped: np.ndarray)
             _copy(mapped, source)
 
 
+def rows(info: TensorInfo, array: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Return rows (axis 1 on the device) of an array of the caller; nothing is copied."""
+    axis = info.perm[1] if info.perm else 1
+    return array[(slice(None),) * axis + (slice(first, first + count),)]
+
+
 def take(info: TensorInfo, tensor: Tensor, mapped: np.ndarray) -> np.ndarray:
     """Return a tensor's memory as a new array of info's shape and dtype."""
     array = np.empty(info.shape, info.dtype)

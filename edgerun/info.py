@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from edgerun import text, tuning
@@ -9,6 +10,7 @@ from edgerun.dtypes import name_of
 from edgerun.model import Model, Op, TensorInfo
 from edgerun.ops import OPS
 
+LONG = 40  # characters of an op's name that are shown within a line
 
 def describe(model: Model) -> dict[str, Any]:
     """Return everything that `edgerun info` prints, as one dict that JSON can hold."""
@@ -24,6 +26,7 @@ def describe(model: Model) -> dict[str, Any]:
         "segments": [{"dtype": s.dtype, "bytes": len(s.data), "file_offset": s.file_offset,
                       "crc32": f"{s.crc32:08x}"} for s in model.segments],
         "tuning": tuning.plain(model.tuning),
+        "patch": None if model.patch is None else asdict(model.patch),
         "plan": {"arena_bytes": model.plan.arena_bytes,
                  "lower_bound_bytes": model.plan.lower_bound_bytes,
                  "peak_op": model.plan.peak_op, "alignment": model.plan.alignment,
@@ -32,7 +35,8 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _boundary(model: Model, infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
     return [{"name": info.name, "shape": info.shape, "dtype": name_of(info.dtype),
-             "perm": info.perm, "device_dtype": model.tensors[info.tensor].dtype} for info in infos]
+             "perm": info.perm, "device_dtype": model.tensors[info.tensor].dtype,
+             "pieces": len(info.pieces)} for info in infos]
 
 
 def _op(op: Op) -> dict[str, Any]:
@@ -57,6 +61,33 @@ def _tensors(model: Model) -> list[dict[str, Any]]:
             for (place, dtype), (count, size) in sorted(groups.items())]
 
 
+def _patch_pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what runs strip by strip, and what that costs and saves."""
+    patch = found["patch"]
+    if patch is None:
+        return []
+    return [("patches", "; ".join(stage_text(stage) for stage in patch["stages"])),
+            ("", patch_text(patch["extra_macs"], found["macs"] - patch["extra_macs"],
+                            patch["arena_bytes"]))]
+
+
+def stage_text(stage: dict[str, Any]) -> str:
+    """Return one stage of patch execution in words."""
+    return (f"{stage['ops']} op{'s' if stage['ops'] > 1 else ''} from {stage['first'][:LONG]!r} in "
+            f"{stage['strips']} strips" + (", input streamed" if stage["streamed"] else ""))
+
+
+def patch_text(extra_macs: int, macs: int, arena_bytes: int) -> str:
+    """Return what patch execution costs and saves.
+
+    Args:
+        extra_macs, macs: multiply-adds that are done twice, and those of the network.
+        arena_bytes: without it.
+    """
+    return (f"{extra_macs / max(macs, 1):.1%} more multiply-adds; the arena would be "
+            f"{text.size(arena_bytes)} without")
+
+
 def describe_text(found: dict[str, Any]) -> str:
     """Return what describe() found, for a terminal."""
     plan = found["plan"]
@@ -69,13 +100,15 @@ def describe_text(found: dict[str, Any]) -> str:
                   f"{text.size(plan['lower_bound_bytes'])} at op {plan['peak_op']}, alignment "
                   f"{plan['alignment']}" + (", proven smallest" if plan["proven"] else "")),
         ("multiply-adds", f"{found['macs'] / 1e6:.2f} million"),
+        *_patch_pairs(found),
         ("test vectors", found["vectors"]),
         *([("calibrated", f"{found['ranges']} ranges by {found['observer']} of "
                           f"{found['samples']} samples")] if found["ranges"] else [])])
     boundary = text.table(
         ("", "name", "shape", "dtype", "on the device"),
         [(role, entry["name"], text.shape(entry["shape"]), entry["dtype"],
-          entry["device_dtype"] + (f", axes {entry['perm']}" if entry["perm"] else ""))
+          entry["device_dtype"] + (f", axes {entry['perm']}" if entry["perm"] else "")
+          + (f", in {entry['pieces']} pieces" if entry["pieces"] else ""))
          for role in ("input", "output") for entry in found[f"{role}s"]], left=range(5))
     ops = text.table(
         ("op", "code", "name", "output", "dtype", "weights", "macs"),

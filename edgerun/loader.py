@@ -13,7 +13,8 @@ import numpy as np
 from edgerun import dtypes, flat, tuning, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, Model, Op, Plan, Range, Segment, Tensor, TensorInfo, TestVector, Tuning)
+    VERSION, Model, Op, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo, TestVector,
+    Tuning)
 from edgerun.quantization import Quantization
 
 
@@ -124,7 +125,12 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
         where, graph["name"], graph["source"], root["producer"], graph["precision"],
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
         (), len(root["graph"]), data, tuple(Range(**values) for values in graph["ranges"]),
-        graph["observer"], graph["samples"])
+        graph["observer"], graph["samples"], patch=_patch(graph["patch"]))
+
+
+def _patch(values: dict | None) -> Patch | None:
+    return values and Patch(tuple(Stage(**stage) for stage in values["stages"]),
+                            values["arena_bytes"], values["extra_macs"])
 
 
 def _plain(value: Any) -> Any:
@@ -153,7 +159,8 @@ def _boundary(values: dict, tensors: tuple[Tensor, ...]) -> TensorInfo:
             flipped = 128 if dtype == np.int8 and stored == "uint8" else 0
             scale, zero_point = q.step, q.zero - flipped
     return TensorInfo(values["name"], tuple(int(n) for n in values["shape"]), dtype, scale,
-                      zero_point, values["tensor"], tuple(int(n) for n in values["perm"]))
+                      zero_point, values["tensor"], tuple(int(n) for n in values["perm"]),
+                      tuple(Piece(**piece) for piece in values["pieces"]))
 
 
 def _vector(values: dict, model: Model, where: str) -> TestVector:

@@ -46,7 +46,8 @@ class Constant:
 
 def blocks(model: Model) -> list[Block]:
     """Return everything that has a place in the arena, in the order in which it comes to exist."""
-    inputs = {model.root_of(model.tensors[info.tensor]).index for info in model.inputs}
+    inputs = {model.root_of(model.tensors[index]).index
+              for info in model.inputs for index in info.tensors}
     outputs = {model.root_of(model.tensors[info.tensor]).index for info in model.outputs}
     found = []
     for index, (first, last) in lifetimes(model).items():

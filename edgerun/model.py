@@ -46,11 +46,20 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A strip of a streamed input: index of its tensor, its first row, the op that reads it first.
+    """
+    tensor: int
+    row: int
+    op: int
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """An input or output as the source model declares it.
 
     `scale` and `zero_point` say what the integers of a quantized one mean: real = scale * (q -
-    zero_point); None for others.
+    zero_point); None for others. An input with `pieces` is streamed: it arrives strip by strip.
     """
     name: str
     shape: tuple[int, ...]
@@ -59,6 +68,17 @@ class TensorInfo:
     zero_point: int | None = None
     tensor: int = field(repr=False, default=-1)
     perm: tuple[int, ...] = field(repr=False, default=())
+    pieces: tuple[Piece, ...] = field(repr=False, default=())
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Indices of the tensors that hold it: one, or those of its pieces."""
+        return tuple(piece.tensor for piece in self.pieces) or (self.tensor,)
+
+    @property
+    def device_shape(self) -> tuple[int, ...]:
+        """The shape in the order of the axes on the device."""
+        return tuple(self.shape[axis] for axis in self.perm) if self.perm else self.shape
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,24 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Neighbouring ops that run strip by strip: the first and last, how many; see the schema."""
+    first: str
+    last: str
+    ops: int
+    strips: int
+    streamed: bool
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What patch execution costs, and the arena without it; see the schema."""
+    stages: tuple[Stage, ...]
+    arena_bytes: int
+    extra_macs: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A whole model file; `data` is the read-only mapping that everything points into."""
     path: str
@@ -167,11 +205,20 @@ class Model:
     observer: str = ""
     samples: int = 0
     tuning: tuple[Tuning, ...] = ()
+    patch: Patch | None = None
 
     @property
     def file_bytes(self) -> int:
         """Size of the file."""
         return len(self.data)
+
+    def arriving(self) -> dict[int, list[tuple[TensorInfo, Piece]]]:
+        """Return what is copied in right before an op: its index -> inputs with their pieces."""
+        found: dict[int, list[tuple[TensorInfo, Piece]]] = {}
+        for info in self.inputs:
+            for piece in info.pieces:
+                found.setdefault(piece.op, []).append((info, piece))
+        return found
 
     def root_of(self, tensor: Tensor) -> Tensor:
         """Return the tensor in whose bytes `tensor` lies (itself, if it is no alias)."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgerun import arrays, loader, routes, smaps, text
 from edgerun.device import Device, opencl
 from edgerun.memory import IN_PLACE
@@ -180,7 +182,7 @@ def _planned(model: Model) -> dict[str, Any]:
         "arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
         "proven": plan.proven,
         "scratch_bytes": max((op.scratch_bytes for op in model.ops), default=0),
-        "io_bytes": sum(int(info.dtype.itemsize) * model.tensors[info.tensor].elements
+        "io_bytes": sum(int(info.dtype.itemsize) * int(np.prod(info.shape, dtype=object))
                         for info in (*model.inputs, *model.outputs)),
         "peak": _peak(model)}
 

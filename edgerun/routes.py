@@ -27,6 +27,8 @@ IN_ORDER = ("x86_64", "amd64", "i386", "i686")
 class Launches:
     """Every launch is a command of its own.
 
+    A run is enqueued part by part (Session.parts): between them, pieces of inputs are copied in.
+
     Attributes:
         name: of the route, one of NAMES.
         why: why it was taken.
@@ -39,15 +41,15 @@ class Launches:
         self.why = why
         self.launches = self.commands = self.kernels = len(session.prepared)
         self._device = session.device  # not the session: what it holds must go when it goes
-        self._steps = session.steps
+        self._parts = [session.steps[part.start:part.stop] for part in session.parts]
 
-    def enqueue(self) -> None:
-        """Enqueue a run, without waiting.
+    def enqueue(self, part: int = 0) -> None:
+        """Enqueue a part of a run, without waiting.
 
         Raises:
             DeviceError: the device refuses a launch.
         """
-        enqueue_steps(self._device, self._steps)
+        enqueue_steps(self._device, self._parts[part])
 
     def release(self) -> None:
         """Give back what the route holds on the device beside kernels and the session's."""
@@ -82,37 +84,47 @@ def enqueue_steps(device, steps, queue=None, events: list | None = None) -> None
 
 
 class Recorded(Launches):
-    """The launches are replayed by one command; `commands` is 1."""
+    """The launches are replayed by one command for each part."""
     name = "buffer"
 
     def __init__(self, session, why: str):
         super().__init__(session, why)
-        self.commands = 1
-        self._buffer = CommandBuffer(session.device, [
-            (step.kernel, step.global_size, step.local_size) for step in self._steps])
+        self.commands = len(self._parts)
+        self._buffers: list[CommandBuffer] = []
+        try:
+            for steps in self._parts:
+                self._buffers.append(CommandBuffer(session.device, [
+                    (step.kernel, step.global_size, step.local_size) for step in steps]))
+        except BaseException:
+            self.release()
+            raise
 
-    def enqueue(self) -> None:
-        """Enqueue a run, without waiting.
+    def enqueue(self, part: int = 0) -> None:
+        """Enqueue a part of a run, without waiting.
 
         Raises:
             DeviceError: the device refuses it.
         """
-        self._buffer.enqueue()
+        self._buffers[part].enqueue()
 
     def release(self) -> None:
         """Give back what the route holds on the device."""
-        self._buffer.release()
+        for buffer in self._buffers:
+            buffer.release()
 
 
 class Chained(Launches):
-    """All launches are one command; the session's steps are not needed, and not made."""
+    """All launches of a part are one command; the session's steps are not needed, and not made.
+
+    The parts have one program and one table, of which a command gets its rows.
+    """
     name = "chain"
 
     def __init__(self, session, why: str):
         from edgerun import chain  # imports pyopencl
         device, prepared = session.device, session.prepared
         self.why = why
-        self.launches, self.commands, self.kernels = len(prepared), 1, 1
+        self.launches, self.commands, self.kernels = len(prepared), len(session.parts), 1
         self._device, self._path = device, session.model.path
         groups = _cores(device)
         self._size = (groups,)
@@ -126,15 +138,21 @@ class Chained(Launches):
         spare = [buffers[0]] * (chain.BUFFERS - len(buffers))
         self._kernel.set_args(*buffers, *spare, numbers, np.int32(made.counter_ints),
                               np.int32(rows), np.int32(row))
+        self._at = len(buffers) + len(spare) + 1  # of the arguments that say which rows
+        self._rows = [(np.int32(made.counter_ints + part.start * row), np.int32(len(part)))
+                      for part in session.parts]
 
-    def enqueue(self) -> None:
-        """Enqueue a run, without waiting.
+    def enqueue(self, part: int = 0) -> None:
+        """Enqueue a part of a run, without waiting.
 
         Raises:
             DeviceError: the device refuses the launch.
         """
         device = self._device
         try:
+            if len(self._rows) > 1:
+                for at, number in enumerate(self._rows[part], self._at):
+                    self._kernel.set_arg(at, number)
             device.cl.enqueue_nd_range_kernel(device.queue, self._kernel, self._size, (1,))
         except device.cl.Error as error:
             raise DeviceError(f"{self._path}: {device.info.name} refuses the chain "

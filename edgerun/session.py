@@ -14,7 +14,7 @@ from edgerun.arena import Arena
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
 from edgerun.memory import Buffers
-from edgerun.model import Model, Op, Tensor, TensorInfo
+from edgerun.model import Model, Op, Piece, Tensor, TensorInfo
 from edgerun.ops import OPS, Launch, Scratch
 from edgerun.ops._base import Variant
 from edgerun.regions import region_of
@@ -61,6 +61,8 @@ class Session:
         inputs, outputs: TensorInfo of each, as the source model declares them.
         choices: text of a Key -> tuned variant; what is given here, else what edgerun.tuning finds.
         prepared: (op, launch) of everything a run does, in the order of the ops.
+        parts: the launches in spans of their numbers. In front of each pieces of streamed inputs
+            are copied in; one, if no input is streamed.
         steps: the same as kernels with their arguments set. Where the route is another one they
             are made when somebody asks for them, as profile() does.
         route: how a run reaches the device, see edgerun/routes.py.
@@ -79,6 +81,7 @@ class Session:
         self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
         self._waiting = False  # for launches that may still run
+        self._streamed: dict[str, np.ndarray] = {}  # by name: arrays whose pieces are copied later
         self.arena: Arena | None = None
         try:
             self._weights = self.buffers.weights(model)
@@ -88,6 +91,7 @@ class Session:
             self.arena = arena
             self.memory_objects = [arena.buffer, *self._weights.buffers]
             self.prepared = [(op, launch) for op in model.ops for launch in self._launches(op)]
+            self._arriving, self.parts = self._cut()
             self.route = routes.choose(self)
             self._boundary = [(info, model.tensors[info.tensor],
                                self._in_reach(model.tensors[info.tensor]))
@@ -98,6 +102,15 @@ class Session:
             if self.arena is not None:
                 self.arena.leave(self)
             raise
+
+    def _cut(self) -> tuple[list[list[tuple[TensorInfo, Piece]]], list[range]]:
+        """Cut the launches where pieces are copied in; returns those, and the spans behind them."""
+        arriving = self.model.arriving()
+        stops = sorted({0, *arriving})
+        numbers = [next((n for n, (op, _) in enumerate(self.prepared) if op.index >= stop),
+                        len(self.prepared)) for stop in stops]
+        return ([arriving.get(stop, []) for stop in stops],
+                [range(a, b) for a, b in zip(numbers, [*numbers[1:], len(self.prepared)])])
 
     def _launches(self, op: Op) -> list[Launch]:
         return OPS[op.code].prepare(op, replace(self.device.facts_for(op), choices=self.choices))
@@ -152,6 +165,7 @@ class Session:
             self.enqueue()
             return self.read()
         finally:
+            self._streamed = {}
             self.arena.done(self)
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -168,7 +182,9 @@ class Session:
         return [_checked(info, inputs[info.name]) for info in self.inputs]
 
     def enqueue(self, queue=None, events: list | None = None) -> None:
-        """Enqueue every launch on the arrays already in the arena, without waiting.
+        """Enqueue every launch on the arrays that write() got, without waiting for the last one.
+
+        Where an input is streamed, this waits for launches before it copies a piece.
 
         Args:
             queue: another queue of the same device; None for the session's own.
@@ -179,11 +195,35 @@ class Session:
         """
         self._require_open()
         self.arena.require(self)
-        self._waiting = True
-        if queue is None and events is None:
-            self.route.enqueue()
-        else:
-            routes.enqueue_steps(self.device, self.steps, queue, events)
+        for number, (pieces, part) in enumerate(zip(self._arriving, self.parts)):
+            if pieces:
+                if queue is not None:
+                    queue.finish()
+                self.stream(pieces)
+                if queue is not None:
+                    self.device.queue.finish()
+            self._waiting = True
+            if queue is None and events is None:
+                self.route.enqueue(number)
+            else:
+                steps = self.steps[part.start:part.stop] if len(self.parts) > 1 else self.steps
+                routes.enqueue_steps(self.device, steps, queue, events)
+
+    def stream(self, pieces: list[tuple[TensorInfo, Piece]]) -> None:
+        """Copy pieces of streamed inputs into the arena, once all launches before are done.
+
+        Raises:
+            InputError: write() got no arrays since the last run.
+            DeviceError: a launch before or the transfer failed, or the session is closed.
+        """
+        for info, piece in pieces:
+            if info.name not in self._streamed:
+                raise InputError(f"input {info.name!r}: is streamed, and there is no array that "
+                                 "its pieces could be copied from")
+            tensor = self.model.tensors[piece.tensor]
+            rows = boundary.rows(info, self._streamed[info.name], piece.row, tensor.shape[1])
+            with self.access(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION) as mapped:
+                boundary.put(info, tensor, rows, mapped)
 
     def _in_reach(self, tensor: Tensor) -> np.ndarray | None:
         """A tensor's memory where the host has it without a command, else None."""
@@ -250,6 +290,8 @@ class Session:
     def write(self, arrays: list[np.ndarray]) -> None:
         """Copy arrays, in the order of `inputs` and checked by check(), into the arena.
 
+        An array of a streamed input is only kept until the end of the run, which copies its pieces.
+
         Raises:
             DeviceError: OpenCL refused the transfer, the session is closed, or another one uses
                 the arena.
@@ -259,11 +301,14 @@ class Session:
         if self._waiting:
             self._finish()
         for (info, tensor, memory), array in zip(self._boundary, arrays):
-            if memory is not None:
+            if info.pieces:
+                self._streamed[info.name] = array
+            elif memory is not None:
                 boundary.put(info, tensor, array, memory)
-                continue
-            with self.access(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION) as mapped:
-                boundary.put(info, tensor, array, mapped)
+            else:
+                with self.access(tensor,
+                                 self.device.cl.map_flags.WRITE_INVALIDATE_REGION) as mapped:
+                    boundary.put(info, tensor, array, mapped)
 
     def read(self) -> dict[str, np.ndarray]:
         """Wait for the launches, and copy the outputs out of the arena.
@@ -306,6 +351,7 @@ class Session:
             self.route.release()
             self.steps = []
             self._boundary = []
+            self._streamed = {}
             self.buffers.release()
             self.arena.leave(self)
             self.device.programs.store(closing=True)

@@ -25,9 +25,10 @@ class Stepper:
         self._launches: list[list[Step]] = [[] for _ in range(self.count)]
         for step in session.steps:
             self._launches[step.op.index].append(step)
+        self._arriving = session.model.arriving()
 
     def start(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Copy inputs, as for Session.run(), into the arena.
+        """Copy inputs, as for Session.run(), into the arena; streamed ones come with the ops.
 
         Raises:
             InputError: the inputs are wrong.
@@ -41,7 +42,8 @@ class Stepper:
         Raises:
             DeviceError: OpenCL refused a launch.
         """
-        for launches in self._launches[first:last]:
+        for number, launches in enumerate(self._launches[first:last], first):
+            self.session.stream(self._arriving.get(number, []))
             enqueue_steps(self.session.device, launches)
 
     def get(self, tensor: Tensor) -> np.ndarray:

@@ -20,8 +20,9 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
 
     Yields:
         (tensor, its elements on the device: shape and dtype of the tensor) for the inputs, then for
-        the outputs of every op in order. An array is a view of the arena, valid until the next
-        step. An alias (a reshape) is not yielded: it has the bytes of its root.
+        the outputs of every op in order; a piece of a streamed input right before its op. An array
+        is a view of the arena, valid until the next step. An alias (a reshape) is not yielded: it
+        has the bytes of its root.
 
     Raises:
         InputError: the inputs are wrong.
@@ -29,8 +30,11 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
     """
     model, read = session.model, session.device.cl.map_flags.READ
     session.write(session.check(inputs))
+    arriving = model.arriving()
     try:
         for info in model.inputs:
+            if info.pieces:
+                continue
             tensor = model.root_of(model.tensors[info.tensor])
             with session.access(tensor, read) as array:
                 yield tensor, array
@@ -38,6 +42,10 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
         for step in session.steps:
             launches.setdefault(step.op.index, []).append(step)
         for op in model.ops:
+            session.stream(arriving.get(op.index, []))
+            for _, piece in arriving.get(op.index, ()):
+                with session.access(model.tensors[piece.tensor], read) as array:
+                    yield model.tensors[piece.tensor], array
             enqueue_steps(session.device, launches.get(op.index, ()))
             for tensor in op.outputs:
                 with session.access(tensor, read) as array:

@@ -18,7 +18,7 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
-from edgerun.model import MAX_RANK, PAGE, Model, Op, Tensor, TensorInfo
+from edgerun.model import MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
 from edgerun.ops import OPS
 from edgerun.ops._base import OUTPUT
 from edgerun.regions import Contents, region_of, shared
@@ -31,6 +31,7 @@ MAX_BYTES = 2**32 - 1  # kernels take byte offsets as 32-bit unsigned integers
 # 65,536) to an index before they compare it with the end.
 MAX_ELEMENTS = 2**31 - 2**16
 MAX_NAME = 4096
+MAX_PIECES = 4096  # of an input, and stages of a graph
 PART = 1 << 23  # bytes that one thread sums up at a time
 
 
@@ -56,6 +57,7 @@ def check(model: Model) -> None:
             _check_operands(model, op)
         _check_overlaps(model)
         _check_ranges(model)
+        _check_patch(model)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from None
 
@@ -251,6 +253,15 @@ def _check_ranges(model: Model) -> None:
                      + ("" if middle is found.low else ", 0 among them"))
 
 
+def _check_patch(model: Model) -> None:
+    if model.patch is not None:
+        stages = model.patch.stages
+        _require(len(stages) <= MAX_PIECES, "the patch", f"has {len(stages)} stages")
+        _require(all(len(name) <= MAX_NAME for stage in stages
+                     for name in (stage.first, stage.last)), "the patch",
+                 f"names an op with more than {MAX_NAME} characters")
+
+
 def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> None:
     names = Counter(info.name for info in infos)
     for info in infos:
@@ -267,8 +278,12 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
         perm = info.perm or tuple(range(len(info.shape)))
         _require(sorted(perm) == list(range(len(info.shape))), where,
                  f"has the axis order {perm}, needed a permutation of {len(info.shape)} axes")
-        _require(tuple(info.shape[axis] for axis in perm) == tensor.shape, where,
-                 f"has the shape {info.shape} in the order {perm}, its tensor {tensor.shape}")
+        if info.pieces:
+            _require(role == "input", where, "has pieces, which only an input may have")
+            _check_pieces(model, info, where)
+        else:
+            _require(info.device_shape == tensor.shape, where,
+                     f"has the shape {info.shape} in the order {perm}, its tensor {tensor.shape}")
         on_device = dtypes.device_dtype(dtypes.name_of(info.dtype))
         same_kind = on_device == tensor.dtype or {on_device, tensor.dtype} <= {*dtypes.FLOAT}
         if tensor.dtype in dtypes.QUANTIZED and tensor.quantization is not None:
@@ -278,19 +293,60 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
         _require(same_kind, where, f"is {dtypes.name_of(info.dtype)}, its tensor {tensor.dtype}")
 
 
+def _check_pieces(model: Model, info: TensorInfo, where: str) -> None:
+    """Every piece is some rows of the input, in a tensor of its own, and in the order of ops."""
+    pieces, whole, first = info.pieces, info.device_shape, model.tensors[info.tensor]
+    _require(len(pieces) <= MAX_PIECES, where, f"has {len(pieces)} pieces")
+    _require(len(whole) >= 2, where, f"has the shape {whole} and pieces, needed rows to cut")
+    _require(pieces[0].tensor == info.tensor, where,
+             f"is tensor {info.tensor}, its first piece tensor {pieces[0].tensor}")
+    for number, piece in enumerate(pieces):
+        label = f"{where}: piece {number}"
+        _require(0 <= piece.tensor < len(model.tensors), label,
+                 f"is tensor {piece.tensor}, the file has {len(model.tensors)}")
+        tensor = model.tensors[piece.tensor]
+        _require(not tensor.constant and tensor.alias_of == -1, label,
+                 "is a constant or an alias, needed a tensor with bytes of its own")
+        _require(tensor.dtype == first.dtype and _same_quantization(tensor, first), label,
+                 "has another dtype or quantization than the first")
+        _require(len(tensor.shape) == len(whole) and piece.row >= 0
+                 and piece.row + tensor.shape[1] <= whole[1]
+                 and (tensor.shape[0], *tensor.shape[2:]) == (whole[0], *whole[2:]), label,
+                 f"has the shape {tensor.shape} from row {piece.row} on, the input is {whole}")
+        before = pieces[number - 1].op if number else 0
+        _require(before <= piece.op < len(model.ops), label,
+                 f"is copied before op {piece.op}, needed {before} to {len(model.ops) - 1}")
+
+
+def _same_quantization(a: Tensor, b: Tensor) -> bool:
+    if a.quantization is None or b.quantization is None:
+        return a.quantization is b.quantization
+    p, q = a.quantization, b.quantization
+    return p.axis == q.axis and all(np.array_equal(x, y) for x, y in (
+        (p.scale, q.scale), (p.zero_point, q.zero_point)))
+
+
 def _check_order(model: Model) -> None:
     """What an op reads has been written before, and not been written over."""
-    contents = Contents()
+    contents, arriving = Contents(), model.arriving()
 
     def read(tensor: Tensor, where: str) -> None:
         if not tensor.constant:
             contents.read(tensor, model.root_of(tensor).index, where)
 
-    roots = [model.root_of(model.tensors[info.tensor]).index for info in model.inputs]
-    _require(len({*roots}) == len(roots), "the inputs", "share a tensor")
-    for info, root in zip(model.inputs, roots):
-        contents.write(model.tensors[info.tensor], root, f"input {info.name!r}")
+    def arrive(info: TensorInfo, index: int) -> None:
+        tensor = model.tensors[index]
+        contents.write(tensor, model.root_of(tensor).index, f"input {info.name!r}")
+
+    held = [model.root_of(model.tensors[index]).index
+            for info in model.inputs for index in info.tensors]
+    _require(len({*held}) == len(held), "the inputs", "share a tensor")
+    for info in model.inputs:
+        if not info.pieces:
+            arrive(info, info.tensor)
     for op in model.ops:
+        for info, piece in arriving.get(op.index, ()):
+            arrive(info, piece.tensor)
         for tensor in op.inputs:
             if tensor is not None:
                 read(tensor, _label(op))
@@ -379,7 +435,7 @@ def _check_operands(model: Model, op: Op) -> None:
 def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
     """Return for every root tensor of the arena the first and last op at which it must exist.
 
-    Inputs exist from op -1; outputs up to op len(ops).
+    Inputs exist from op -1, pieces of them from their op on; outputs up to op len(ops).
     """
     spans: dict[int, tuple[int, int]] = {}
 
@@ -390,7 +446,8 @@ def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
             spans[root] = (min(first, step), max(last, step))
 
     for info in model.inputs:
-        use(model.tensors[info.tensor], -1)
+        for piece in info.pieces or (Piece(info.tensor, 0, -1),):
+            use(model.tensors[piece.tensor], piece.op)
     for op in model.ops:
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

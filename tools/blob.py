@@ -16,7 +16,7 @@ from edgerun.flat_writer import Offset, encode_table
 from edgerun.memory import SLACK
 from edgerun.model import PAGE, VERSION, Range
 from edgerun.ops import OPS
-from edgerun.tools.graph import Graph, Tensor, Views
+from edgerun.tools.graph import Graph, Tensor, Views, root_of
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
 
 
@@ -139,8 +139,12 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
                 "scratch_offset": offset, "scratch_bytes": size}
 
     def boundary_values(boundary) -> dict[str, Any]:
-        return {"name": boundary.name, "tensor": index[boundary.tensor], "shape": boundary.shape,
-                "dtype": boundary.dtype, "perm": boundary.perm}
+        pieces = [{"tensor": index[piece], "row": row, "op": _first_reader(graph, piece, views)}
+                  for piece, row in boundary.pieces]
+        pieces.sort(key=lambda piece: piece["op"])
+        return {"name": boundary.name, "shape": boundary.shape, "dtype": boundary.dtype,
+                "tensor": pieces[0]["tensor"] if pieces else index[boundary.tensor],
+                "perm": boundary.perm, **({"pieces": pieces} if pieces else {})}
 
     builder = flatbuffers.Builder(64 * 1024)
     builder.Finish(encode_table(builder, "Graph", {
@@ -151,10 +155,17 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
         "name": graph.name, "source": graph.source, "target": graph.target, "precision": precision,
+        **({} if graph.patch is None else {"patch": asdict(graph.patch)}),
         **({} if calibration is None else {
             "ranges": [asdict(entry) for entry in calibration.ranges.values()],
             "observer": calibration.observer, "samples": calibration.samples})}))
     return bytes(builder.Output())
+
+
+def _first_reader(graph: Graph, piece: Tensor, views: Views) -> int:
+    """Return the number of the first op that reads a tensor, or a view of it."""
+    return next(number for number, op in enumerate(graph.ops)
+                if any(t is not None and root_of(views, t) is piece for t in op.inputs))
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:

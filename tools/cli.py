@@ -8,11 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from edgerun import arrays, cli, loader, text
+from edgerun import arrays, cli, info, loader, text
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools import (
-    calibrate, layers, mixed, reductions, runtimes, verify as verify_module)
+    calibrate, layers, mixed, patch, reductions, runtimes, verify as verify_module)
 from edgerun.tools.budget import cli as budget_cli
 from edgerun.tools.pack import (
     IMPROVEMENTS, PRECISIONS, PackReport, import_model, pack as pack_model)
@@ -115,6 +115,9 @@ def _pack_parser() -> argparse.ArgumentParser:
     parser.add_argument("--without", metavar="NAME,...", type=_names, default=(),
                         help="reductions of the arena that are switched off, of "
                              + ", ".join(reductions.NAMES))
+    parser.add_argument("--patch", metavar="auto|off|K", default=patch.OFF,
+                        help="let ops with large images run over strips of their rows: auto where "
+                             "that pays, or K strips; default: off")
     parser.add_argument("--tune", action="store_true",
                         help="find the fastest variants of the kernels on the device, and keep "
                              "them in the file; see 'edgerun tune'")
@@ -147,7 +150,7 @@ def pack(argv: Sequence[str]) -> int:
                             overrides=args.overrides, improve=args.improve,
                             max_error=args.max_error, tune=args.tune,
                             weights=args.weights, random_weights=args.random_weights,
-                            without=args.without)
+                            without=args.without, patch=args.patch)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
 
@@ -180,6 +183,8 @@ def pack_text(report: PackReport) -> str:
                   + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")
                   + (", proven smallest" if report.proven else "")),
         ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
+    if report.patch is not None:
+        lines += ["", *patch_lines(report.patch)]
     if report.mixed is not None:
         lines += ["", *mixed_text(report.mixed)]
     if report.tuning is not None:
@@ -188,6 +193,15 @@ def pack_text(report: PackReport) -> str:
     if changed:
         lines += ["", *text.table(("pass", "ops before", "after"), changed, left=(0,))]
     return "\n".join(lines + [f"note: {text.clean(note)}" for note in report.notes])
+
+
+def patch_lines(report: patch.PatchReport) -> list[str]:
+    """Return the lines that tell which ops run strip by strip, what it costs and saves."""
+    stages = [info.stage_text(dataclasses.asdict(stage)) for stage in report.stages]
+    return [*text.pairs([("patches" if n == 0 else "", stage) for n, stage in enumerate(stages)]
+                        + [("cost", f"{report.extra_part:.1%} more multiply-adds, "
+                                    f"{report.extra_ops} more ops"),
+                           ("arena without", text.size(report.arena_without_bytes))])]
 
 
 def mixed_text(report: mixed.MixedReport) -> list[str]:

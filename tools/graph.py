@@ -13,6 +13,7 @@ import numpy as np
 
 from edgerun import dtypes, flat
 from edgerun.errors import ModelError
+from edgerun.model import Patch
 from edgerun.ops import OPS
 from edgerun.quantization import Quantization
 from edgerun.regions import Region, region
@@ -132,6 +133,7 @@ class Graph:
     notes: list[str] = field(default_factory=list)  # what the user should know about the import
     source_ops: int = 0  # ops of the source model
     target: str = ""  # device profile that the packer has in mind
+    patch: Patch | None = None  # what runs strip by strip, for the file to tell
     _names: set[str] = field(default_factory=set)
 
     def unique(self, name: str) -> str:

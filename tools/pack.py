@@ -11,8 +11,9 @@ import numpy as np
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
-    blob, calibrate, layout, lower, mixed, passes, plan as planner, quantize, reductions)
-from edgerun.tools.graph import Graph, Op, copy_of
+    blob, calibrate, layout, lower, mixed, passes, patch as patches, plan as planner, quantize,
+    reductions)
+from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.precision import convert, widen
 from edgerun.tune.report import TuneReport
 
@@ -36,6 +37,7 @@ class PackReport:
         mixed: what was chosen for precision "mixed", and the error; None for others.
         tuning: what tuning measured; None without.
         reductions: what the arena would be without each of them.
+        patch: what runs strip by strip; None where every op runs once.
     """
     path: str
     precision: str
@@ -51,6 +53,7 @@ class PackReport:
     mixed: mixed.MixedReport | None = None
     tuning: TuneReport | None = None
     reductions: list[reductions.Reduction] = field(default_factory=list)
+    patch: patches.PatchReport | None = None
 
 
 FORMATS = ".onnx, .tflite or .prototxt"
@@ -97,13 +100,19 @@ class Stages:
         steps: (name of the pass, ops before, ops after) of everything that ran.
         without: names of reductions of the arena that are switched off.
         reductions: returns what the others bring, after encode().
+        patched: what runs strip by strip, after encode(); None where every op runs once.
+
+    Args:
+        patch: see edgerun.tools.patch.parse.
     """
 
     def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None,
-                 without: Sequence[str] = ()):
+                 without: Sequence[str] = (), patch: str | int = patches.OFF):
         self.graph = graph
         self.progress = progress
         self.without = without
+        self.patch = patches.OFF if "patch" in without else patches.parse(patch)
+        self.patched: patches.PatchReport | None = None
         self.reductions: Callable[[], list[reductions.Reduction]] = list
         self.steps: list[tuple[str, int, int]] = []
 
@@ -139,15 +148,39 @@ class Stages:
         self.run("lower", lower.apply)
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
+        storage = dict(storage or {})
+        if self.patch != patches.OFF:
+            self.run("patch", lambda graph: self._cut(graph, real, storage))
         self.progress("precision")
         views = passes.alias.apply(self.graph)
         convert(self.graph, real, views, storage=storage)
         layout.apply(self.graph)
         given = replace(self.graph, ops=list(self.graph.ops)), views
         views, plan = reductions.apply(self.graph, views, self.without, self.progress)
-        self.reductions = lambda: reductions.effects(*given, self.without)
+        brought = [] if self.patched is None else [
+            reductions.Reduction("patch", self.patched.arena_without_bytes)]
+        self.reductions = lambda: reductions.effects(*given, self.without) + brought
         self.progress("write")
         return blob.encode(self.graph, plan, views, label, list(vectors), ranges), plan
+
+    def _cut(self, graph: Graph, real: str, storage: dict[str, str]) -> None:
+        """Make ops run strip by strip; `storage` gets that of the strips."""
+        def of_strips(names: Mapping[str, str]) -> dict[str, str]:
+            return {name: storage[whole] for name, whole in names.items() if whole in storage}
+
+        def arena_of(trial: Graph, names: Mapping[str, str]) -> int:
+            views = passes.alias.apply(trial)
+            convert(trial, real, views, storage=storage | of_strips(names))
+            arranged = reductions.best(trial, views, self.without)
+            trial.ops = arranged.ops
+            return planner.plan(trial, arranged.views, 0).arena_bytes
+
+        def size_of(tensor: Tensor) -> int:
+            half = tensor.dtype == "fp32" and storage.get(tensor.name, real) == "fp16"
+            return tensor.bytes // 2 if half else tensor.bytes
+
+        self.patched, names = patches.apply(graph, self.patch, arena_of, size_of)
+        storage |= of_strips(names)
 
 
 def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "source",
@@ -159,7 +192,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          samples: int | None = None, device: str | int | None = None,
          improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False,
          weights: str | os.PathLike | None = None, random_weights: int | None = None,
-         without: Sequence[str] = ()) -> PackReport:
+         without: Sequence[str] = (), patch: str | int = patches.OFF) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -198,6 +231,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         random_weights: for a .prototxt: a seed; weights are random, for studies of memory and
             speed.
         without: reductions of the arena that are switched off, of edgerun.tools.reductions.NAMES.
+        patch: "auto" lets ops with large images run over strips of their rows, where that lowers
+            the arena for little extra work; a number does so with that many strips; "off" does not.
+            See edgerun.tools.patch.
 
     Returns:
         PackReport.
@@ -225,10 +261,10 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         raise InputError(f"{', '.join(improve)} improve integers: needed --precision int8 or int16")
     if max_error is not None and precision != "mixed":
         raise InputError(f"an error bound is for --precision mixed, not {precision}")
-    without = reductions.check(without)
+    without, patch = reductions.check(without), patches.parse(patch)
     progress("import")
     graph = import_model(source, shapes, weights, random_weights)
-    stages = Stages(graph, progress, without)
+    stages = Stages(graph, progress, without, patch)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
@@ -266,9 +302,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
         built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress,
-                             without)
+                             without, patch)
         report = _written(out, precision, built.data, built.plan, built.graph,
-                          [*stages.steps, *built.steps], choice, built.reductions())
+                          [*stages.steps, *built.steps], choice, built.reductions(), built.patched)
         return _tuned(report, device, progress) if tune else report
     storage = {}
     if chosen:
@@ -295,23 +331,26 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                                                                  weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
-    report = _written(out, label, data, plan, graph, stages.steps, found=stages.reductions())
+    report = _written(out, label, data, plan, graph, stages.steps, found=stages.reductions(),
+                      patched=stages.patched)
     return _tuned(report, device, progress) if tune else report
 
 
 def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples,
          vectors: Sequence, max_error: float | None, overrides: str | os.PathLike | None,
-         device: str | int | None, progress: Callable[..., None], without: Sequence[str]
+         device: str | int | None, progress: Callable[..., None], without: Sequence[str],
+         patch: str | int
          ) -> tuple[mixed.Built, mixed.MixedReport]:
     """Search the types of all ops; see edgerun.tools.mixed.search."""
     def build(dtypes: dict[Op, str]) -> mixed.Built:
-        stages = Stages(copy_of(graph), without=without)
+        stages = Stages(copy_of(graph), without=without, patch=patch)
         assigned = {twin: dtypes[op] for op, twin in zip(graph.ops, stages.graph.ops)
                     if op in dtypes}
         stages.run("quantize", lambda graph: quantize.insert(graph, assigned, ranges.range))
         data, plan = stages.encode("fp32", "mixed", vectors, integers=True,
                                    storage=quantize.storage(assigned))
-        return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions)
+        return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions,
+                           stages.patched)
 
     return mixed.search(graph, ranges, samples, build,
                         mixed.MAX_ERROR if max_error is None else max_error,
@@ -321,14 +360,15 @@ def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples
 
 def _written(out: str | os.PathLike, label: str, data: bytes, plan: planner.Plan, graph: Graph,
              steps: list[tuple[str, int, int]], choice: mixed.MixedReport | None = None,
-             found: Sequence[reductions.Reduction] = ()) -> PackReport:
+             found: Sequence[reductions.Reduction] = (),
+             patched: patches.PatchReport | None = None) -> PackReport:
     """Check the bytes as a device will, and write them."""
     model = loader.from_bytes(np.frombuffer(data, np.uint8), os.fspath(out))
     blob.write(out, data)
     return PackReport(
         os.fspath(out), label, len(data), sum(len(s.data) for s in model.segments),
         plan.arena_bytes, plan.lower_bound_bytes, plan.proven, graph.source_ops, len(graph.ops),
-        steps, graph.notes, choice, reductions=list(found))
+        steps, graph.notes, choice, reductions=list(found), patch=patched)
 
 
 def _tuned(report: PackReport, device: str | int | None, progress: Callable[..., None]

@@ -215,32 +215,36 @@ def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray
     Rounding the input perturbs everything behind it, and a network that normalizes small contrasts
     amplifies that more than any later rounding.
     """
-    x = boundary.tensor
-    readers = graph.consumers().get(x, [])
-    if (boundary.dtype != "fp32" or any(view.root is x for view in views.values())
-            or not readers or graph.is_output(x)
-            or not all(_reads_wide(op, x) for op in readers)):
+    held = boundary.tensors
+    users = graph.consumers()
+    readers = [op for x in held for op in users.get(x, [])]
+    if (boundary.dtype != "fp32" or any(view.root in held for view in views.values())
+            or not readers or any(map(graph.is_output, held))
+            or not all(_reads_wide(op, held) for op in readers)):
         return
     constants = {t for op in readers for t in op.inputs
                  if t is not None and t.constant and t.dtype == "fp16"}
-    users = graph.consumers()
     if any(user not in readers for t in constants for user in users[t]):
         return
     weights = sum(t.bytes for t in graph.tensors() if t.constant)
     if sum(t.bytes for t in constants) > EXACT_INPUT_COST * weights:
         return
     before = _bound(graph, views)
-    x.dtype = "fp32"
+    for x in held:
+        x.dtype = "fp32"
     if _bound(graph, views) > before:
-        x.dtype = "fp16"
+        for x in held:
+            x.dtype = "fp16"
         return
     for tensor in constants:
         tensor.dtype, tensor.data = "fp32", full[tensor]
 
 
-def _reads_wide(op: Op, x: Tensor) -> bool:
-    """Whether the op can read `x` in fp32 and write fp16: all its other inputs are constants."""
-    return OPS[op.code].mixed and all(t is x or t is None or t.constant for t in op.inputs)
+def _reads_wide(op: Op, held: list[Tensor]) -> bool:
+    """Whether the op can read one of some tensors in fp32 and write fp16: all its other inputs are
+    constants."""
+    return OPS[op.code].mixed and any(t in held for t in op.inputs) and all(
+        t in held or t is None or t.constant for t in op.inputs)
 
 
 def _bound(graph: Graph, views: Views) -> int:

@@ -53,7 +53,9 @@ class Liveness:
                     root = root_of(views, tensor)
                     self._users[root] = self._users.get(root, 0) | 1 << number
         kept = {root_of(views, boundary.tensor) for boundary in graph.outputs}
-        inputs = {root_of(views, boundary.tensor) for boundary in graph.inputs}
+        inputs = {root_of(views, boundary.tensor) for boundary in graph.inputs
+                  if not boundary.pieces}
+        pieces = {piece for boundary in graph.inputs for piece, _ in boundary.pieces}
         self.start = sum(aligned(t.bytes) for t in inputs if not t.constant)
         self.needs = [0] * self.count  # ops that must have run before
         # (users, bytes) of what comes to exist with an op, if none of its users has run
@@ -62,7 +64,9 @@ class Liveness:
         self.scratch = [aligned(OPS[op.code].scratch(op)) for op in graph.ops]
         for tensor, users in self._users.items():
             size = aligned(tensor.bytes)
-            for number in {number for number, _ in writers.get(tensor, ())}:
+            first = _bits(users) if tensor in pieces else [
+                number for number, _ in writers.get(tensor, ())]
+            for number in {*first}:
                 if tensor not in inputs:
                     self.grows[number].append((users, size))
             if tensor not in kept:

@@ -20,6 +20,7 @@ from edgerun.tools.mixed import sensitivity
 from edgerun.tools.mixed.error import Error, Meter, allowance
 from edgerun.tools.mixed.problem import DTYPES, Problem
 from edgerun.tools.mixed.solve import solve
+from edgerun.tools.patch import PatchReport
 from edgerun.tools.plan import Plan
 from edgerun.tools.quantize.assign import INTEGERS, Override, able, assign, keeps_grid
 from edgerun.tools.quantize.grids import WEIGHT_AXIS, weight_quantization
@@ -85,12 +86,14 @@ class MixedReport:
 
 @dataclass(frozen=True)
 class Built:
-    """A file, the graph that is in it, and what tells what the reductions of its arena bring."""
+    """A file, the graph that is in it, and what tells what the reductions of its arena bring; what
+    runs strip by strip."""
     data: bytes
     plan: Plan
     graph: Graph
     steps: list[tuple[str, int, int]]
     reductions: Callable[[], list[Reduction]] = list
+    patched: PatchReport | None = None
 
     @property
     def size(self) -> int:

@@ -21,11 +21,13 @@ class Sharing:
         step: op -> its place in the order; what replaces an op takes its place over.
         members: root -> the tensors in its bytes, itself among them.
         inputs, outputs: tensors at the boundary.
+        pieces: those of the inputs that are not there before the first op.
     """
 
     def __init__(self, graph: Graph, views: Views):
         self.graph, self.views = graph, views
-        self.inputs = {boundary.tensor for boundary in graph.inputs}
+        self.inputs = {tensor for boundary in graph.inputs for tensor in boundary.tensors}
+        self.pieces = {piece for boundary in graph.inputs for piece, _ in boundary.pieces}
         self.outputs = {boundary.tensor for boundary in graph.outputs}
         self.uses: dict[Tensor, list[tuple[Op, int]]] = {}
         self.step: dict[Op, int] = {}
@@ -68,7 +70,8 @@ class Sharing:
     def times(self, tensor: Tensor) -> list[int]:
         """Return the steps at which one tensor is read or written."""
         return ([self.step[op] for op, _ in self.uses[tensor]]
-                + [-1] * (tensor in self.inputs) + [self.steps] * (tensor in self.outputs))
+                + [-1] * (tensor in self.inputs and tensor not in self.pieces)
+                + [self.steps] * (tensor in self.outputs))
 
     def _measure(self, root: Tensor) -> None:
         times = [step for tensor in self.members.get(root, ()) for step in self.times(tensor)]

@@ -52,7 +52,8 @@ def blocks_of(graph: Graph, views: Views) -> tuple[dict[Tensor, Block], dict[Op,
         block.first, block.last = min(block.first, step), max(block.last, step)
 
     for boundary in graph.inputs:
-        use(boundary.tensor, -1)
+        if not boundary.pieces:  # they come right before the op that reads them
+            use(boundary.tensor, -1)
     for step, op in enumerate(graph.ops):
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

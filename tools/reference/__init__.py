@@ -67,7 +67,9 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         array = np.asarray(inputs[boundary.name])
         if boundary.perm:
             array = array.transpose(boundary.perm)
-        values[boundary.tensor] = _stored(array, boundary.tensor)
+        for tensor, row in boundary.pieces or [(boundary.tensor, None)]:
+            part = array if row is None else array[:, row:row + tensor.shape[1]]
+            values[tensor] = _stored(part, tensor)
 
     def value(tensor: Tensor | None) -> np.ndarray | None:
         if tensor is None:
