@@ -83,20 +83,22 @@ GLUE(float, VEC) load_channels(__global const float *p, const int n) {
     return VLOAD(part);
 }
 
-// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
-// bias, scale [groups * out_c] fp32; residual, y [pixels = n * out_h * out_w, groups * out_c];
-// zeros [in_c or more], all 0. in_c and out_c are per group. A bias or residual whose flag is 0 is
-// not read, scale if WORD is 1; zeros only where a tap lies outside the image.
+// x [n, height, width], pixels `channels` elements apart;
+// w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
+// bias, scale [groups * out_c] fp32; residual, y [pixels = n * out_h * out_w, groups * out_c],
+// pixels row_residual and row_y elements apart; zeros [in_c or more], all 0. in_c and out_c are per
+// group. A bias whose flag is 0 is not read, nor a residual if row_residual is 0, nor scale if WORD
+// is 1; zeros only where a tap lies outside the image. The residual may lie in the place of y.
 __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(zeros),
                      TENSOR(scale), TENSOR(y),
-                     const int has_bias, const int has_residual, const int pixels,
+                     const int has_bias, const int row_residual, const int row_y, const int pixels,
                      const int height, const int width, const int channels, const int in_c,
                      const int out_h, const int out_w, const int out_c,
                      const int kernel_h, const int kernel_w, const int stride_h, const int stride_w,
                      const int dilation_h, const int dilation_w, const int pad_top,
                      const int pad_left, const int tiles, const float alpha, const float beta) {
     const int first = get_global_id(0) * (NV * VEC), group = get_global_id(2);
-    const int row_c = get_global_size(2) * out_c, lanes = out_c - first;
+    const int lanes = out_c - first;
     const int words = (in_c + WORD - 1) / WORD, taps_words = kernel_h * kernel_w * words;
 
     __global const V *weights_at[NV];
@@ -184,18 +186,18 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
             }
         }
 
-        const int base = pixel * row_c + group * out_c + first;
-        __global const S *rp = AT(const S, residual) + base;
-        __global O *yp = AT(O, y) + base;
+        const int base = group * out_c + first;
+        __global const S *rp = AT(const S, residual) + base + pixel * row_residual;
+        __global O *yp = AT(O, y) + base + pixel * row_y;
         if (pixel + P <= pixels && lanes >= NV * VEC) {
             #pragma unroll
             for (int p = 0; p < P; p++) {
                 #pragma unroll
                 for (int v = 0; v < NV; v++) {
                     F x = RESULT(p, v);
-                    if (has_residual)
-                        x += LOADV(rp + p * row_c + v * VEC);
-                    STOREV(ACTIVATE(x), yp + p * row_c + v * VEC);
+                    if (row_residual)
+                        x += LOADV(rp + p * row_residual + v * VEC);
+                    STOREV(ACTIVATE(x), yp + p * row_y + v * VEC);
                 }
             }
         } else {
@@ -205,11 +207,11 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
                 #pragma unroll
                 for (int v = 0; v < NV; v++)
                     result[p][v] = RESULT(p, v);
-            for (int p = 0; p < min(P, pixels - pixel); p++, rp += row_c, yp += row_c) {
+            for (int p = 0; p < min(P, pixels - pixel); p++, rp += row_residual, yp += row_y) {
                 for (int v = 0; v * VEC < min(NV * VEC, lanes); v++) {
                     const int some = lanes - v * VEC;
                     F x = result[p][v];
-                    if (has_residual)
+                    if (row_residual)
                         x += some >= VEC ? LOADV(rp + v * VEC) : load_some(some, rp + v * VEC);
                     x = ACTIVATE(x);
                     if (some >= VEC)

@@ -95,11 +95,13 @@ int start_of(const int tile, const int size, const int apart) {
 }
 
 // x [n, height, width, out_c / multiplier]; w [kernel_h, kernel_w, out_c]; bias [out_c] fp32;
-// residual, y [n, out_h, out_w, out_c]. A bias or residual whose flag is 0 is not read.
+// residual, y [n, out_h, out_w, out_c]. Pixels of x, residual and y lie row_x, row_residual and
+// row_y elements apart. A bias whose flag is 0 is not read, nor a residual if row_residual is 0.
 __kernel void depthwise(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(y),
-                        const int has_bias, const int has_residual, const int run,
-                        const int tiles, const int4 apart, const int height, const int width,
-                        const int out_h, const int out_w, const int out_c, const int multiplier,
+                        const int has_bias, const int row_x, const int row_residual,
+                        const int row_y, const int run, const int tiles, const int4 apart,
+                        const int height, const int width, const int out_h, const int out_w,
+                        const int out_c, const int multiplier,
                         const int kernel_h, const int kernel_w,
                         const int stride_h, const int stride_w,
                         const int dilation_h, const int dilation_w, const int pad_top,
@@ -110,8 +112,8 @@ __kernel void depthwise(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TE
     const int oy = start_of(get_global_id(2) - n * tiles, ROWS, apart.s0);
     if (oy >= out_h || ox >= out_w) return;  // the last tile of some phases of `apart`
     const int top = oy * stride_h - pad_top, left = ox * stride_w - pad_left;
-    const int in_c = out_c / multiplier, step = dilation_w * in_c;
-    const int spacing = apart.s1 * stride_w, jump = spacing * in_c;
+    const int step = dilation_w * row_x;
+    const int spacing = apart.s1 * stride_w, jump = spacing * row_x;
     const int count = min(P, (out_w - 1 - ox) / apart.s1 + 1);
     const int rows = min(ROWS, (out_h - 1 - oy) / apart.s0 + 1);
     const bool wide = count == P && left >= 0
@@ -130,9 +132,9 @@ __kernel void depthwise(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TE
             acc[p] = start;
 
         __global const S *line = AT(const S, x) + from
-            + ((n * height + top + ky0 * dilation_h) * width + left) * in_c;
+            + ((n * height + top + ky0 * dilation_h) * width + left) * row_x;
         __global const S *weights = AT(const S, w) + c;
-        for (int ky = ky0; ky < ky1; ky++, line += dilation_h * width * in_c) {
+        for (int ky = ky0; ky < ky1; ky++, line += dilation_h * width * row_x) {
             __global const S *xp = line;
             if (wide)
                 ADD_ROW(true)
@@ -142,17 +144,16 @@ __kernel void depthwise(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TE
 
         #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const int to = ((n * out_h + oy + r * apart.s0) * out_w + ox) * out_c + c;
-            const int between = apart.s1 * out_c;
-            __global const S *more = AT(const S, residual) + to;
-            __global O *yp = AT(O, y) + to;
+            const int to = (n * out_h + oy + r * apart.s0) * out_w + ox;
+            __global const S *more = AT(const S, residual) + to * row_residual + c;
+            __global O *yp = AT(O, y) + to * row_y + c;
             #pragma unroll
             for (int p = 0; p < P; p++)
                 if (r < rows && p < count) {
                     F x = acc[r * P + p];
-                    if (has_residual)
-                        x += LOADV(more + p * between);
-                    STOREV(ACTIVATE(x), yp + p * between);
+                    if (row_residual)
+                        x += LOADV(more + p * apart.s1 * row_residual);
+                    STOREV(ACTIVATE(x), yp + p * apart.s1 * row_y);
                 }
         }
     }

@@ -1,7 +1,7 @@
 // Elementwise ops.
 //
-// unary:  y[i] = EXPRESSION(x[i]), `run` of them by a work-item, a multiple of VEC: global size
-//         (ceil(n / run), 1, 1)
+// unary:  y[j, i] = EXPRESSION(x[j, i]), run * each of them by a work-item: global size
+//         (ceil(n / run), ceil(rows / each), 1)
 // binary: y[o, j, i] = ACTIVATE(BINARY(a, b)), run * rows of them by a work-item: global size
 //         (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5)
 //
@@ -45,20 +45,23 @@ typedef O Y;
 F activate_F(const F x, const float alpha, const float beta) { return ACTIVATE(x); }
 E activate_E(const E x, const float alpha, const float beta) { return ACTIVATE(x); }
 
-// x [n], y [n]
-__kernel void unary(TENSOR(x), TENSOR(y), const int n, const int run, const float alpha,
-                    const float beta) {
+// x, y [rows, n]; lines: rows, each, and the elements from a row of x to the next, and of y
+__kernel void unary(TENSOR(x), TENSOR(y), const int n, const int run, const int4 lines,
+                    const float alpha, const float beta) {
     const int start = get_global_id(0) * run, stop = min(start + run, n);
-    __global const S *xp = AT(const S, x);
-    __global Y *yp = AT(Y, y);
-    int i = start;
-    for (; i + VEC <= stop; i += VEC) {
-        const F x = LOADV(xp + i);
-        PUTV(EXPRESSION, yp + i);
-    }
-    for (; i < stop; i++) {
-        const E x = LOAD(i, xp);
-        PUT(EXPRESSION, yp + i);
+    const int j0 = get_global_id(1) * lines.s1, j1 = min(j0 + lines.s1, lines.s0);
+    __global const S *xp = AT(const S, x) + j0 * lines.s2;
+    __global Y *yp = AT(Y, y) + j0 * lines.s3;
+    for (int j = j0; j < j1; j++, xp += lines.s2, yp += lines.s3) {
+        int i = start;
+        for (; i + VEC <= stop; i += VEC) {
+            const F x = LOADV(xp + i);
+            PUTV(EXPRESSION, yp + i);
+        }
+        for (; i < stop; i++) {
+            const E x = LOAD(i, xp);
+            PUT(EXPRESSION, yp + i);
+        }
     }
 }
 
@@ -79,10 +82,12 @@ int2 outer(int row, const int8 dims, const int8 sa, const int8 sb) {
 
 #define PERIOD 48  // longest row of b that is repeated in private memory
 
-// y [dims], row-major; a and b are walked with the strides sa and sb (elements; 0 repeats).
+// y [dims], row-major, its rows work.s3 elements apart; a and b are walked with the strides sa and
+// sb (elements; 0 repeats).
 // Axis 7 is the inner one; axes before the first are 1.
 // work: run, rows, 1 if run is all of axis 7, at most PERIOD, a contiguous along axes 6 and 7, and
-//       b contiguous along axis 7 and repeated along axis 6; unused
+//       b contiguous along axis 7 and repeated along axis 6, y dense; elements from a row of y
+//       to the next
 __kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb,
                      const int4 work, const float alpha, const float beta) {
     const int i0 = get_global_id(0) * work.s0, j0 = get_global_id(1) * work.s1;
@@ -91,7 +96,7 @@ __kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int
     const int2 at = outer(row, dims, sa, sb);
     __global const S *ap = AT(const S, a) + at.s0 + i0 * sa.s7 + j0 * sa.s6;
     __global const S *bp = AT(const S, b) + at.s1 + i0 * sb.s7 + j0 * sb.s6;
-    __global Y *yp = AT(Y, y) + (row * dims.s6 + j0) * dims.s7 + i0;
+    __global Y *yp = AT(Y, y) + (row * dims.s6 + j0) * work.s3 + i0;
     if (work.s2) {
         E pattern[PERIOD + VEC];
         for (int k = 0; k < n; k++) pattern[k] = LOAD(k, bp);
@@ -111,7 +116,7 @@ __kernel void binary(TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int
         return;
     }
     const int whole = sa.s7 < 2 && sb.s7 < 2 ? n / VEC * VEC : 0, tail = whole ? n - VEC : 0;
-    for (int j = 0; j < rows; j++, ap += sa.s6, bp += sb.s6, yp += dims.s7) {
+    for (int j = 0; j < rows; j++, ap += sa.s6, bp += sb.s6, yp += work.s3) {
         if (whole) {
             const F a1 = sa.s7 ? LOADV(ap + tail) : (F)(LOAD(0, ap));
             const F b1 = sb.s7 ? LOADV(bp + tail) : (F)(LOAD(0, bp));

@@ -71,7 +71,8 @@ int taps_before(const int start, const int end, const int kernel_size, const int
 
 // image: N, H, W, C, OH, OW, run, 0
 // rows, columns: kernel, stride, dilation, pad before, first row (column) that the divisor of an
-//                average does not count, or -1 if it counts the taps inside the image; three unused
+//                average does not count, or -1 if it counts the taps inside the image; of rows the
+//                elements from a pixel of x to the next, and of y; unused
 // steps: zero point of x; m0, t of what a step of x is in steps of y, times 2^bits, or if x and y
 //        have one grid 1 to round halves to even, 0; bits; zero point, least, largest integer of y;
 //        the integer that an average of one grid rounds halves away from. A maximum needs the
@@ -83,28 +84,28 @@ __kernel void pool2d(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
                      const float alpha, const float beta) {
 #endif
     const int height = image.s1, width = image.s2, channels = image.s3;
-    const int out_w = image.s5, run = image.s6;
+    const int out_w = image.s5, run = image.s6, row_x = rows.s5, row_y = rows.s6;
     const int n = get_global_id(2) / image.s4, oh = get_global_id(2) % image.s4;
     const int first = get_global_id(1) * run, last = min(first + run, out_w);
     const int row = oh * rows.s1 - rows.s3;
     const int kh0 = first_tap(row, rows.s2);
     const int kh1 = taps_before(row, height, rows.s0, rows.s2);
     const int counted_h = rows.s4 < 0 ? kh1 - kh0 : taps_before(row, rows.s4, rows.s0, rows.s2);
-    __global const S *image_x = AT(const S, x) + n * height * width * channels;
-    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
-    for (int ow = first; ow < last; ow++, yp += channels) {
+    __global const S *image_x = AT(const S, x) + n * height * width * row_x;
+    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * row_y;
+    for (int ow = first; ow < last; ow++, yp += row_y) {
         const int column = ow * columns.s1 - columns.s3;
         const int kw0 = first_tap(column, columns.s2);
         const int kw1 = taps_before(column, width, columns.s0, columns.s2);
         const int counted_w = columns.s4 < 0
             ? kw1 - kw0 : taps_before(column, columns.s4, columns.s0, columns.s2);
-        const int step = columns.s2 * channels;
+        const int step = columns.s2 * row_x;
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
             F result = (F)(START);
             __global const S *line = image_x + c
-                + ((row + kh0 * rows.s2) * width + column + kw0 * columns.s2) * channels;
-            for (int kh = kh0; kh < kh1; kh++, line += rows.s2 * width * channels) {
+                + ((row + kh0 * rows.s2) * width + column + kw0 * columns.s2) * row_x;
+            for (int kh = kh0; kh < kh1; kh++, line += rows.s2 * width * row_x) {
                 __global const S *xp = line;
                 F part = (F)(START);  // a row at a time: long sums stay exact to more digits
 #if TAPS > 0

@@ -239,8 +239,8 @@ CHANGES = {
                            "alias of tensor 77"),
     "alias of a constant": (lambda r, g: tensor(g, "first").update(
         alias_of=g["tensors"].index(tensor(g, "c"))), "alias"),
-    "alias of larger elements": (lambda r, g: tensor(g, "fourth").update(
-        alias_of=0, dtype="bool"), "needed elements of the same size"),
+    "alias of another dtype": (lambda r, g: tensor(g, "fourth").update(
+        alias_of=0, dtype="bool"), "needed the same dtype"),
     "alias outside of its root": (lambda r, g: tensor(g, "fourth").update(
         alias_of=0, offset=tensor(g, "x")["offset"] + 120 - 12), "outside of 'x', which it is a"),
     "alias before its root": (lambda r, g: tensor(g, "x").update(

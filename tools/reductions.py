@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from edgerun.errors import InputError
 from edgerun.tools import plan as planner, schedule
 from edgerun.tools.graph import Graph, Op, Views
-from edgerun.tools.passes import views as views_pass
+from edgerun.tools.passes import in_place, views as views_pass
 from edgerun.tools.plan import Plan
 
 NAMES = ("reorder", "views", "in-place", "patch")
-SEARCHED_SETS = 2_000  # of ops, while alternatives are compared
-ALTERNATIVES = 40  # sets of views that are compared
+SEARCHED_SETS = 500  # of ops, while alternatives are compared
+ALTERNATIVES = 20  # sets of views that are compared at most,
+COMPARED = 3_000  # and ops of all of them
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def best(graph: Graph, views: Views, without: Collection[str] = ()) -> Arranged:
     """
     found = _arranged(graph, views, without, (), SEARCHED_SETS)
     kept: list[Op] = []
-    left = ALTERNATIVES
+    left = min(ALTERNATIVES, COMPARED // max(1, len(graph.ops)))
     while left > 0:  # views that keep bytes alive at the peak may not be worth it
         tried = [(_arranged(graph, views, without, [*kept, op], SEARCHED_SETS), op)
                  for op in _at_peak(graph, found)[:left]]
@@ -119,7 +120,11 @@ def best(graph: Graph, views: Views, without: Collection[str] = ()) -> Arranged:
             break
         found = other
         kept.append(op)
-    return _arranged(graph, views, without, kept, schedule.SEARCHED_SETS)
+    found = _arranged(graph, views, without, kept, schedule.SEARCHED_SETS)
+    if "views" in without or not found.replaced:
+        return found
+    other = _arranged(graph, views, {*without, "views"}, (), schedule.SEARCHED_SETS)
+    return other if other.bound < found.bound else found
 
 
 def _arranged(graph: Graph, views: Views, without: Collection[str], kept: list[Op],
@@ -130,6 +135,8 @@ def _arranged(graph: Graph, views: Views, without: Collection[str], kept: list[O
         replaced = views_pass.apply(trial, views, kept)
     if "reorder" not in without:
         schedule.apply(trial, views, limit)
+    if "in-place" not in without:
+        in_place.apply(trial, views)
     return Arranged(trial.ops, views, _bound(trial, views)[0], replaced)
 
 

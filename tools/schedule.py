@@ -79,6 +79,10 @@ class Liveness:
                     for writer, other in writers.get(root, ()):
                         if writer != number and shared(place, other) != 0:
                             self.needs[number] |= 1 << writer
+        self.after: list[list[int]] = [[] for _ in range(self.count)]  # that need an op
+        for number, needs in enumerate(self.needs):
+            for writer in _bits(needs):
+                self.after[writer].append(number)
 
     def step(self, number: int, done: int, live: int) -> tuple[int, int]:
         """Return the live bytes while an op runs, and after it.
@@ -102,14 +106,32 @@ class Liveness:
             peak = max(peak, during)
         return peak
 
-    def ready(self, done: int) -> list[int]:
-        """Return the ops that can run next."""
-        return [n for n in range(self.count)
-                if not done >> n & 1 and self.needs[n] & done == self.needs[n]]
+    def first(self) -> int:
+        """Return the ops that can run at first, as bits."""
+        return sum(1 << n for n, needs in enumerate(self.needs) if not needs)
+
+    def following(self, ready: int, number: int, done: int) -> int:
+        """Return the ops that can run after one of those that could, as bits.
+
+        Args:
+            ready: the ops that could run before.
+            number: of the op that has run.
+            done: all that have run.
+        """
+        ready &= ~(1 << number)
+        for other in self.after[number]:
+            if self.needs[other] & done == self.needs[other]:
+                ready |= 1 << other
+        return ready
 
 
 def _bits(users: int) -> list[int]:
-    return [n for n in range(users.bit_length()) if users >> n & 1]
+    found = []
+    while users:
+        low = users & -users
+        found.append(low.bit_length() - 1)
+        users ^= low
+    return found
 
 
 def best(liveness: Liveness, limit: int = SEARCHED_SETS) -> Schedule:
@@ -121,29 +143,32 @@ def best(liveness: Liveness, limit: int = SEARCHED_SETS) -> Schedule:
     """
     given = list(range(liveness.count))
     bound = liveness.peak(given)
-    # (peak so far, ops left, live bytes, ops that ran, path back)
-    heap: list[tuple] = [(liveness.start, liveness.count, liveness.start, 0, None)]
+    # (peak so far, ops left, live bytes, ops that ran, path back, ops that can run)
+    heap: list[tuple] = [(liveness.start, liveness.count, liveness.start, 0, None,
+                          liveness.first())]
     seen = {0: liveness.start}
     while heap:
-        peak, left, live, done, path = heapq.heappop(heap)
+        peak, left, live, done, path, ready = heapq.heappop(heap)
         if peak >= bound:
             return Schedule(given, bound, True)
         if not left:
             return Schedule(_order(path), peak, True)
         if len(seen) > limit:
             return _greedy(liveness, given, bound, heap)
-        for now, after, number in _moves(liveness, peak, live, done):
+        for now, after, number in _moves(liveness, peak, live, done, ready):
             then, highest = done | 1 << number, max(peak, now)
             if highest < bound and highest < seen.get(then, bound):
                 seen[then] = highest
-                heapq.heappush(heap, (highest, left - 1, after, then, (number, path)))
+                heapq.heappush(heap, (highest, left - 1, after, then, (number, path),
+                                      liveness.following(ready, number, then)))
     return Schedule(given, bound, True)
 
 
-def _moves(liveness: Liveness, peak: int, live: int, done: int) -> list[tuple[int, int, int]]:
+def _moves(liveness: Liveness, peak: int, live: int, done: int, ready: int
+           ) -> list[tuple[int, int, int]]:
     """Return (bytes during, bytes after, op) of the ops worth trying next."""
     moves = []
-    for number in liveness.ready(done):
+    for number in _bits(ready):
         during, after = liveness.step(number, done, live)
         if after <= live and during <= peak:
             return [(during, after, number)]
@@ -154,11 +179,12 @@ def _moves(liveness: Liveness, peak: int, live: int, done: int) -> list[tuple[in
 def _greedy(liveness: Liveness, given: list[int], bound: int, heap: list[tuple]) -> Schedule:
     """Finish the most promising unfinished orders step by step, by what they leave live."""
     order = given
-    for peak, _, live, done, path in heapq.nsmallest(32, heap, key=lambda state: state[:3]):
+    for peak, _, live, done, path, ready in heapq.nsmallest(32, heap, key=lambda s: s[:3]):
         while path is None or done != (1 << liveness.count) - 1:
-            moves = _moves(liveness, peak, live, done)
+            moves = _moves(liveness, peak, live, done, ready)
             during, live, number = min(moves, key=lambda move: (max(peak, move[0]), move[1]))
             peak, done, path = max(peak, during), done | 1 << number, (number, path)
+            ready = liveness.following(ready, number, done)
             if peak >= bound:
                 break
         else:

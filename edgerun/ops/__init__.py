@@ -2,25 +2,29 @@
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, depthwise, elementwise, gather, lrn, matmul, norm, pad,
     pool, quantize, recurrent, reduce, resize, softmax, table, tile)
-from edgerun.ops._base import Facts, Launch, OpDef, Scratch
+from edgerun.ops._base import Facts, Launch, OpDef, Scratch, first, first_and_output
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
 
 OPS: dict[str, OpDef] = {
     "unary": OpDef(elementwise.infer_unary, elementwise.unary, (1, 1), "UnaryOptions",
-                   mixed=True),
+                   mixed=True, pitched=elementwise.rows_apart, in_place=first),
     "binary": OpDef(elementwise.infer_binary, elementwise.binary, (2, 2), "BinaryOptions",
-                    mixed=True),
+                    mixed=True, pitched=elementwise.rows_apart, in_place=elementwise.as_large),
     "conv2d": OpDef(conv.infer_conv2d, conv.conv2d, (2, 7), "Conv2dOptions", conv.conv2d_macs,
-                    mixed=True, blocked=(1,)),
+                    mixed=True, blocked=(1,), pitched=conv.pitched, in_place=conv.residual_of),
     "depthwise_conv2d": OpDef(depthwise.infer_depthwise, depthwise.depthwise_conv2d, (2, 7),
-                              "Conv2dOptions", depthwise.depthwise_macs, mixed=True),
+                              "Conv2dOptions", depthwise.depthwise_macs, mixed=True,
+                              pitched=conv.pitched),
     "dense": OpDef(dense.infer_dense, dense.dense, (2, 7), "DenseOptions", dense.dense_macs,
-                   mixed=True, blocked=(1,)),
-    "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions"),
+                   mixed=True, blocked=(1,), pitched=conv.pitched, in_place=conv.residual_of),
+    "pool2d": OpDef(pool.infer_pool2d, pool.pool2d, (1, 1), "Pool2dOptions",
+                    pitched=first_and_output),
     "reshape": OpDef(copy.infer_reshape, copy.reshape, (1, 1), "ReshapeOptions"),
-    "transpose": OpDef(copy.infer_transpose, copy.transpose, (1, 1), "TransposeOptions"),
-    "slice": OpDef(copy.infer_slice, copy.slice_, (1, 1), "SliceOptions"),
+    "transpose": OpDef(copy.infer_transpose, copy.transpose, (1, 1), "TransposeOptions",
+                       pitched=first),
+    "slice": OpDef(copy.infer_slice, copy.slice_, (1, 1), "SliceOptions",
+                   pitched=first_and_output),
     "concat": OpDef(copy.infer_concat, copy.concat, (1, 65_536), "AxisOptions"),
     "expand": OpDef(copy.infer_expand, copy.expand, (1, 1), "ExpandOptions"),
     "tile": OpDef(tile.infer_tile, tile.tile, (1, 1), "TileOptions"),
@@ -47,12 +51,13 @@ OPS: dict[str, OpDef] = {
     "quantize": OpDef(quantize.infer_quantize, quantize.quantize, (1, 1), "CastOptions"),
     "dequantize": OpDef(quantize.infer_dequantize, quantize.dequantize, (1, 1), "CastOptions",
                         mixed=True),
-    "requantize": OpDef(quantize.infer_requantize, quantize.requantize, (1, 1), "CastOptions"),
+    "requantize": OpDef(quantize.infer_requantize, quantize.requantize, (1, 1), "CastOptions",
+                        in_place=first),
     "lstm": OpDef(recurrent.infer_recurrent, recurrent.lstm, (2, 5), "RecurrentOptions",
                   recurrent.recurrent_macs),
     "gru": OpDef(recurrent.infer_recurrent, recurrent.gru, (2, 4), "RecurrentOptions",
                  recurrent.recurrent_macs, recurrent.recurrent_scratch),
     "rnn": OpDef(recurrent.infer_recurrent, recurrent.rnn, (2, 4), "RecurrentOptions",
                  recurrent.recurrent_macs),
-    "table": OpDef(table.infer_table, table.table, (2, 2)),
+    "table": OpDef(table.infer_table, table.table, (2, 2), in_place=first),
 }

@@ -187,8 +187,9 @@ class OpDef:
             for int8 oc16x4; the others are in rows.
         pitched: op -> indices of the inputs that may be views with a pitch, OUTPUT for its output;
             what is not among them lies in dense rows.
-        in_place: op -> indices of the inputs in whose bytes the output may lie, if it has as many
-            elements, of the same size: an element of it is not read after that of y was written.
+        in_place: op -> indices of the inputs in whose bytes the output may lie, if they have the
+            same shape and dtype: no work-item reads an element there that another one writes, and
+            none reads one after it has written it.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -203,6 +204,16 @@ class OpDef:
 
 
 OUTPUT = -1  # among the operands of OpDef.pitched
+
+
+def first(op: OpLike) -> tuple[int, ...]:
+    """Return the index of the first input: for OpDef.pitched and OpDef.in_place."""
+    return (0,)
+
+
+def first_and_output(op: OpLike) -> tuple[int, ...]:
+    """Return the first input and the output: for OpDef.pitched."""
+    return 0, OUTPUT
 
 
 def pitch_of(tensor: TensorLike) -> int:
@@ -264,12 +275,13 @@ def count(shape: Sequence[int]) -> int:
     return total
 
 
-def strides(shape: Sequence[int]) -> list[int]:
-    """Return row-major strides in elements."""
+def strides(shape: Sequence[int], pitch: int = 0) -> list[int]:
+    """Return row-major strides in elements; positions of the last axis are `pitch` apart, if that
+    is not 0."""
     result, step = [], 1
     for n in reversed(shape):
         result.append(step)
-        step *= int(n)
+        step = pitch if pitch and len(result) == 1 else step * int(n)
     return result[::-1]
 
 
@@ -286,10 +298,10 @@ def broadcast(op: OpLike, *shapes: Shape) -> Shape:
         raise
 
 
-def broadcast_strides(shape: Shape, to: Shape) -> list[int]:
-    """Return strides in elements over `to`, 0 where `shape` is repeated."""
+def broadcast_strides(shape: Shape, to: Shape, pitch: int = 0) -> list[int]:
+    """Return strides in elements over `to`, 0 where `shape` is repeated; `pitch` as for strides."""
     padded = (1,) * (len(to) - len(shape)) + tuple(shape)
-    return [0 if n == 1 and m != 1 else s for n, m, s in zip(padded, to, strides(padded))]
+    return [0 if n == 1 and m != 1 else s for n, m, s in zip(padded, to, strides(padded, pitch))]
 
 
 def collapse(shape: Sequence[int],

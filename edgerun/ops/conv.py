@@ -6,8 +6,8 @@ from typing import Any
 from edgerun.dtypes import BLOCKED, FLOAT
 from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Key, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32, require,
-    require_dtype, require_rank, require_same_dtype)
+    OUTPUT, Facts, Key, Launch, OpLike, Outputs, Shape, TensorLike, count, f32, float_types, i32,
+    pitch_of, require, require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import M0, WEIGHTS, form, infer_integer, is_integer, optional
 from edgerun.ops.conv_integer import SIZES, integer_launch, require_real_weights
 from edgerun.ops.elementwise import activation
@@ -146,18 +146,30 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
          -(-pixels // (variant["P"] * variant["tiles"])), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, zeros or x, optional(op, M0) or x, y,
-         i32(bias is not None), i32(residual is not None), i32(pixels),
+         i32(bias is not None), i32(0 if residual is None else pitch_of(residual)),
+         i32(pitch_of(y)), i32(pixels),
          *(i32(window[name]) for name in SIZES), i32(variant["tiles"]), f32(act.alpha),
          f32(act.beta)),
         facts.one, key, variant)
+
+
+def residual_of(op: OpLike) -> tuple[int, ...]:
+    """Return the index of the residual, in whose place y may lie: each element of it is read right
+    before that of y is written."""
+    return (3,) if optional(op, 3) is not None and not is_integer(op) else ()
+
+
+def pitched(op: OpLike) -> tuple[int, ...]:
+    """Return the operands whose pixels may lie apart: x, residual and y of real numbers."""
+    return () if is_integer(op) else (0, 3, OUTPUT)
 
 
 def window_of(op: OpLike) -> dict[str, int]:
     """Return the sizes of the images and the options of a convolution by their names."""
     o, x, y = op.options, op.inputs[0].shape, op.outputs[0].shape
     names = ("stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
-    return {"n": x[0], "height": x[1], "width": x[2], "channels": x[3], "out_h": y[1],
-            "out_w": y[2], **{name: o[name] for name in names}}
+    return {"n": x[0], "height": x[1], "width": x[2], "channels": pitch_of(op.inputs[0]),
+            "out_h": y[1], "out_w": y[2], **{name: o[name] for name in names}}
 
 
 def conv2d(op: OpLike, facts: Facts) -> list[Launch]:

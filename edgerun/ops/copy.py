@@ -26,12 +26,12 @@ def copy(x: TensorLike, y: TensorLike, shape: Sequence[int], sx: Sequence[int], 
 
     Args:
         shape, sx, sy: elements per axis, and elements per step of each axis; at most MAX_AXES axes
-            after collapsing, the last one contiguous in y.
+            after collapsing.
         x0, y0: elements before the first one.
     """
     dims, (sx, sy) = collapse(shape, sx, sy)
     across = next((k for k, (n, s) in enumerate(zip(dims, sx)) if s == 1 and n > 1), None)
-    transposed = across is not None and sx[-1] not in (0, 1)
+    transposed = across is not None and sx[-1] not in (0, 1) and sy[-1] == 1
     if transposed:  # the axis along which x is contiguous becomes the last but one
         for values in (dims, sx, sy):
             values.insert(len(values) - 2, values.pop(across))
@@ -85,7 +85,7 @@ def transpose(op: OpLike, facts: Facts) -> list[Launch]:
     x [...] any dtype -> y [x.shape[perm[0]], x.shape[perm[1]], ...].
     """
     x, y = op.inputs[0], op.outputs[0]
-    sx = strides(x.shape)
+    sx = strides(x.shape, x.pitch)
     return copy(x, y, y.shape, [sx[axis] for axis in op.options["perm"]], strides(y.shape), facts)
 
 
@@ -110,10 +110,10 @@ def slice_(op: OpLike, facts: Facts) -> list[Launch]:
     x [...] any dtype -> y [`sizes`]. A negative step runs backwards.
     """
     x, y = op.inputs[0], op.outputs[0]
-    sx = strides(x.shape)
+    sx = strides(x.shape, x.pitch)
     x0 = sum(start * step for start, step in zip(op.options["starts"], sx))
     steps = [step * s for step, s in zip(op.options["steps"], sx)]
-    return copy(x, y, y.shape, steps, strides(y.shape), facts, x0)
+    return copy(x, y, y.shape, steps, strides(y.shape, y.pitch), facts, x0)
 
 
 def infer_concat(op: OpLike) -> Outputs:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from edgerun.dtypes import FLOAT
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, count, require, require_dtype, require_rank, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, count, pitch_of, require, require_dtype, require_rank,
+    require_same_dtype)
 from edgerun.ops.conv import (
     MAX_INDEX, MAX_TILE, blocked_launch, optional, require_bias, require_blocks, require_no_scales,
     require_residual)
@@ -47,7 +48,7 @@ def dense(op: OpLike, facts: Facts) -> list[Launch]:
     require_blocks(op, w)
     out_c, in_c = w.shape
     rows = count(x.shape[:-1])
-    window = {"n": 1, "height": 1, "width": rows, "channels": in_c, "in_c": in_c, "out_h": 1,
+    window = {"n": 1, "height": 1, "width": rows, "channels": pitch_of(x), "in_c": in_c, "out_h": 1,
               "out_w": rows, "out_c": out_c, "kernel_h": 1, "kernel_w": 1, "stride_h": 1,
               "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "pad_top": 0, "pad_left": 0}
     return [blocked_launch(facts, op, (x, w, optional(op, 2), optional(op, 3), None, y), window, 1)]

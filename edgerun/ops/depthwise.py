@@ -5,7 +5,7 @@ from typing import Any
 
 from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Key, Launch, OpLike, Outputs, count, f32, float_types, i32, int4_arg, require,
+    Facts, Key, Launch, OpLike, Outputs, count, f32, float_types, i32, int4_arg, pitch_of, require,
     require_rank)
 from edgerun.ops._integer import infer_integer, is_integer, optional
 from edgerun.ops.conv import (
@@ -69,9 +69,10 @@ def depthwise_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
         "depthwise", "depthwise", defines,
         (-(-out_c // variant["run"]), tiles_of(window["out_w"], variant["P"], apart[1]),
          window["n"] * tiles),
-        (x, w, bias or x, residual or x, y, i32(bias is not None), i32(residual is not None),
-         i32(variant["run"]), i32(tiles), int4_arg(apart), *(i32(window[name]) for name in names),
-         f32(act.alpha), f32(act.beta)),
+        (x, w, bias or x, residual or x, y, i32(bias is not None), i32(pitch_of(x)),
+         i32(0 if residual is None else pitch_of(residual)), i32(pitch_of(y)), i32(variant["run"]),
+         i32(tiles), int4_arg(apart), *(i32(window[name]) for name in names), f32(act.alpha),
+         f32(act.beta)),
         facts.one, key, variant)]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from edgerun.dtypes import FLOAT
 from edgerun.ops import binary_integer, quantize
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32, float_types,
-    i32, int4_arg, int8_arg, require, require_dtype, require_same_dtype)
+    OUTPUT, Facts, Launch, OpLike, Outputs, broadcast, broadcast_strides, collapse, count, f32,
+    float_types, i32, int4_arg, int8_arg, pitch_of, require, require_dtype, require_same_dtype)
 
 # kind -> OpenCL expression of x, alpha, beta; valid for float and for float vectors.
 UNARY = {
@@ -165,16 +165,29 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     x, y = op.inputs[0], op.outputs[0]
     if quantize.is_quantized(x):
         return quantize.unary(op, facts)
-    n = count(x.shape)
+    n, rows = count(x.shape), 1
+    if x.pitch or y.pitch:
+        n, rows = x.shape[-1], n // x.shape[-1]
     past = _past_caches(op, facts)
     defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op), **past,
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1
     run = (LONG_RUN if past else RUN) if facts.kind == "cpu" else facts.lanes
-    return [Launch("elementwise", "unary", defines, (-(-n // run), 1, 1),
-                   (x, y, i32(n), i32(run), f32(op.options["alpha"]), f32(op.options["beta"])),
-                   facts.one if n >= LONG else None)]
+    each = min(rows, max(1, run // n))
+    return [Launch("elementwise", "unary", defines, (-(-n // run), -(-rows // each), 1),
+                   (x, y, i32(n), i32(run),
+                    int4_arg([rows, each, *(pitch_of(t) if rows > 1 else 0 for t in (x, y))]),
+                    f32(op.options["alpha"]), f32(op.options["beta"])),
+                   facts.one if n * each >= LONG else None)]
+
+
+def rows_apart(op: OpLike) -> tuple[int, ...]:
+    """Return the operands whose rows may lie apart: all, of real numbers in rows of several."""
+    y = op.outputs[0]
+    if any(quantize.is_quantized(t) for t in (*op.inputs, y)) or y.shape[-1:] in ((), (1,)):
+        return ()
+    return tuple(range(len(op.inputs))) + (OUTPUT,)
 
 
 def _binary_expression(op: OpLike) -> str:
@@ -206,6 +219,11 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
 
     a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
     a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor; by
+def as_large(op: OpLike) -> tuple[int, ...]:
+    """Return the indices of the inputs that are not repeated: y may lie in their place."""
+    return tuple(k for k, x in enumerate(op.inputs) if x.shape == op.outputs[0].shape)
+
+
     zero they give 0. bool has the comparisons, and, or, xor, min, max and mul.
 
     Quantized uint8 or int16 (zero point 0) a and b have add, sub, mul, min, max, prelu, and uint8
@@ -219,8 +237,8 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
         return binary_integer.binary(op, facts)
     (a, b), y = op.inputs, op.outputs[0]
     act = activation(op)
-    dims, (sa, sb) = collapse(
-        y.shape, broadcast_strides(a.shape, y.shape), broadcast_strides(b.shape, y.shape))
+    dims, (sa, sb, sy) = collapse(
+        y.shape, *(broadcast_strides(t.shape, y.shape, t.pitch) for t in (a, b, y)))
     defines = {"VEC": facts.lanes, "BINARY": _binary_expression(op), **act.defines,
                **({f"T_{a.dtype}": 1} if y.dtype == "bool" else float_types(a, y))}
     if y.dtype == "bool":
@@ -234,9 +252,10 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
         most = LONG_RUN if past else RUN
         run, rows = min(inner, most), min(above, max(1, most // inner))
         periodic = (1 < inner <= PERIOD and inner % facts.lanes != 0
-                    and sa[-2:] == [inner, 1] and sb[-2:] == [0, 1])
+                    and sa[-2:] == sy[-2:] == [inner, 1] and sb[-2:] == [0, 1])
     return [Launch("elementwise", "binary", defines,
                    (-(-inner // run), -(-above // rows), count(dims[:-2])),
                    (a, b, y, int8_arg(dims, 1), int8_arg(sa), int8_arg(sb),
-                    int4_arg([run, rows, periodic]), f32(act.alpha), f32(act.beta)),
+                    int4_arg([run, rows, periodic, sy[-2] if len(dims) > 1 else 0]),
+                    f32(act.alpha), f32(act.beta)),
                    facts.one if run * rows >= LONG else None)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, f32, int8_arg, lanes_within, require, require_quantized,
-    require_rank, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, f32, int8_arg, lanes_within, pitch_of, require,
+    require_quantized, require_rank, require_same_dtype)
 from edgerun.ops._integer import bounds
 from edgerun.ops._quantized_io import quantized, require_numbers
 from edgerun.ops.elementwise import activation
@@ -143,7 +143,7 @@ def pool2d(op: OpLike, facts: Facts) -> list[Launch]:
         defines["TAPS"] = options["kernel_w"]
     padded = options["count_include_pad"]
     rows_arg = [options["kernel_h"], options["stride_h"], options["dilation_h"], options["pad_top"],
-                height + options["pad_bottom"] if padded else -1, 0, 0, 0]
+                height + options["pad_bottom"] if padded else -1, pitch_of(x), pitch_of(y), 0]
     columns_arg = [options["kernel_w"], options["stride_w"], options["dilation_w"],
                    options["pad_left"], width + options["pad_right"] if padded else -1, 0, 0, 0]
     return [Launch("pool", "pool2d", defines, (items, -(-out_w // run), n * out_h),
