@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import time
@@ -12,7 +13,8 @@ import pytest
 
 from edgerun.errors import InputError
 from edgerun import timing
-from edgerun.tools.compare import bandwidth, files as files_module, report, show, suite
+from edgerun.tools.compare import (
+    bandwidth, files as files_module, process as process_module, report, show, suite)
 from edgerun.tools.compare.__main__ import main
 from edgerun.tools.compare.files import Files, NoFile, Source
 from edgerun.tools.compare.measure import Result, Turns, difference, runners
@@ -222,6 +224,26 @@ def test_a_worker_that_answers_with_an_error(process):
         process.ask({"answer": {"error": "it is\nbroken"}})
 
 
+@pytest.mark.parametrize("stays_s, kept", [(0, True), (30, False)])
+def test_a_worker_may_finish_when_it_is_closed(tmp_path, monkeypatch, stays_s, kept):
+    """As programs do that keep what they compiled when they end; but not for ever."""
+    monkeypatch.setattr(process_module, "END_S", 0.5 if stays_s else 20.0)
+    text = f"import time\ntime.sleep({stays_s})\nopen({str(tmp_path / 'kept')!r}, 'w')\n"
+    worker = Process(1, [sys.executable, "-c", textwrap.dedent(WORKER) + text])
+    worker.ask({})
+    started = time.monotonic()
+    worker.close()
+    worker.close()
+    assert (tmp_path / "kept").exists() == kept and time.monotonic() - started < 15
+
+
+def test_a_worker_with_caches_of_its_own(tmp_path):
+    found = process_module.environment(2, tmp_path)
+    for name in ("EDGERUN_CACHE_DIR", "POCL_CACHE_DIR", "XDG_CACHE_HOME"):
+        assert Path(found[name]).is_dir() and Path(found[name]).parent == tmp_path
+        assert process_module.environment(2).get(name) == os.environ.get(name)
+
+
 # files
 
 def test_files_are_made_once(tmp_path, monkeypatch):
@@ -335,6 +357,10 @@ def test_bandwidth_counts_what_ops_move(device, monkeypatch):
     assert [r["bytes"] for r in found] == [2 << 20, 3 << 20, 4 * (256 * 1024 + 256 + 1024)]
     # small, from caches, on a machine that does other things: right but for a factor
     assert all(0.02 < r["share"] < 50 and r["low"] <= r["share"] <= r["high"] for r in found)
+    monkeypatch.setattr(bandwidth, "_turns", lambda _, launches, rounds: dict.fromkeys(
+        launches, rounds * [1000]))
+    for r in bandwidth.measure(device, 3, cases):  # as fast as a bound that moves as much
+        assert r["share"] == pytest.approx(1, rel=0.01)
 
 
 def test_a_case_is_the_op_that_it_names(device, monkeypatch):
@@ -362,6 +388,37 @@ def test_bandwidth_on_the_command_line(monkeypatch, capsys):
     assert asked == [9, bandwidth.ROUNDS]
     assert bandwidth.main(["--device", "voodoo"]) == 1
     assert "voodoo" in capsys.readouterr().err
+
+
+# tinygrad
+
+def test_tinygrad_starts_from_empty_caches_and_from_filled_ones(monkeypatch, fakes):
+    folders, processes = [], []
+
+    class Starting(FakeProcess):
+        def __init__(self, threads, caches):
+            super().__init__(threads)
+            folders.append(caches)
+            processes.append(self)
+
+        def ask(self, request, limit_s=0.0):
+            answer = super().ask(request, limit_s)
+            if "runtime" in request:
+                answer["load_ns"] = 100 * MS if len(processes) <= 3 else 10 * MS
+            return answer
+
+    monkeypatch.setitem(FakeProcess.latency, "tinygrad", 40.0)
+    monkeypatch.setattr(suite, "Process", Starting)
+    monkeypatch.setattr(FakeFiles, "source", lambda self, name: source(name), raising=False)
+    found = suite.Suite(FakeFiles(), None, ["x", "y"], 2)._tinygrad("net")
+    assert [(r["runtime"], r["device"], r["error"]) for r in found] == [
+        ("edgerun", "x", ""), ("edgerun", "y", ""), ("tinygrad", None, "")]
+    assert len({*folders}) == 1 and len(folders) == 6 and not folders[0].exists()
+    assert all(r["empty_ns"] == 100 * MS + 6 and r["load_ns"] == 10 * MS for r in found)
+    lines = report._starts([{**r, "load_ns": r["load_ns"] * (1 + (r["runtime"] == "tinygrad"))}
+                            for r in found])
+    assert lines[2].startswith("| net | edgerun, x | 100 (1.0) | 10 (2.0) |")
+    assert "(20.0)" in lines[2] and "(" not in lines[4]
 
 
 def test_points_of_the_plot():

@@ -14,21 +14,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from edgerun.cold import CACHES
+
 WORKER = (sys.executable, "-m", "edgerun.tools.compare.worker")
-OPEN_S, TURN_S = 90.0, 60.0  # longest wait for a model to open, for a turn
+OPEN_S, TURN_S, END_S = 90.0, 60.0, 20.0  # longest wait for a model to open, a turn, the end
 
 
 class WorkerError(Exception):
     """A worker ended, did not answer in time, or answered with an error."""
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker: OpenCL CPU drivers and OpenMP with so many threads."""
+def environment(threads: int, caches: Path | None = None) -> dict[str, str]:
+    """Return the environment of a worker: OpenCL CPU drivers and OpenMP with so many threads.
+
+    Args:
+        threads: how many.
+        caches: a folder for what runtimes and drivers keep of compiled kernels; None for theirs.
+    """
     count = str(threads)
+    kept = {}
+    if caches is not None:
+        kept = {name: str(caches / name.lower()) for name in (*CACHES, "XDG_CACHE_HOME")}
+        for folder in kept.values():
+            os.makedirs(folder, exist_ok=True)
     return {**os.environ, "POCL_MAX_PTHREAD_COUNT": count, "DPCPP_CPU_NUM_CUS": count,
-            "OMP_NUM_THREADS": count, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+            "OMP_NUM_THREADS": count, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            **kept}
 
 
 class Process:
@@ -37,14 +51,17 @@ class Process:
     Args:
         threads: it may use so many CPUs, and is told to use so many threads.
         command: what to start; another one in tests.
+        caches: see environment().
     """
 
-    def __init__(self, threads: int, command: Sequence[str] = WORKER):
+    def __init__(self, threads: int, command: Sequence[str] = WORKER,
+                 caches: Path | None = None):
         self._log = tempfile.TemporaryFile()
         cpus = sorted(os.sched_getaffinity(0))[:threads]
         self._process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            env=environment(threads), preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+            env=environment(threads, caches),
+            preexec_fn=lambda: os.sched_setaffinity(0, cpus))
 
     def ask(self, request: dict[str, Any], limit_s: float = TURN_S) -> dict[str, Any]:
         """Let the worker go on, send a request, wait for the answer, stop the worker.
@@ -70,6 +87,7 @@ class Process:
         while not line.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                self._process.kill()
                 self.close()
                 raise WorkerError(f"gave no answer in {limit_s:g} s")
             piece = os.read(self._process.stdout.fileno(), 1 << 16)
@@ -86,10 +104,18 @@ class Process:
         return f"the process ended with {how}" + (f": {last[0][:200]}" if last else "")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; it may keep what it has compiled first, as programs do that end."""
+        if not self._process.stdin.closed:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass  # it has ended already
         if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdin.close()
+            self._process.send_signal(signal.SIGCONT)
+            try:
+                self._process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._process.stdout.close()
         self._log.close()

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from edgerun.errors import EdgerunError, InputError
 from edgerun.tools.compare import measure
 from edgerun.tools.compare.files import Files
 from edgerun.tools.compare.machine import default_folder, machine
+from edgerun.tools.compare.process import Process
 from edgerun.tools.compare.ratios import ratios
 
 ALL = ("fp32", "fp16", "int8", "int16")
@@ -131,7 +133,10 @@ class Suite:
         if name in COLD:
             return {"cold": self._benches(COLD[name], prepare, "--cold", "--starts", "3")}
         if name in TINYGRAD:
-            return None if prepare else {"results": self._tinygrad(TINYGRAD[name])}
+            if prepare:
+                self._packed(TINYGRAD[name], "fp32")
+                return None
+            return {"results": self._tinygrad(TINYGRAD[name])}
         part = COMPARISONS[name]
         models = [path for path in (find(self.folder, model) for model in part.models) if path]
         if not models:
@@ -161,17 +166,30 @@ class Suite:
         return found
 
     def _tinygrad(self, network: str) -> list[dict[str, Any]]:
-        """Measure tinygrad on a few runs, its first one included, and edgerun beside it."""
-        turns = measure.Turns(
-            self.files.source(network),
-            [*(measure.Runner("edgerun", "fp32", device) for device in self.devices),
-             measure.Runner("tinygrad", "fp32")], self.files, self.threads)
-        try:
-            turns.measure(3)
-            turns.compare_outputs()
-        finally:
-            turns.close()
-        return [_slim(result.as_dict()) for result in turns.results]
+        """Measure tinygrad and edgerun twice: from empty caches, and from what that start kept.
+
+        Returns:
+            The results of the second start; "empty_ns" is the time to the first result of the
+            first one.
+        """
+        source = self.files.source(network)
+        runners = [*(measure.Runner("edgerun", "fp32", device) for device in self.devices),
+                   measure.Runner("tinygrad", "fp32")]
+        with tempfile.TemporaryDirectory() as folder:
+            def opened() -> measure.Turns:
+                return measure.Turns(source, runners, self.files, self.threads,
+                                     lambda threads: Process(threads, caches=Path(folder)))
+            empty = opened()
+            empty.close()
+            turns = opened()
+            try:
+                turns.measure(measure.ROUNDS)
+                turns.compare_outputs()
+            finally:
+                turns.close()
+        return [{**_slim(result.as_dict()), "empty_ns": before.load_ns + before.first_ns,
+                 "error": before.error or result.error}
+                for before, result in zip(empty.results, turns.results)]
 
 
 def _slim(result: dict[str, Any]) -> dict[str, Any]:
