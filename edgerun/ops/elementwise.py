@@ -59,7 +59,7 @@ UNARY = {
 # Those that also have an int32 form; and those whose result, or input too, is bool.
 UNARY_INT = {"abs": "(x < 0 ? -x : x)", "neg": "(-x)", "square": "(x * x)",
              "sign": "(x > 0 ? (x * 0 + 1) : (x < 0 ? (x * 0 - 1) : x * 0))",
-             "relu": "(x < 0 ? x * 0 : x)"}
+             "relu": "(x < 0 ? x * 0 : x)", "bit_not": "(~x)"}
 UNARY_BOOL = {"not": "(x == 0)"}
 UNARY_TO_BOOL = ("is_nan", "is_inf", "not")
 
@@ -91,6 +91,11 @@ BINARY = {
     "and": (None, "((a & b) != 0)"),
     "or": (None, "((a | b) != 0)"),
     "xor": (None, "((a ^ b) != 0)"),
+    "bit_and": (None, "(a & b)"),
+    "bit_or": (None, "(a | b)"),
+    "bit_xor": (None, "(a ^ b)"),
+    "shift_left": (None, "((b & ~31) == 0 ? a << b : (a & 0))"),
+    "shift_right": (None, "(a >> ((b & ~31) == 0 ? b : (b & 0) + 31))"),
 }
 BINARY_TO_BOOL = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "and",
                   "or", "xor")
@@ -214,16 +219,16 @@ def infer_binary(op: OpLike) -> Outputs:
              "bool" if op.options["kind"] in BINARY_TO_BOOL else a.dtype)]
 
 
-def binary(op: OpLike, facts: Facts) -> list[Launch]:
-    """y = activation(f(a, b)), f given by `kind`, with NumPy broadcasting.
-
-    a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
-    a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor; by
 def as_large(op: OpLike) -> tuple[int, ...]:
     """Return the indices of the inputs that are not repeated: y may lie in their place."""
     return tuple(k for k, x in enumerate(op.inputs) if x.shape == op.outputs[0].shape)
 
 
+def binary(op: OpLike, facts: Facts) -> list[Launch]:
+    """y = activation(f(a, b)), f given by `kind`, with NumPy broadcasting.
+
+    a [...], b [...] fp32, fp16 or an integer dtype, equal -> y [broadcast shape]. `prelu` is
+    a < 0 ? a * b : a. Integer `div` truncates, `floor_div` and `floor_mod` follow the divisor; by
     zero they give 0. bool has the comparisons, and, or, xor, min, max and mul.
 
     Quantized uint8 or int16 (zero point 0) a and b have add, sub, mul, min, max, prelu, and uint8

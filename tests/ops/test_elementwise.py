@@ -57,6 +57,8 @@ def test_binary_int32(device, kind):
     b = rng.integers(1, 9, (3, 35)).astype(np.int32) * rng.choice([-1, 1], (3, 35)).astype(np.int32)
     if kind in ("and", "or", "xor"):
         a, b = a % 2 == 0, b % 2 == 0
+    if kind.startswith("shift"):
+        b = rng.integers(-3, 40, (3, 35)).astype(np.int32)  # by more than there are bits, too
     check_op(device, "binary", [a, b], 0, kind=kind)
 
 

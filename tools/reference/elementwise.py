@@ -63,6 +63,7 @@ UNARY = {
     "is_nan": lambda x, a, b: np.isnan(x),
     "is_inf": lambda x, a, b: np.isinf(x),
     "not": lambda x, a, b: x == 0,
+    "bit_not": lambda x, a, b: ~x,
 }
 
 
@@ -96,6 +97,11 @@ BINARY = {
     "and": np.logical_and,
     "or": np.logical_or,
     "xor": np.logical_xor,
+    "bit_and": np.bitwise_and,
+    "bit_or": np.bitwise_or,
+    "bit_xor": np.bitwise_xor,
+    "shift_left": np.left_shift,
+    "shift_right": np.right_shift,
 }
 
 
