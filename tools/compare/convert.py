@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from edgerun.errors import EdgerunError
 SAMPLES = 4
 
 
-def _random(info, count: int, random: np.random.Generator) -> np.ndarray:
+def _random(shape: Sequence[int], dtype: np.dtype, count: int, random: np.random.Generator
+            ) -> np.ndarray:
     """Return samples of an input: normal for floats, the whole range for bytes, else zeros."""
-    shape = (count, *(1 if n < 1 else n for n in info.shape))
-    dtype = np.dtype(info.dtype)
+    shape = (count, *(1 if n < 1 else n for n in shape))
     if dtype.kind == "f":
         return random.standard_normal(shape, np.float32).astype(dtype)
     if dtype.itemsize == 1 and dtype.kind in "iu":
@@ -39,8 +39,7 @@ def inputs(request: dict[str, str]) -> None:
     from edgerun.tools.quantize import quantized
     graph = import_model(request["source"])
     random = np.random.default_rng(1)
-    infos = [type("Info", (), {"shape": b.shape, "dtype": _numpy(b.dtype)}) for b in graph.inputs]
-    arrays = {b.name: _random(info, SAMPLES, random) for b, info in zip(graph.inputs, infos)}
+    arrays = {b.name: _random(b.shape, _numpy(b.dtype), SAMPLES, random) for b in graph.inputs}
     _write(request["samples"], lambda path: np.savez(path, **arrays))
     _write(request["inputs"], lambda path: np.savez(path, **{
         name: array[0] for name, array in arrays.items()}))
