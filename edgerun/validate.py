@@ -209,8 +209,8 @@ def _check_alias(model: Model, tensor: Tensor, where: str) -> None:
     _require(root.alias_of == -1 and not root.constant, where,
              "is an alias of a tensor that is itself an alias or a constant")
     _require(tensor.dtype == root.dtype, where,
-             f"is {tensor.dtype}, an alias of {root.name!r}, which is {root.dtype}: needed the same "
-             "dtype")
+             f"is {tensor.dtype}, an alias of {root.name!r}, which is {root.dtype}: needed "
+             "the same dtype")
     own = region_of(tensor)
     _require(root.offset <= own.start and own.end <= root.offset + root.bytes, where,
              f"takes bytes {own.start} to {own.end}, outside of {root.name!r}, which it is a part "

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from edgerun import loader
+from edgerun import loader, regions
+from edgerun.errors import InputError, ModelError
 from edgerun.session import Session
-from edgerun.tools import passes, reductions, reference
+from edgerun.tools import reductions, reference
 from edgerun.tools.graph import Graph
 from edgerun.tools.pack import Stages
-from tests import reduced
+from tests import mutate, reduced
 from tests.harness import run_guarded
 
 SEEDS = range(60)
@@ -72,6 +74,101 @@ def test_same_numbers_on_the_device(device, seed, precision):
 
 
 def test_names_are_checked():
-    from edgerun.errors import InputError
     with pytest.raises(InputError, match="reduction 'magic' is not available"):
         reductions.check(["views", "magic"])
+
+
+def joined(channels: int = 4) -> bytes:
+    """A file in which two ops write the channels of one tensor, which a third reads."""
+    graph = Graph("joined")
+    x = graph.input("x", (1, 3, 5, channels), "fp32")
+    parts = [graph.add("unary", [x], name, kind=kind)
+             for name, kind in (("left", "relu"), ("right", "abs"))]
+    both = graph.add("concat", parts, "both", axis=3)
+    graph.output("y", graph.add("unary", [both], "last", kind="neg"))
+    return Stages(graph, without=("in-place",)).encode("fp32", "fp32")[0]
+
+
+def tensor(graph: dict, name: str) -> dict:
+    return next(t for t in graph["tensors"] if t["name"] == name)
+
+
+HOSTILE = {
+    "pitch on an op that cannot write it": (
+        lambda g: g["ops"][0].update(code="softmax", options=("SoftmaxOptions", {"axis": -1})),
+        "its output, 'left', has rows 8 elements apart, needed dense rows"),
+    "pitch on an op that cannot read it": (
+        lambda g: (g["ops"][2].update(code="softmax", options=("SoftmaxOptions", {"axis": -1}),
+                                      inputs=[g["tensors"].index(tensor(g, "left"))]),
+                   tensor(g, "last").update(shape=[1, 3, 5, 4]),
+                   g["outputs"][0].update(shape=[1, 3, 5, 4])),
+        "input 0, 'left', has rows 8 elements apart, needed dense rows"),
+    "rows closer than they are long": (lambda g: tensor(g, "left").update(pitch=3),
+                                       "needed more elements than a row has"),
+    "rows that leave the root": (lambda g: tensor(g, "right").update(pitch=9), "outside of 'both'"),
+    "start behind the root": (lambda g: tensor(g, "right").update(
+        offset=tensor(g, "both")["offset"] + 480), "outside of 'both'"),
+    "start before the root": (lambda g: (
+        g["plan"].update(arena_bytes=g["plan"]["arena_bytes"] + 64),
+        tensor(g, "both").update(offset=tensor(g, "left")["offset"] + 64)), "outside of 'both'"),
+    "parts that overlap": (lambda g: tensor(g, "right").update(
+        offset=tensor(g, "both")["offset"] + 8), "nothing has written|something was written over"),
+    "parts that overlap by one element": (lambda g: tensor(g, "right").update(
+        offset=tensor(g, "both")["offset"] + 12), "of which nothing has written"),
+    "a part that nobody writes": (
+        lambda g: (g["ops"].pop(1), g["plan"].update(peak_op=0)), "nothing has written 240 bytes"),
+    "a part that is read too early": (lambda g: g["ops"].insert(0, g["ops"].pop(2)),
+                                      "before anything has written it"),
+    "parts with other rows": (lambda g: tensor(g, "right").update(
+        shape=[1, 1, 15, 4], pitch=8), "gives|give"),
+    "output over its input": (lambda g: tensor(g, "last").update(
+        alias_of=g["tensors"].index(tensor(g, "both")), offset=tensor(g, "both")["offset"] + 4,
+        shape=[1, 3, 5, 7], pitch=8) or g["outputs"][0].update(shape=[1, 3, 5, 7]),
+        "rows 8 elements apart"),
+    "output in place of an op that cannot": (
+        lambda g: (g["ops"][2].update(code="softmax", options=("SoftmaxOptions", {"axis": -1})),
+                   tensor(g, "last").update(alias_of=g["tensors"].index(tensor(g, "both")),
+                                            offset=tensor(g, "both")["offset"])),
+        "writes 'last' over bytes of 'both', which it needs meanwhile"),
+    "an alias of an alias": (lambda g: tensor(g, "last").update(
+        alias_of=g["tensors"].index(tensor(g, "left")), offset=tensor(g, "left")["offset"]),
+        "itself an alias"),
+}
+
+
+def test_file_of_views_reads():
+    model = loader.from_bytes(np.frombuffer(joined(), np.uint8), "m.edge")
+    assert [t.pitch for t in model.tensors if t.name in ("left", "right")] == [8, 8]
+
+
+@pytest.mark.parametrize("what", sorted(HOSTILE))
+def test_hostile_views_are_refused(what):
+    change, message = HOSTILE[what]
+    data = mutate.changed(joined(), lambda root, graph: change(graph))
+    with pytest.raises(ModelError, match=message) as caught:
+        loader.from_bytes(np.frombuffer(data, np.uint8), "m.edge")
+    assert str(caught.value).startswith("m.edge: ")
+
+
+def test_more_views_than_can_be_compared(monkeypatch):
+    monkeypatch.setattr(regions, "MAX_COMPARED", 2)
+    with pytest.raises(ModelError, match="too many tensors share their bytes"):
+        loader.from_bytes(np.frombuffer(joined(), np.uint8), "m.edge")
+
+
+regions_of = st.builds(
+    lambda start, rows, width, apart: regions.Region(start, rows, width, width + apart),
+    st.integers(0, 40), st.integers(1, 6), st.integers(1, 9), st.integers(0, 9))
+
+
+@given(regions_of, regions_of)
+@settings(max_examples=500)
+def test_shared_counts_bytes(a, b):
+    """Against sets of bytes."""
+    one, other = ({r.start + row * r.pitch + k for row in range(r.rows) for k in range(r.width)}
+                  for r in (a, b))
+    found = regions.shared(a, b)
+    if found is None:
+        assert a.pitch != b.pitch and a.rows > 1 and b.rows > 1
+    else:
+        assert found == regions.shared(b, a) == len(one & other)

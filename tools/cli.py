@@ -183,6 +183,8 @@ def pack_text(report: PackReport) -> str:
                   + (f" ({report.arena_bytes / bound:.3f} times)" if bound else "")
                   + (", proven smallest" if report.proven else "")),
         ("ops", f"{report.source_ops} imported, {report.ops} in the file")])
+    if report.reductions:
+        lines += ["", *reduction_lines(report)]
     if report.patch is not None:
         lines += ["", *patch_lines(report.patch)]
     if report.mixed is not None:
@@ -202,6 +204,14 @@ def patch_lines(report: patch.PatchReport) -> list[str]:
                         + [("cost", f"{report.extra_part:.1%} more multiply-adds, "
                                     f"{report.extra_ops} more ops"),
                            ("arena without", text.size(report.arena_without_bytes))])]
+
+
+def reduction_lines(report: PackReport) -> list[str]:
+    """Return the lines that tell what the arena would be without each reduction."""
+    rows = [(found.name, text.size(found.without_bytes),
+             f"{found.without_bytes / max(1, report.arena_bytes) - 1:+.1%}")
+            for found in report.reductions]
+    return text.table(("without", "arena", "change"), rows, left=(0,))
 
 
 def mixed_text(report: mixed.MixedReport) -> list[str]:
