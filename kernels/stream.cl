@@ -4,13 +4,19 @@
 // what a copy moves, and it drives out what others could use.
 //
 // STREAM(v, p): STOREV(v, p).
-// PAST_CACHES: past the caches where the compiler has a way to say so. fp32 only, and p is aligned
-//              as the vector is: tensors are, see the validator.
+// PAST_CACHES: past the caches where the compiler has a way to say so, and p is aligned as the
+//              vector is, which views into other tensors need not be. fp32 only.
 
 #define STREAM(v, p) STOREV(v, p)
 #if defined(PAST_CACHES) && defined(__has_builtin)
 #if __has_builtin(__builtin_nontemporal_store)
 #undef STREAM
-#define STREAM(v, p) __builtin_nontemporal_store((v), (__global F *)(p))
+#define STREAM(v, p)                                                                               \
+    do {                                                                                           \
+        if ((size_t)(p) % sizeof(F) == 0)                                                          \
+            __builtin_nontemporal_store((v), (__global F *)(p));                                   \
+        else                                                                                       \
+            STOREV(v, p);                                                                          \
+    } while (0)
 #endif
 #endif

@@ -183,3 +183,22 @@ def test_shapes_in_short(tmp_path):
     networks.write("mobilenetv2", tmp_path / "m.edge", size=32)
     shapes = [timing.shape_of(op) for op in loader.read(tmp_path / "m.edge").ops]
     assert shapes[:3] == ["3x3/2 3->32 16x16", "3x3/1 32->32 16x16", "1x1/1 32->16 16x16"]
+
+
+@pytest.mark.parametrize("at", [0, 4, 20])
+def test_stores_past_caches_may_be_unaligned(device, at):
+    """Views into other tensors start anywhere; a whole-vector store there would be a fault."""
+    cl, lanes = device.cl, device.facts.lanes
+    x = np.linspace(-1, 1, 2048, dtype=np.float32)
+    buffers = [cl.Buffer(device.context, cl.mem_flags.READ_WRITE, x.nbytes) for _ in range(2)]
+    for buffer, array in zip(buffers, (x, np.full(x.size, 7, np.float32))):
+        cl.enqueue_copy(device.queue, buffer, array)
+    kernel = device.kernel("roofline", "copy_peak", {"VEC": lanes, "PAST_CACHES": 1})
+    kernel.set_args(buffers[0], np.uint32(0), buffers[1], np.uint32(at),
+                    *map(np.int32, (32, 32, 1, 1)))
+    cl.enqueue_nd_range_kernel(device.queue, kernel, (2,), (1,))
+    found = np.empty_like(x)
+    cl.enqueue_copy(device.queue, found, buffers[1])
+    size, first = 2 * 32 * lanes, at // 4
+    assert np.array_equal(found[first:first + size], x[:size])
+    assert (found[:first] == 7).all() and (found[first + size:] == 7).all()
