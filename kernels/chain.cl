@@ -1,10 +1,10 @@
 // A chain of launches in one; edgerun/chain.py puts the kernels, as functions, in front.
 //
 // Global size: any number of work-groups of one work-item, best as many as there are cores. Every
-// work-group has a share of the tiles of a launch, neighbours that lie where its share of the launch
-// before lies, so that most of what a core reads is in its own cache. It takes the tiles of its own
-// share first, then of others'; then it waits until all tiles of the launch are done. A work-item
-// that takes no tile is waited for by nobody.
+// work-group has a share of the tiles of a launch: neighbours, that lie where its share of the
+// launch before lies, so that most of what a core reads is in its own cache. It takes the tiles of
+// its own share first, then of others'; then it waits until all tiles of the launch are done. A
+// work-item that takes no tile is waited for by nobody.
 //
 // CASES: the cases of a switch over the variants; each unpacks `arg` and calls its function for
 //        EACH_ITEM.
@@ -19,8 +19,9 @@
 
 // A work-group's counter goes on from launch to launch: `first` is where the launch starts. So one
 // that comes late, when a launch is over, finds its counter beyond and takes nothing. Counters are
-// read and written by all; fences keep the compiler from moving the tensors' loads and stores across
-// them. Returns the tile that is taken, or -1, as for a share without tiles, whose counter lags.
+// read and written by all; fences keep the compiler from moving the tensors' loads and stores
+// across them. Returns the tile that is taken, or -1, as for a share without tiles, whose counter
+// lags.
 int take_of(__global int *counter, const int first, const int count) {
     int at = *(volatile __global int *)counter;
     while (count > 0 && at < first + count) {
@@ -72,8 +73,8 @@ int4 next_item(int4 item, const int4 items) {
 }
 
 // b0 .. b7: arena and segments.
-// counters [work-groups + 2][LINE]: tiles taken of every work-group's share, in all launches so far;
-//          tiles done; work-groups that are through; 0 before and after.
+// counters [work-groups + 2][LINE]: tiles taken of every work-group's share, in all launches so
+//          far; tiles done; work-groups that are through; 0 before and after.
 // behind it, at table_at, [launches][row]: variant, global size, work-items of a tile, tiles,
 //          arguments.
 // The hint is that of conv_integer.cl.

@@ -136,6 +136,27 @@ def test_chain_of_any_number_of_work_groups(path, monkeypatch, groups):
         assert_same(results(session, inputs), wanted)
 
 
+def test_chain_of_launches_of_one_tile(tmp_path, monkeypatch):
+    """Shares without tiles: nothing of theirs may be counted as done, or a launch begins early."""
+    graph = Graph("turns")
+    shape = (1, 64, 64, 4)
+    last = graph.input("x", shape, "fp32")
+    for turn in range(6):  # a large launch reads the end of the one before first
+        large = graph.add("slice", [last], f"turned{turn}", starts=(0, 63, 0, 0),
+                          steps=(1, -1, 1, 1), sizes=shape)
+        small = graph.add("reduce", [large], f"mean{turn}", kind="mean", axes=(1, 2, 3))
+        small = graph.add("unary", [small], f"tanh{turn}", kind="tanh")
+        last = graph.add("binary", [large, small], f"sum{turn}", kind="add")
+    graph.output("y", last)
+    path, device = save(graph, tmp_path / "turns.edge"), Device(PROMISED["pocl"][0])
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    with opened(path, device, "launches", monkeypatch) as session:
+        wanted = session.run({"x": x})["y"]
+    with opened(path, device, "chain", monkeypatch) as session:
+        for _ in range(300):
+            np.testing.assert_allclose(session.run({"x": x})["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_chain_where_fewer_cores_are_allowed(monkeypatch):
     class Opened:
         info = type("Info", (), {"compute_units": 8})
