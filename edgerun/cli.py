@@ -99,7 +99,7 @@ def _run(args: argparse.Namespace) -> int:
                          f"{arrays.needed(model.inputs)}")
     if args.outputs is None:
         raise InputError(f"{args.model}: --outputs OUT.npz is missing, needed a file for "
-                         f"{arrays.needed(model.outputs)}")
+                         f"{arrays.needed(model.results)}")
     arrays.check_writable(args.outputs)
     inputs = arrays.read_npz(args.inputs)
     from edgerun.device import Device

@@ -22,6 +22,10 @@ def describe(model: Model) -> dict[str, Any]:
         "inputs": _boundary(model, model.inputs), "outputs": _boundary(model, model.outputs),
         "macs": sum(OPS[op.code].macs(op) for op in model.ops),
         "ops": [_op(op) for op in model.ops],
+        "host_ops": [{"code": op.code, "name": op.name, "options": op.options,
+                      "inputs": op.inputs, "outputs": _results(op.outputs)}
+                     for op in model.host_ops],
+        "results": _results(model.results),
         "tensors": _tensors(model),
         "segments": [{"dtype": s.dtype, "bytes": len(s.data), "file_offset": s.file_offset,
                       "crc32": f"{s.crc32:08x}"} for s in model.segments],
@@ -37,6 +41,11 @@ def _boundary(model: Model, infos: Sequence[TensorInfo]) -> list[dict[str, Any]]
     return [{"name": info.name, "shape": info.shape, "dtype": name_of(info.dtype),
              "perm": info.perm, "device_dtype": model.tensors[info.tensor].dtype,
              "pieces": len(info.pieces)} for info in infos]
+
+
+def _results(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
+    return [{"name": info.name, "shape": info.shape, "dtype": name_of(info.dtype)}
+            for info in infos]
 
 
 def _op(op: Op) -> dict[str, Any]:
@@ -115,6 +124,10 @@ def describe_text(found: dict[str, Any]) -> str:
         [(op["index"], op["code"], op["name"], text.shape(op["shape"]), op["dtype"],
           f"{op['weight_bytes']:,}" if op["weight_bytes"] else "",
           f"{op['macs']:,}" if op["macs"] else "") for op in found["ops"]], left=(1, 2, 3, 4))
+    host = text.table(
+        ("op on the host", "code", "name", "result", "shape", "dtype"),
+        [("NumPy", op["code"], op["name"], out["name"], text.shape(out["shape"]), out["dtype"])
+         for op in found["host_ops"] for out in op["outputs"]], left=range(6))
     tensors = text.table(
         ("tensors", "dtype", "count", "bytes"),
         [(t["place"], t["dtype"], t["count"], f"{t['bytes']:,}") for t in found["tensors"]],
@@ -123,6 +136,6 @@ def describe_text(found: dict[str, Any]) -> str:
         ("segment", "bytes", "at", "crc32"),
         [(s["dtype"], f"{s['bytes']:,}", f"{s['file_offset']:,}", s["crc32"])
          for s in found["segments"]], left=(0,))
-    parts = [header, boundary, ops, tensors, segments if found["segments"] else [],
-             tuning.table_text(found["tuning"])]
+    parts = [header, boundary, ops, host if found["host_ops"] else [], tensors,
+             segments if found["segments"] else [], tuning.table_text(found["tuning"])]
     return "\n\n".join("\n".join(part) for part in parts if part)

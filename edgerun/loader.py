@@ -13,8 +13,8 @@ import numpy as np
 from edgerun import dtypes, flat, tuning, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, Model, Op, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo, TestVector,
-    Tuning)
+    VERSION, HostOp, Model, Op, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo,
+    TestVector, Tuning)
 from edgerun.quantization import Quantization
 
 
@@ -121,11 +121,27 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
         raise ModelError(f"{where}: the memory plan is missing")
     inputs = tuple(_boundary(b, tensors) for b in graph["inputs"])
     outputs = tuple(_boundary(b, tensors) for b in graph["outputs"])
+    host, results = _host_ops(graph, outputs, where)
     return Model(
         where, graph["name"], graph["source"], root["producer"], graph["precision"],
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
         (), len(root["graph"]), data, tuple(Range(**values) for values in graph["ranges"]),
-        graph["observer"], graph["samples"], patch=_patch(graph["patch"]))
+        graph["observer"], graph["samples"], patch=_patch(graph["patch"]),
+        host_ops=host, results=results)
+
+
+def _host_ops(graph: dict, outputs: tuple[TensorInfo, ...], where: str
+              ) -> tuple[tuple[HostOp, ...], tuple[TensorInfo, ...]]:
+    ops = tuple(HostOp(
+        op["code"], op["name"], tuple(int(n) for n in op["inputs"]),
+        tuple(replace(_boundary(values, ()), tensor=-1, perm=()) for values in op["outputs"]),
+        {option["name"]: option["value"] for option in op["options"]}) for op in graph["host_ops"])
+    values = [*outputs, *(info for op in ops for info in op.outputs)]
+    numbers = [int(n) for n in graph["results"]]
+    for number in numbers:
+        if not 0 <= number < len(values):
+            raise ModelError(f"{where}: a result is value {number}, the file has {len(values)}")
+    return ops, tuple(values[number] for number in numbers) or outputs
 
 
 def _patch(values: dict | None) -> Patch | None:
@@ -165,7 +181,7 @@ def _boundary(values: dict, tensors: tuple[Tensor, ...]) -> TensorInfo:
 
 def _vector(values: dict, model: Model, where: str) -> TestVector:
     crc = 0
-    for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)):
+    for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.results)):
         if len(items) != len(infos):
             raise ModelError(f"{where}: has {len(items)} arrays, needed {len(infos)}")
         for item in items:
@@ -175,12 +191,13 @@ def _vector(values: dict, model: Model, where: str) -> TestVector:
     inputs, outputs = (
         tuple(_array(np.asarray(item["data"], np.uint8), info, where)
               for item, info in zip(items, infos))
-        for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.outputs)))
+        for items, infos in ((values["inputs"], model.inputs), (values["outputs"], model.results)))
     return TestVector(inputs, outputs, values["tolerance"])
 
 
 def _array(data: np.ndarray, info: TensorInfo, where: str) -> np.ndarray:
-    needed = int(np.prod(info.shape, dtype=object)) * info.dtype.itemsize
-    if len(data) != needed:
+    fixed = [n for n in info.shape if n >= 0]  # others depend on what is found
+    needed = int(np.prod(fixed, dtype=object)) * info.dtype.itemsize
+    if len(data) != needed and (len(fixed) == len(info.shape) or len(data) % needed):
         raise ModelError(f"{where}: {info.name!r} has {len(data)} bytes, needed {needed}")
     return data.view(info.dtype).reshape(info.shape)

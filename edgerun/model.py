@@ -99,6 +99,19 @@ class Op:
 
 
 @dataclass(frozen=True)
+class HostOp:
+    """What the host computes of the graph's outputs; see the schema and edgerun/host_ops.py."""
+    code: str
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[TensorInfo, ...]
+    options: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.name!r}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """The memory plan: bytes of the arena, the bound no plan can beat, the op where it is met.
 
@@ -185,7 +198,11 @@ class Patch:
 
 @dataclass(frozen=True)
 class Model:
-    """A whole model file; `data` is the read-only mapping that everything points into."""
+    """A whole model file; `data` is the read-only mapping that everything points into.
+
+    `outputs` are those of the graph, `results` what the caller gets: the same where there are no
+    host ops.
+    """
     path: str
     name: str
     source: str
@@ -206,6 +223,8 @@ class Model:
     samples: int = 0
     tuning: tuple[Tuning, ...] = ()
     patch: Patch | None = None
+    host_ops: tuple[HostOp, ...] = ()
+    results: tuple[TensorInfo, ...] = ()
 
     @property
     def file_bytes(self) -> int:

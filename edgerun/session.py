@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgerun import boundary, dtypes, loader, routes, tuning
+from edgerun import boundary, dtypes, host_ops, loader, routes, tuning
 from edgerun.arena import Arena
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
@@ -76,7 +76,7 @@ class Session:
         self.model = model
         self.device = device
         self.inputs: list[TensorInfo] = list(model.inputs)
-        self.outputs: list[TensorInfo] = list(model.outputs)
+        self.outputs: list[TensorInfo] = list(model.results)
         self.buffers = Buffers(device)
         self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
@@ -311,12 +311,16 @@ class Session:
                     boundary.put(info, tensor, array, mapped)
 
     def read(self) -> dict[str, np.ndarray]:
-        """Wait for the launches, and copy the outputs out of the arena.
+        """Wait for the launches, copy the outputs out of the arena, and run the host ops on them.
 
         Raises:
             DeviceError: a launch or the transfer failed, the session is closed, or another one
                 has written over the arena.
         """
+        return host_ops.finish(self.model, self.copy_out())
+
+    def copy_out(self) -> dict[str, np.ndarray]:
+        """As read(), without the host ops."""
         self._require_open()
         self.arena.require(self)
         self._finish()

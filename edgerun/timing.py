@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import routes, text
+from edgerun import host_ops, routes, text
 from edgerun.errors import DeviceError, InputError
 from edgerun.model import Op
 from edgerun.ops import OPS
@@ -16,6 +16,7 @@ from edgerun.roofline import Roofline, bound, roofline
 from edgerun.session import Session
 
 PROFILE_RUNS = 5
+HOST = "NumPy on the host"  # stands for the kernel of a host op
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROF
         peaks: of the device, to compare with.
 
     Returns:
-        One OpTime per launch, in order.
+        One OpTime per launch, in order, then one per host op.
 
     Raises:
         InputError: the inputs are wrong, or `runs` is below 1.
@@ -128,7 +129,22 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROF
             best = bound(op, macs, peaks, _model_bytes(session))
             limits = best.possible_ns, best.limit(whole, peaks.launch_ns)
         found.append(OpTime(*head, macs, op_bytes(op), *limits, shape_of(op)))
-    return found
+    return found + _host_times(session, runs)
+
+
+def _host_times(session: Session, runs: int) -> list[OpTime]:
+    """Return the times of what the host computes, of the outputs that are in the arena now."""
+    model = session.model
+    if not model.host_ops:
+        return []
+    outputs, times = session.copy_out(), []
+    for _ in range(runs + 1):
+        times.append([])
+        host_ops.finish(model, outputs, times[-1])
+    medians = np.median(np.array(times[1:], np.int64), axis=0).astype(int)
+    return [OpTime(len(model.ops) + number, op.code, op.name, HOST, int(ns), 0, 0,
+                   shape=text.shape(op.outputs[0].shape))
+            for number, (op, ns) in enumerate(zip(model.host_ops, medians))]
 
 
 def _model_bytes(session: Session) -> int:

@@ -15,7 +15,7 @@ from collections import Counter
 
 import numpy as np
 
-from edgerun import dtypes
+from edgerun import dtypes, host_ops
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
 from edgerun.model import MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
@@ -58,6 +58,7 @@ def check(model: Model) -> None:
         _check_overlaps(model)
         _check_ranges(model)
         _check_patch(model)
+        host_ops.check(model)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from None
 

@@ -151,7 +151,7 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
         "tensors": [tensor_values(t) for t in tensors],
         "ops": [op_values(op) for op in graph.ops],
         "inputs": [boundary_values(b) for b in graph.inputs],
-        "outputs": [boundary_values(b) for b in graph.outputs],
+        "outputs": [boundary_values(b) for b in graph.outputs], **_host_values(graph),
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
         "name": graph.name, "source": graph.source, "target": graph.target, "precision": precision,
@@ -160,6 +160,19 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
             "ranges": [asdict(entry) for entry in calibration.ranges.values()],
             "observer": calibration.observer, "samples": calibration.samples})}))
     return bytes(builder.Output())
+
+
+def _host_values(graph: Graph) -> dict[str, Any]:
+    """Return the host ops and the results, their values numbered."""
+    names = [b.name for b in graph.outputs]
+    names += [name for op in graph.host_ops for name, _, _ in op.outputs]
+    number = {name: n for n, name in enumerate(names)}
+    return {"results": [number[name] for name in graph.results], "host_ops": [
+        {"code": op.code, "name": op.name, "inputs": [number[name] for name in op.inputs],
+         "outputs": [{"name": name, "tensor": -1, "shape": shape, "dtype": dtype}
+                     for name, shape, dtype in op.outputs],
+         "options": [{"name": name, "value": value} for name, value in op.options.items()]}
+        for op in graph.host_ops]}
 
 
 def _first_reader(graph: Graph, piece: Tensor, views: Views) -> int:

@@ -230,7 +230,7 @@ def mixed_text(report: mixed.MixedReport) -> list[str]:
 def verify(args: argparse.Namespace) -> int:
     """Run `edgerun verify --against`; returns the exit status."""
     model = loader.read(args.model)
-    runtime = runtimes.open_source(args.against, [info.name for info in model.outputs])
+    runtime = runtimes.open_source(args.against, [info.name for info in model.results])
     if args.inputs is not None:
         samples = verify_module.samples_of(arrays.read_npz(args.inputs), model.inputs, args.inputs)
     else:

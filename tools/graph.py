@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import dtypes, flat
+from edgerun import dtypes, flat, host_ops
 from edgerun.errors import ModelError
 from edgerun.model import Patch
 from edgerun.ops import OPS
@@ -123,6 +123,21 @@ class Boundary:
 
 
 @dataclass
+class HostOp:
+    """An op that the host computes of the graph's outputs; see edgerun/host_ops.py.
+
+    Attributes:
+        inputs: names of outputs of the graph, or of host ops before it.
+        outputs: name, shape (-1: depends on what is found) and dtype.
+    """
+    code: str
+    name: str
+    inputs: list[str]
+    outputs: list[tuple[str, tuple[int, ...], str]]
+    options: dict[str, float]
+
+
+@dataclass
 class Graph:
     """Ops in execution order, with the boundary. Tensors are reached through ops and boundary."""
     name: str = ""
@@ -130,6 +145,8 @@ class Graph:
     ops: list[Op] = field(default_factory=list)
     inputs: list[Boundary] = field(default_factory=list)
     outputs: list[Boundary] = field(default_factory=list)
+    host_ops: list[HostOp] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)  # what the caller gets, [] for the outputs
     notes: list[str] = field(default_factory=list)  # what the user should know about the import
     source_ops: int = 0  # ops of the source model
     target: str = ""  # device profile that the packer has in mind
@@ -184,6 +201,40 @@ class Graph:
     def output(self, name: str, tensor: Tensor, dtype: str | None = None) -> None:
         """Declare a graph output; `dtype` is the source's, default the tensor's."""
         self.outputs.append(Boundary(name, tensor, tensor.shape, dtype or tensor.dtype))
+
+    def host(self, code: str, inputs: Sequence[Tensor], names: Sequence[str], name: str = "",
+             **options: float) -> None:
+        """Append a host op; what it reads becomes outputs of the graph, of real numbers.
+
+        Call it when the model's other outputs are declared, and set `results` afterwards.
+
+        Args:
+            code, options: see edgerun.host_ops.
+            inputs: tensors.
+            names: of its outputs.
+            name: of the source model's op.
+
+        Raises:
+            ModelError: the inputs or options do not fit.
+        """
+        declared = {(b.tensor, b.dtype): b.name for b in self.outputs}
+        taken = {b.name for b in self.outputs} | {o[0] for op in self.host_ops for o in op.outputs}
+        read = []
+        for tensor in inputs:
+            if (tensor, tensor.dtype) not in declared:
+                own, number = tensor.name, 1
+                while own in taken or own in names:
+                    own, number = f"{tensor.name}.{number}", number + 1
+                taken.add(own)
+                declared[tensor, tensor.dtype] = own
+                self.output(own, tensor)
+            read.append(declared[tensor, tensor.dtype])
+        try:
+            found, _ = host_ops.specs(code, [(t.shape, t.dtype) for t in inputs], options)
+        except ValueError as error:
+            raise ModelError(f"{code} {name!r}: {error}") from None
+        self.host_ops.append(HostOp(code, name, read, [
+            (out, shape, dtype) for out, (shape, dtype) in zip(names, found)], dict(options)))
 
     def add(self, code: str, inputs: Iterable[Tensor | None], name: str = "",
             quantization: Quantization | None = None, **options: Any) -> Tensor:

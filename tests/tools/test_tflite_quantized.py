@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flatbuffers import flexbuffers
 import tflite
 
 from edgerun.errors import ModelError, UnsupportedError
@@ -452,22 +453,27 @@ def detector(behind: bool) -> tuple[TFLiteBuilder, list[int]]:
     boxes = m.op("RELU", [n], out="uint8", shape=(1, 6, 4), quantization=([0.1], [3], 0))
     scores = m.op("LOGISTIC", [n], out="uint8", shape=(1, 6, 4), quantization=([1 / 256], [0], 0))
     anchors = m.const(random((6, 4)), name="anchors")
-    found = m.op("CUSTOM", [boxes, scores, anchors], custom=DETECTION, outs=4)
+    options = {"max_detections": 3, "max_classes_per_detection": 1, "nms_score_threshold": 0.1,
+               "nms_iou_threshold": 0.5, "num_classes": 4, "y_scale": 1.0, "x_scale": 1.0,
+               "h_scale": 1.0, "w_scale": 1.0}
+    found = m.op("CUSTOM", [boxes, scores, anchors], custom=DETECTION, outs=4,
+                 custom_options=bytes(flexbuffers.Dumps(options)))
     m.tensors[boxes].name, m.tensors[scores].name = "boxes", "scores"
     if behind:
         return m, [m.op("RELU", [found[0]])]
     return m, [*found, m.op("RELU", [n], out="uint8", quantization=([0.1], [3], 0))]
 
 
-def test_a_final_detection_op_is_cut_off(tmp_path):
+def test_a_final_detection_op_is_the_host_s(tmp_path):
     m, outputs = detector(behind=False)
     graph = load(m.finish(outputs), tmp_path)
-    assert [(b.name, b.shape, b.dtype) for b in graph.outputs] == [
-        ("boxes", (1, 6, 4), "uint8"), ("scores", (1, 6, 4), "uint8"),
-        (m.tensors[outputs[-1]].name, (1, 6, 4), "uint8")]
-    note, = graph.notes
-    assert f"CUSTOM({DETECTION})" in note and "is left out" in note
-    assert "'boxes', 'scores'" in note and "'anchors'" in note
+    names = [m.tensors[index].name for index in outputs]
+    assert graph.results == names and not graph.notes
+    assert [(b.name, b.shape, b.dtype) for b in graph.outputs][:1] == [
+        (names[-1], (1, 6, 4), "uint8")]
+    op, = graph.host_ops
+    assert op.code == "detection_postprocess" and [name for name, *_ in op.outputs] == names[:4]
+    assert op.inputs == [b.name for b in graph.outputs][1:]  # real numbers, and the anchors
 
 
 def test_a_detection_op_in_the_middle_is_not(tmp_path):

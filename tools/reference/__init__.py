@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun import dtypes, quantization
+from edgerun import dtypes, host_ops, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
     cast, conv, conv_transpose, copy, elementwise, elementwise_integer, gather, lrn, matmul, norm,
@@ -85,7 +85,10 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         if boundary.perm:
             array = array.transpose(np.argsort(boundary.perm))
         outputs[boundary.name] = _declared(array, boundary)
-    return outputs
+    for op in graph.host_ops:
+        found = host_ops.run(op.code, [outputs[name] for name in op.inputs], op.options)
+        outputs |= {name: array for (name, _, _), array in zip(op.outputs, found)}
+    return {name: outputs[name] for name in graph.results} if graph.results else outputs
 
 
 def _stored(array: np.ndarray, tensor: Tensor) -> np.ndarray:

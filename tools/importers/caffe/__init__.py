@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgerun.errors import EdgerunError, InputError, ModelError, UnsupportedError
 from edgerun.tools.graph import Graph
-from edgerun.tools.importers.caffe import layers, movement, pointwise
+from edgerun.tools.importers.caffe import host, layers, movement, pointwise
 from edgerun.tools.importers.caffe.context import Context, Value, Weights
 from edgerun.tools.importers.caffe.source import Layer, Source, read, read_weights
 
@@ -21,7 +21,6 @@ DATA = ("Input", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "D
 TRAINING = ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate")
 WEIGHTED = ("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Deconvolution",
             "InnerProduct", "BatchNorm", "Scale", "Bias", "PReLU", "Normalize")
-CUT = ("DetectionOutput",)  # what follows a network; its bottoms become outputs
 
 
 def load(path: str | os.PathLike, shapes: Mapping[str, Sequence[int]] | None = None,
@@ -70,14 +69,13 @@ def build(source: Source, shapes: dict[str, Sequence[int]], weights: Weights, na
     for blob, shape in _shapes(inputs, shapes).items():
         values[blob] = graph.input(blob, shape, "fp32")
     ctx = Context(graph, weights)
-    unread = dict.fromkeys(values)
+    unread, last = dict.fromkeys(values), []
     for layer in body:
         for blob in layer.bottoms:
             unread.pop(blob, None)
-        if layer.type in CUT:
-            unread |= dict.fromkeys(layer.bottoms)
-            graph.notes.append(f"The last layer, {layer}, is left out: the host has to compute it "
-                               f"from the outputs {', '.join(map(repr, layer.bottoms))}.")
+        if layer.type in host.TABLE:
+            unread |= dict.fromkeys(layer.bottoms)  # the host needs them; the caller may, too
+            last.append(layer)
             continue
         for blob, value in zip(layer.tops, _apply(ctx, layer, values)):
             values[blob] = value
@@ -85,10 +83,14 @@ def build(source: Source, shapes: dict[str, Sequence[int]], weights: Weights, na
     for blob in unread:
         value = values[blob]
         if isinstance(value, np.ndarray):
-            value = graph.constant(value, blob)
+            value = values[blob] = graph.constant(value, blob)
         graph.output(blob, value)
     if not graph.outputs:
         raise ModelError("has no output: every blob is read by a layer")
+    for layer in last:
+        _apply(ctx, layer, values, host.TABLE)
+    if last:
+        graph.results = [*(blob for layer in last for blob in layer.tops), *unread]
     return graph
 
 
@@ -117,7 +119,7 @@ def _require_known(body: Sequence[Layer]) -> None:
     Raises:
         UnsupportedError: lists the types that have none.
     """
-    unknown = Counter(layer.type for layer in body if layer.type not in (*TABLE, *CUT))
+    unknown = Counter(layer.type for layer in body if layer.type not in (*TABLE, *host.TABLE))
     if unknown:
         listed = ", ".join(f"{kind} ({count} {'layer' if count == 1 else 'layers'}, first "
                            f"{next(layer.name for layer in body if layer.type == kind)!r})"
@@ -145,8 +147,9 @@ def _shapes(inputs: Mapping[str, tuple[int, ...] | None], given: Mapping[str, Se
     return shapes
 
 
-def _apply(ctx: Context, layer: Layer, values: Mapping[str, Value]) -> list[Value]:
-    """Run the function of a layer; returns one value per top."""
+def _apply(ctx: Context, layer: Layer, values: Mapping[str, Value],
+           table: Mapping[str, Callable] = TABLE) -> list[Value]:
+    """Run the function of a layer; returns one value per top, none for one of the host."""
     try:
         missing = [blob for blob in layer.bottoms if blob not in values]
         if missing:
@@ -154,9 +157,9 @@ def _apply(ctx: Context, layer: Layer, values: Mapping[str, Value]) -> list[Valu
         if not layer.bottoms:
             raise ModelError("reads nothing")
         ctx.layer, ctx.bottoms = layer, [values[blob] for blob in layer.bottoms]
-        made = TABLE[layer.type](ctx)
+        made = table[layer.type](ctx)
         made = made if isinstance(made, list) else [made]
-        if len(made) != len(layer.tops):
+        if table is TABLE and len(made) != len(layer.tops):
             raise ModelError(f"has {len(layer.tops)} tops, needed {len(made)}")
         return made
     except EdgerunError as error:

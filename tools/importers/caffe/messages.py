@@ -61,6 +61,14 @@ MESSAGES = {
     "PriorBox": "repeated float min_size; repeated float max_size; repeated float aspect_ratio; "
                 "bool flip=true; bool clip; repeated float variance; uint img_size; uint img_h; "
                 "uint img_w; float step; float step_h; float step_w; float offset=0.5",
+    "Nms": "float nms_threshold=0.3; int top_k; float eta=1",
+    "SaveOutput": "string output_directory; string output_name_prefix; string output_format; "
+                  "string label_map_file; string name_size_file; uint num_test_image",
+    "DetectionOutput": "uint num_classes; bool share_location=true; int background_label_id; "
+                       "Nms nms_param; SaveOutput save_output_param; CodeType code_type=CORNER; "
+                       "bool variance_encoded_in_target; int keep_top_k=-1; "
+                       "float confidence_threshold; bool visualize; float visualize_threshold; "
+                       "string save_file; bool normalized_bbox=true; bool clip",
     "Layer": "string name @1; string type @2; repeated string bottom @3; repeated string top @4; "
              "repeated float loss_weight @5; repeated Param param @6; repeated BlobProto blobs @7; "
              "repeated StateRule include @8; repeated StateRule exclude @9; Phase phase @10; "
@@ -77,6 +85,7 @@ ENUMS = {
     "Phase": "TRAIN TEST", "Engine": "DEFAULT CAFFE CUDNN OCL", "Pool": "MAX AVE STOCHASTIC",
     "RoundMode": "CEIL FLOOR", "NormRegion": "ACROSS_CHANNELS WITHIN_CHANNEL",
     "EltwiseOp": "PROD SUM MAX", "ReductionOp": "NONE SUM ASUM SUMSQ MEAN",
+    "CodeType": "NONE CORNER CENTER_SIZE CORNER_SIZE",
     "V1Type": "NONE ACCURACY BNLL CONCAT CONVOLUTION DATA DROPOUT EUCLIDEAN_LOSS FLATTEN HDF5_DATA "
               "HDF5_OUTPUT IM2COL IMAGE_DATA INFOGAIN_LOSS INNER_PRODUCT LRN "
               "MULTINOMIAL_LOGISTIC_LOSS POOLING RELU SIGMOID SOFTMAX SOFTMAX_LOSS SPLIT TANH "
@@ -86,7 +95,8 @@ ENUMS = {
 # Field of a layer, without "_param" -> its message; both versions of layers have them.
 PARAMS = {
     "argmax": "ArgMax", "batch_norm": "BatchNorm", "bias": "Bias", "concat": "Concat",
-    "convolution": "Convolution", "crop": "Crop", "dropout": "Dropout", "dummy_data": "DummyData",
+    "convolution": "Convolution", "crop": "Crop", "detection_output": "DetectionOutput",
+    "dropout": "Dropout", "dummy_data": "DummyData",
     "eltwise": "Eltwise", "elu": "Elu", "exp": "Exp", "flatten": "Flatten",
     "inner_product": "InnerProduct", "input": "Input", "log": "Exp", "lrn": "Lrn", "mvn": "Mvn",
     "norm": "Normalize", "permute": "Permute", "pooling": "Pooling", "power": "Power",

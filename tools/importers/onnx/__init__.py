@@ -71,6 +71,12 @@ def import_proto(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
         raise UnsupportedError(f"not supported: {listed}. Needed: {REMEDY}")
     for info in model.graph.output:
         _add_output(walker, info, scope)
+    called = [info.name for info in model.graph.output if scope[info.name].host]
+    for name in called:
+        call = scope[name].host
+        graph.host(call.code, call.inputs, [name], call.name, **call.options)
+    if called:
+        graph.results = [info.name for info in model.graph.output]
     settle(graph)
     if any(b.dtype == "fp64" for b in (*graph.inputs, *graph.outputs)):
         graph.notes.append("The model has float64 inputs or outputs; it is computed in fp32.")
@@ -171,6 +177,8 @@ def _add_output(walker: Walker, info: onnx.ValueInfoProto, scope: Mapping[str, V
     if info.name not in scope:
         raise ModelError(f"output {info.name!r}: no node makes it")
     value = scope[info.name]
+    if value.host:
+        return
     if value.known and 0 in value.shape:
         raise UnsupportedError(f"output {info.name!r}: has no elements")
     dtype = _boundary_dtype(info, "output")

@@ -51,6 +51,15 @@ class Integers:
         return Integers(np.ascontiguousarray(q), Quantization(scale, zero, axis))
 
 
+@dataclass(frozen=True)
+class HostCall:
+    """A host op to be added when all outputs are declared; see Graph.host()."""
+    code: str
+    name: str
+    inputs: tuple[Tensor, ...]
+    options: dict[str, float]
+
+
 @dataclass(eq=False)
 class Value:
     """An ONNX value: its contents if they are known at pack time, else the tensor that holds them.
@@ -61,11 +70,13 @@ class Value:
         lost: neither is there, because the node that makes it is not supported.
         integers: of a known value that the source model stores as integers; `array` has the real
             numbers.
+        host: the host op that makes it, after the graph: only an output of the model can be such.
     """
     array: np.ndarray | None = None
     tensor: Tensor | None = None
     lost: bool = False
     integers: Integers | None = None
+    host: HostCall | None = None
 
     @property
     def known(self) -> bool:

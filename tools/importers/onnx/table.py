@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerun.tools.importers.onnx import (
-    einsum, elementwise, indexing, layers, movement, norms, qlinear, recurrent,
+    detection, einsum, elementwise, indexing, layers, movement, norms, qlinear, recurrent,
     resize)
 from edgerun.tools.importers.onnx.context import Context, Node
 
 # A function returns a Tensor, an array (known contents), a Value, or a list of them per output.
 TABLE: dict[str, Callable[[Context, Node], Any]] = {
-    **einsum.TABLE, **elementwise.TABLE, **indexing.TABLE, **layers.TABLE, **movement.TABLE,
+    **detection.TABLE, **einsum.TABLE, **elementwise.TABLE, **indexing.TABLE, **layers.TABLE,
+    **movement.TABLE,
     **norms.TABLE, **recurrent.TABLE, **resize.TABLE, **qlinear.TABLE,
 }
 DOMAINS = {"": TABLE, "com.microsoft": qlinear.MICROSOFT}

@@ -83,6 +83,11 @@ class Walker:
         self.context.node = node
         function = DOMAINS.get(node.domain, {}).get(node.op_type)
         lost = any(value is not None and value.lost for value in node.inputs)
+        late = [value.host for value in node.inputs if value is not None and value.host]
+        if late:
+            self._problem(node, f"reads what {late[0].code} {late[0].name!r} finds, which the host "
+                                "computes after the graph")
+            return [Value(lost=True) for _ in node.outputs]
         if not lost and host.foldable(node):
             try:
                 arrays = host.evaluate(node)

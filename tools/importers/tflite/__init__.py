@@ -7,7 +7,6 @@ RULES there.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,12 @@ from edgerun.tools.graph import Graph, Tensor
 from edgerun.tools.importers.tflite import (
     compute, elementwise, indexing, movement, recurrent)
 from edgerun.tools.importers.tflite.context import Context, Rule
+from edgerun.tools.importers.tflite.host import HOST, at_the_end
 from edgerun.tools.importers.tflite.source import (
     DAMAGE, NUMPY, QUANTIZED, SourceModel, SourceOp, SourceTensor, read)
 
 RULES: dict[str, Rule] = {**compute.RULES, **elementwise.RULES, **indexing.RULES,
                          **movement.RULES, **recurrent.RULES}
-
-
-# Ops that edgerun has not, but that only sort what a network has found: cut off at the end.
-CUT = ("CUSTOM(TFLite_Detection_PostProcess)",)
 
 
 def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
@@ -46,7 +42,7 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
         UnsupportedError: the model needs ops that edgerun has not; the message lists all of them.
     """
     path = Path(path)
-    source = _cut(read(path))
+    source = read(path)
     graph = Graph(path.stem, path.name, notes=list(source.notes), source_ops=len(source.ops))
     names = _unique(source, source.inputs, "input", graph.notes)
     input_shapes = _input_shapes(source, names, shapes, graph.notes)
@@ -59,46 +55,34 @@ def load(path: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
         if tensor.integer_quantized:
             context.values[index].quantization = tensor.quantization
     for op in source.ops:
-        for index, tensor in zip(op.outputs, _convert(context, op)):
-            context.values[index] = tensor
-    for index, name in zip(source.outputs,
-                           _unique(source, source.outputs, "output", graph.notes)):
-        tensor = source.tensors[index]
-        if index not in context.values:
-            context.values[index] = context.constant(tensor)
-        graph.output(name, context.values[index], _dtype(tensor))
+        if op.type not in HOST:
+            for index, tensor in zip(op.outputs, _convert(context, op)):
+                context.values[index] = tensor
+    _add_outputs(context)
     _drop_unread(graph)
     _note_hybrid(source, graph.notes)
     _note_half(source, graph.notes)
     return graph
 
 
-def _cut(source: SourceModel) -> SourceModel:
-    """Return the model without the ops of CUT whose outputs are all outputs of the model.
-
-    What they read becomes an output in their place.
-    """
-    read_by = {index for op in source.ops for index in op.inputs}
-    cut = [op for op in source.ops if op.type in CUT
-           and all(index in source.outputs or index not in read_by for index in op.outputs)
-           and not any(index in read_by for index in op.outputs)]
-    outputs, notes = list(source.outputs), list(source.notes)
-    for op in cut:
-        at = min((outputs.index(index) for index in op.outputs if index in outputs), default=None)
-        found = [index for index in op.inputs
-                 if index >= 0 and source.tensors[index].data is None and index not in outputs]
-        if at is not None:
-            outputs[at:at] = found
-        outputs = [index for index in outputs if index not in op.outputs]
-        constants = [source.tensors[index].name for index in op.inputs
-                     if index >= 0 and source.tensors[index].data is not None]
-        notes.append(
-            f"{op} is left out, which edgerun has not: the outputs of the model are now what it "
-            f"reads, {', '.join(repr(source.tensors[index].name) for index in found)}"
-            + (f" (the constant {', '.join(map(repr, constants))} stays in {source.path.name})"
-               if constants else ""))
-    return replace(source, ops=[op for op in source.ops if op not in cut], outputs=outputs,
-                   notes=notes) if cut else source
+def _add_outputs(context: Context) -> None:
+    source, graph = context.source, context.graph
+    names = _unique(source, source.outputs, "output", graph.notes)
+    host = [op for op in source.ops if op.type in HOST]
+    later = {index for op in host for index in op.outputs}
+    for index, name in zip(source.outputs, names):
+        tensor = source.tensors[index]
+        if index in later:
+            continue
+        if index not in context.values:
+            context.values[index] = context.constant(tensor)
+        graph.output(name, context.values[index], _dtype(tensor))
+    called = dict(zip(reversed(source.outputs), reversed(names)))
+    for op in host:
+        HOST[op.type](context, op, [called.get(index, source.tensors[index].name)
+                                    for index in op.outputs])
+    if host:
+        graph.results = names
 
 
 def _drop_unread(graph: Graph) -> None:
@@ -174,6 +158,8 @@ def _check_supported(source: SourceModel) -> None:
     missing: Counter[str] = Counter()
     example: dict[str, str] = {}
     for op in source.ops:
+        if op.type in HOST and at_the_end(source, op):
+            continue
         if op.type not in RULES:
             missing[op.type] += 1
             example.setdefault(op.type, op.name)
