@@ -190,7 +190,7 @@ def test_without_calibration(folder):
 
 def test_suggestions_hold(device, folder, tmp_path):
     """What is suggested is done, and then it fits."""
-    source = source_of(folder, device)
+    source = source_of(folder, device, without=("patch",))
     half = pack(source.path, tmp_path / "half.edge", "fp16")
     budget = Budget(ram=half.arena_bytes * 3 // 4)
     with pytest.raises(BudgetError) as error:
@@ -200,12 +200,13 @@ def test_suggestions_hold(device, folder, tmp_path):
     assert report.sentence() in str(error.value)
     assert 1 <= len(report.suggestions) <= 3
     assert all(s.ram <= budget.ram for s in report.suggestions if "--ram" not in s.what)
-    integers, *_ = report.suggestions
+    strips, integers, smaller = report.suggestions
+    assert strips.what == "not --without patch" and "no loss" in strips.cost
+    assert budgets.fit(replace(source, without=()), budget).fits
     assert "int" in integers.what and "calibration" in integers.cost
     calibrated = replace(source, calibration=folder / "samples.npz")
     assert budgets.fit(calibrated, budget).fits
-    smaller = [s for s in report.suggestions if "an input of" in s.what]
-    assert smaller and "instead of 8x8" in smaller[0].what
+    assert "an input of" in smaller.what and "instead of 8x8" in smaller.what
 
 
 def test_larger_budget_that_is_suggested(folder):
@@ -215,6 +216,48 @@ def test_larger_budget_that_is_suggested(folder):
     assert last.what.startswith("--ram ") and last.cost == "more memory"
     ram = sizes.parse(last.what.split()[1], "--ram")
     assert ram >= last.ram and budgets.fit(source_of(folder), Budget(ram, half.flash)).fits
+
+
+def test_strips(device, folder, tmp_path):
+    """Where RAM is scarce the ops with large images run strip by strip: the same numbers."""
+    source = Source(folder / "large.onnx", device=device)
+    onnx_images(folder / "large.onnx")
+    whole = budgets.fit(replace(source, without=("patch",)), Budget(ram=1 << 40))
+    budget = Budget(ram=whole.ram * 2 // 3)
+    report, found = budgets.pack(source, tmp_path / "m.edge", budget)
+    assert found.types == whole.types and "strip by strip" in found.how
+    assert report.patch is not None and found.ram <= budget.ram and found.estimated == 0
+    pack(source.path, tmp_path / "fp32.edge", "fp32")
+    x = {"x": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
+    with (Session(loader.read(tmp_path / "m.edge"), device) as small,
+          Session(loader.read(tmp_path / "fp32.edge"), device) as large):
+        np.testing.assert_array_equal(small.run(x)["y"], large.run(x)["y"])
+    without = budgets.fit(replace(source, without=("patch",)), budget)
+    assert {*without.types} != {"fp32"} or not without.fits
+    none = budgets.fit(replace(source, without=("patch",)), Budget(ram=whole.ram * 2 // 5))
+    if not none.fits:
+        assert none.suggestions[0].what == "not --without patch"
+
+
+def onnx_images(path) -> None:
+    """A network whose first convolutions have large results."""
+    import onnx
+    from onnx import helper, numpy_helper
+    rng = np.random.default_rng(0)
+    weights = {"w0": rng.standard_normal((8, 3, 3, 3)) / 5, "w1": rng.standard_normal((8, 8, 3, 3)),
+               "w2": rng.standard_normal((8, 8, 3, 3))}
+    nodes = [helper.make_node("Conv", ["x", "w0"], ["a"], pads=[1] * 4),
+             helper.make_node("Relu", ["a"], ["b"]),
+             helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1] * 4, strides=[2, 2]),
+             helper.make_node("Relu", ["c"], ["d"]),
+             helper.make_node("Conv", ["d", "w2"], ["e"], pads=[1] * 4, strides=[2, 2]),
+             helper.make_node("GlobalAveragePool", ["e"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "large", [helper.make_tensor_value_info("x", 1, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("y", 1, [1, 8, 1, 1])],
+        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+              path)
 
 
 def test_drop(device, folder, tmp_path):

@@ -104,13 +104,16 @@ class Stages:
 
     Args:
         patch: see edgerun.tools.patch.parse.
+        most_bytes: of the arena, for patch; see edgerun.tools.patch.apply.
     """
 
     def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None,
-                 without: Sequence[str] = (), patch: str | int = patches.OFF):
+                 without: Sequence[str] = (), patch: str | int = patches.OFF,
+                 most_bytes: int | None = None):
         self.graph = graph
         self.progress = progress
         self.without = without
+        self.most_bytes = most_bytes
         self.patch = patches.OFF if "patch" in without else patches.parse(patch)
         self.patched: patches.PatchReport | None = None
         self.reductions: Callable[[], list[reductions.Reduction]] = list
@@ -179,7 +182,8 @@ class Stages:
             half = tensor.dtype == "fp32" and storage.get(tensor.name, real) == "fp16"
             return tensor.bytes // 2 if half else tensor.bytes
 
-        self.patched, names = patches.apply(graph, self.patch, arena_of, size_of)
+        self.patched, names = patches.apply(graph, self.patch, arena_of, size_of,
+                                            self.most_bytes)
         storage |= of_strips(names)
 
 

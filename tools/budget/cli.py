@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgerun import cli, text
 from edgerun.errors import InputError
-from edgerun.tools import profiles
+from edgerun.tools import patch, profiles
 from edgerun.tools.budget import sizes
 from edgerun.tools.budget.fit import Source, fit as fit_model, pack as pack_model
 from edgerun.tools.budget.report import Budget
@@ -58,6 +58,9 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
         if getattr(args, option, None):
             raise InputError(f"--{option.replace('_', '-')} and a budget exclude each other: "
                              "needed one of them, since a budget chooses the types itself")
+    if getattr(args, "patch", patch.OFF) != patch.OFF:
+        raise InputError("--patch and a budget exclude each other: needed one of them, since a "
+                         "budget chooses the strips itself (--without patch: none)")
     given = {name: sizes.parse(getattr(args, name), f"--{name}") for name in ("ram", "flash")
              if getattr(args, name) is not None}
     return Budget(**given, max_drop=args.max_drop, target=args.target or "")

@@ -20,10 +20,12 @@ from edgerun.tools.mixed import sensitivity
 from edgerun.tools.mixed.problem import DTYPES
 from edgerun.tools.mixed.search import PROBES, candidates, fixed_types, unclipped
 from edgerun.tools.calibrate.data import Subset
+from edgerun.tools.patch.apply import AUTO, OFF
 from edgerun.tools.precision import widen
 from edgerun.tools.quantize.assign import REALS
 
 Progress = Callable[..., None]
+STRIPS = "strips"  # the way to plan the arena with as many as are needed
 UNCALIBRATED = ("without calibration data only fp32 and fp16 were considered: int8 and int16 need "
                 "the range of every tensor (--calibration), and what types cost in accuracy is "
                 "estimated from the number of roundings")
@@ -100,9 +102,16 @@ class Project:
         return {op: tuple(d for d in able if d in types or op in fixed) or ("fp32",)
                 for op, able in found.items()}
 
-    def build(self, dtypes: Types, way: str) -> mixed.Built:
-        """Make a file of types and a way to plan the arena."""
-        stages = self._stages(copy_of(self.graph), without=self.source.without)
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways to plan the arena."""
+        return ("",) if "patch" in self.source.without else ("", STRIPS)
+
+    def build(self, dtypes: Types, way: str, most_bytes: int | None) -> mixed.Built:
+        """Make a file of types and a way to plan the arena, of which it may have some bytes."""
+        strips = way == STRIPS and most_bytes is not None
+        stages = self._stages(copy_of(self.graph), without=self.source.without,
+                              patch=AUTO if strips else OFF, most_bytes=most_bytes)
         twins = dict(zip(self.graph.ops, stages.graph.ops))
         assigned = {twins[op]: dtype for op, dtype in dtypes.items()}
         kinds = {*dtypes.values()}
@@ -117,7 +126,8 @@ class Project:
                 stages.run("quantize", lambda graph: quantize.insert(
                     graph, assigned, self.ranges.range))
         data, plan = stages.encode(real, label, self.source.vectors, self.integers, None, storage)
-        return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions)
+        return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions,
+                           stages.patched)
 
 
 def check(budget: Budget, source: Source) -> None:
@@ -215,7 +225,7 @@ class Finder:
             notes.append(UNCALIBRATED)
         search = Search(project.graph, project.build, budget, self.profile,
                         project.allowed(project.types, self._overrides), lambda: self.noise,
-                        self.measure, progress=self.progress, cache=self._cache)
+                        self.measure, project.ways, self.progress, self._cache)
         search.run()
         best = search.best
         point = best or search.nearest
@@ -241,7 +251,7 @@ class Finder:
             sum(len(segment.data) for segment in model.segments), built.plan.arena_bytes,
             built.plan.lower_bound_bytes, built.plan.proven, project.graph.source_ops,
             len(built.graph.ops), [*project.steps, *built.steps], built.graph.notes,
-            reductions=built.reductions()), report
+            reductions=built.reductions(), patch=built.patched), report
 
 
 def _report(source: Source, budget: Budget, search: Search, point: Point, fits: bool,

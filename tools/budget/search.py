@@ -38,7 +38,8 @@ RATIOS = (0.25, 64.0)  # of what the problem counts to what is live: anything el
 SAME = 1.01  # ratio of errors that are no reason to choose the larger file
 
 Types = dict[Op, str]
-Build = Callable[[Types, str], Built]  # from types of the ops, and the name of a way
+# from types of the ops, the name of a way to plan the arena, and the bytes that this may have
+Build = Callable[[Types, str, "int | None"], Built]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Search:
         """Errors that are the same for a person are the same here."""
         found = point.tried.error if point.tried.error is not None else point.tried.estimated
         return (round(math.log(max(found or 0.0, 1e-9)) / math.log(SAME)),
-                self.ways.index(point.tried.how), point.tried.ram + point.tried.flash)
+                point.built.patched is not None, point.tried.ram + point.tried.flash)
 
     def run(self) -> None:
         """Search."""
@@ -287,7 +288,7 @@ class Search:
         spread = max(model.plan.arena_bytes / max(*live, 1), 1.0)
         found: dict[str, float] = {}
         for op, size in zip(model.ops, live):
-            name = op.outputs[0].name
+            name = op.outputs[0].name.partition(" strip ")[0]
             while name not in names and "." in name:  # what was put between is named after it
                 name = name.rpartition(".")[0]
             found[name] = max(found.get(name, 0.0), size * spread)
@@ -316,18 +317,19 @@ class Search:
 
     def point(self, dtypes: Types, way: str) -> Point:
         """Build a file, and measure it if it fits; a known one is not built again."""
-        key = (way, *(dtypes.get(op) for op in self.graph.ops))
+        most = self._most_arena() if way else None
+        key = (way, most, *(dtypes.get(op) for op in self.graph.ops))
         if key in self._built:
             return self._built[key]
         self.progress("build")
         built, known = self.cache.get(key, (None, None))
         if built is None:
-            built = self.build(dtypes, way)
+            built = self.build(dtypes, way, most)
         model = loader.from_bytes(np.frombuffer(built.data, np.uint8), "budget")
         parts = account.ram_of(model, self.profile)
         obstacles = account.obstacles(model, self.profile)
         kinds = {*dtypes.values()}
-        tried = Tried(kinds.pop() if len(kinds) == 1 else "mixed", way, sum(parts.values()),
+        tried = Tried(kinds.pop() if len(kinds) == 1 else "mixed", how(built), sum(parts.values()),
                       len(built.data), self.estimate(dtypes), None, None, False)
         point = Point(built, dtypes, parts, tried, obstacles)
         fits = point.excess(self.budget) == 0
@@ -344,6 +346,14 @@ class Search:
         self.points.append(point)
         return point
 
+    def _most_arena(self) -> int | None:
+        """Return what the arena may have if all else is as in the last file."""
+        if self.budget.ram is None:
+            return None
+        last = self.points[-1] if self.points else None
+        other = last.tried.ram - last.parts["arena"] if last else 0
+        return max(self.budget.ram - other, 1)
+
     def estimate(self, dtypes: Types) -> float | None:
         """Return the error by the sum of noises, as a relative root mean square."""
         if {*dtypes.values()} <= {"fp32"}:
@@ -353,6 +363,14 @@ class Search:
         choice = {head: dtypes[head] for head in self.problem.groups}
         noise = noise_of(self.problem, choice, self.noise)
         return math.sqrt(noise) * MAX_ERROR if math.isfinite(noise) else math.inf
+
+
+def how(built: Built) -> str:
+    """Return what a file does for its arena beside the choice of types, "" for nothing."""
+    if built.patched is None:
+        return ""
+    ops = sum(stage.ops for stage in built.patched.stages)
+    return (f"{ops} ops strip by strip, {built.patched.extra_part:.0%} more multiply-adds")
 
 
 def live_bytes(model: Model) -> list[int]:

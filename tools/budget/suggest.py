@@ -53,6 +53,12 @@ def _all(project: Project, budget: Budget, profile: Profile | None, search: Sear
                          f"{best.tried.drop:.2f} % of the answers change", best.tried.ram,
                          best.tried.flash)
     planner = _Planner(project, replace(budget, max_drop=None), profile, progress)
+    if project.source.without:
+        tried = planner.search(project.types, 1.0, without=())
+        if tried.best is not None:
+            yield Suggestion("not --without " + ",".join(project.source.without), "no loss" + (
+                "; " + tried.best.tried.how if tried.best.tried.how else ""),
+                tried.best.tried.ram, tried.best.tried.flash)
     integers = project.ranges is None and not project.exact
     if integers:
         for types in ((*REALS, "int16"), DTYPES):
@@ -92,24 +98,28 @@ class _Planner:
         self.project, self.budget, self.profile = project, budget, profile
         self.progress = progress
 
-    def search(self, types: Sequence[str], scale: float) -> Search:
+    def search(self, types: Sequence[str], scale: float,
+               without: Sequence[str] | None = None) -> Search:
         """Search the best file of given types within the budget.
 
         Args:
             types: to choose from.
             scale: of height and width of the inputs.
+            without: reductions that are switched off; None for those of the model.
 
         Raises:
             EdgerunError: the model cannot have such inputs.
         """
         self.progress("suggest")
-        given: Source = replace(self.project.source, vectors=())
+        given: Source = replace(self.project.source, vectors=(),
+                                without=self.project.source.without if without is None else without)
         project = Project(given, self.project.target, lambda stage: None,
                           self.project.integers or {*types} > {*REALS},
                           lambda graph: shrink(graph, scale) if scale != 1 else None)
         project.ranges = self.project.ranges or (Nominal if {*types} > {*REALS} else None)
         search = Search(project.graph, project.build, self.budget, self.profile,
-                        project.allowed(types), lambda: modelled(project.graph))
+                        project.allowed(types), lambda: modelled(project.graph),
+                        ways=project.ways)
         search.run()
         return search
 

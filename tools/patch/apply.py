@@ -53,17 +53,19 @@ def parse(given: str | int) -> str | int:
 
 
 def apply(graph: Graph, how: str | int, arena_of: Callable[[Graph, Names], int],
-          size_of: Callable[[Tensor], int] = lambda tensor: tensor.bytes
-          ) -> tuple[PatchReport | None, Names]:
+          size_of: Callable[[Tensor], int] = lambda tensor: tensor.bytes,
+          most_bytes: int | None = None) -> tuple[PatchReport | None, Names]:
     """Make ops run strip by strip where that lowers the arena for little extra work.
 
-    What is little: of the possible choices, that with the smallest product of arena and work.
+    What is little: of the possible choices, that with the smallest product of arena and work; or,
+    with a bound of the arena, that with the least work within it, and none where none is needed.
 
     Args:
         graph: lowered; changed in place, with a note where nothing is gained.
         how: see parse().
         arena_of: bytes of the arena of a graph, which it may change, with some strips.
         size_of: bytes of a tensor as it will be stored.
+        most_bytes: that the arena may have; where that cannot be, it gets as small as it can.
 
     Returns:
         What runs strip by strip, None where every op runs once; and the strips.
@@ -78,7 +80,14 @@ def apply(graph: Graph, how: str | int, arena_of: Callable[[Graph, Names], int],
         work = choice.work / max(outline.total_macs, 1)
         return arena * (1 + work)
 
+    if most_bytes is not None:
+        def score(choice: Choice, arena: int) -> tuple[int, int, int]:
+            over = max(arena - most_bytes, 0)
+            return over, choice.work if not over else 0, arena
+
     best, without = None, arena_of(copy_of(graph), {})
+    if most_bytes is not None and without <= most_bytes:
+        return None, {}
     choices = [choice for choice in frontier(outline, found) if choice.stages]
     for choice in sorted(choices, key=lambda c: score(c, c.live_bytes))[:PLANNED]:
         trial = copy_of(graph)
