@@ -29,7 +29,7 @@ same tests and checks that this page is current.
 These are the tests that come with onnx {version}: {tests} tests of {ops} ops and of {suites} small
 models. Those named `_expanded` run an op through its ONNX function body. Each is packed like any
 model and runs on one OpenCL device (PoCL, a CPU) with guard bytes around every tensor. Tolerances
-are those of the suite (1e-3 relative, 1e-7 absolute; 1e-6 for the models).
+are those of the suite (1e-3 relative, 1e-7 absolute; 1e-6 for the models and DFT).
 
 The tests feed weights, axes and shapes as inputs, where real models have constants. If a test is
 not supported that way, all its inputs but the first are made constants and it runs again; {frozen}

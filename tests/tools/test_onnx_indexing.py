@@ -160,11 +160,3 @@ def test_constants_of_ops_that_the_reference_evaluator_has_wrong(op_type, attrib
     nodes = [make_node(op_type, ["x"], ["pooled"], **attributes),
              make_node("Add", ["pooled", "zero"], ["y"])]
     check(nodes, {"zero": arrays.pop("zero")}, arrays)
-
-
-def test_a_scatter_that_adds_is_refused():
-    model = model_of(make_node("ScatterND", ["x", "i", "u"], ["y"], reduction="add"),
-                     {"x": floats(3, 4)}, {"i": np.array([[0]], np.int64), "u": floats(1, 4)},
-                     opset=16)
-    with pytest.raises(UnsupportedError, match="reduction is 'add'"):
-        import_proto(model)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgerun import dtypes
+from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, dtypes_name, need
 from edgerun.tools.importers.onnx.functions import device_dtype
@@ -139,6 +140,22 @@ def _cast_like(ctx: Context, node: Node):
     return cast(ctx, ctx.tensor(0), dtypes.device_dtype(name))
 
 
+def _bit_shift(ctx: Context, node: Node) -> Tensor:
+    direction = node.attr("direction")
+    if direction not in ("LEFT", "RIGHT"):
+        raise ModelError(f"the direction {direction!r} is not LEFT or RIGHT")
+    return binary(ctx, f"shift_{direction.lower()}", ctx.tensor(0), ctx.tensor(1))
+
+
+def _bit_cast(ctx: Context, node: Node) -> Tensor:
+    """Integers of the same size, whose cast keeps the bits."""
+    x, dtype = ctx.tensor(0), device_dtype(node.attr("to"))
+    kinds = [dtypes.numpy_dtype(x.dtype), dtypes.numpy_dtype(dtype) if dtype else None]
+    need(dtype is not None and all(kind.kind in "iub" for kind in kinds)
+         and kinds[0].itemsize == kinds[1].itemsize, "it casts between integers and real numbers")
+    return cast(ctx, x, dtype)
+
+
 def _shrink(ctx: Context, node: Node) -> Tensor:
     """y = x + bias below -lambd, x - bias above lambd, 0 between."""
     x, edge, bias = ctx.tensor(0), node.attr("lambd", 0.5), node.attr("bias", 0.0)
@@ -172,5 +189,8 @@ TABLE = {
     "Equal": _binary("equal"), "Less": _binary("less"), "LessOrEqual": _binary("less_equal"),
     "Greater": _binary("greater"), "GreaterOrEqual": _binary("greater_equal"),
     "Max": _chain("max"), "Min": _chain("min"), "Sum": _chain("add"), "Mean": _mean,
+    "BitCast": _bit_cast, "BitShift": _bit_shift, "BitwiseAnd": _binary("bit_and"),
+    "BitwiseOr": _binary("bit_or"), "BitwiseXor": _binary("bit_xor"),
+    "BitwiseNot": _unary("bit_not"),
     "Where": _where, "Cast": _cast, "CastLike": _cast_like,
 }

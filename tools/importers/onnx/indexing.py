@@ -1,4 +1,4 @@
-"""ONNX ops that read or write elements at given indices, and CumSum."""
+"""ONNX ops that read or write elements at given indices, and running sums and products."""
 from __future__ import annotations
 
 import math
@@ -136,20 +136,18 @@ def _wrapped(indices: np.ndarray, size: int) -> np.ndarray:
 def _scatter_elements(ctx: Context, node: Node) -> Tensor:
     """y = x, but y[i, index[i, j, k], k] = updates[i, j, k] for axis 1."""
     x, updates = ctx.tensor(0), ctx.tensor(2)
-    need(node.attr("reduction", "none") == "none", f"reduction is {node.attr('reduction')!r}")
     indices = node.known(1, "index input")
     axis = normal_axis(node.attr("axis", 0), len(x.shape))
     places = _element_places(x.shape, indices.shape, axis)
     if updates.shape != indices.shape:
         raise ModelError(f"updates of the shape {updates.shape} do not fit {indices.shape}")
     places = places + math.prod(x.shape[axis + 1:]) * _wrapped(indices, x.shape[axis])
-    return _replaced(ctx, x, updates, places, len(x.shape))
+    return _combined(ctx, node, x, updates, places, len(x.shape))
 
 
 def _scatter_nd(ctx: Context, node: Node) -> Tensor:
     """y = x, but the rows that the indices name come from the updates."""
     x, updates = ctx.tensor(0), ctx.tensor(2)
-    need(node.attr("reduction", "none") == "none", f"reduction is {node.attr('reduction')!r}")
     indices = node.known(1, "index input")
     places = _places(indices, x.shape)
     depth = indices.shape[-1]
@@ -158,13 +156,39 @@ def _scatter_nd(ctx: Context, node: Node) -> Tensor:
         raise ModelError(f"the shapes {indices.shape} and {updates.shape} of its indices and "
                          f"updates do not fit {x.shape}")
     box = _box(places, x.shape[:depth])
-    if box is not None:
+    if box is not None and node.attr("reduction", "none") == "none":
         starts, sizes = box
         return _put(ctx, x, ctx.reshape(updates, (*sizes, *rest)), starts)
-    return _replaced(ctx, x, updates, places, depth)
+    return _combined(ctx, node, x, updates, places, depth)
 
 
-def _replaced(ctx: Context, x: Tensor, updates: Tensor, places: np.ndarray, depth: int) -> Tensor:
+def _combined(ctx: Context, node: Node, x: Tensor, updates: Tensor, places: np.ndarray, depth: int
+              ) -> Tensor:
+    """Return x with rows replaced by the updates, or by what a reduction makes of both.
+
+    A place that is named several times takes part in as many rounds.
+    """
+    reduction = node.attr("reduction", "none")
+    if reduction == "none":
+        return put_rows(ctx, x, updates, places, depth)
+    if reduction not in ("add", "mul", "min", "max"):
+        raise ModelError(f"reduction {reduction!r} is not known")
+    count, rest, flat = math.prod(x.shape[:depth]), x.shape[depth:], places.reshape(-1)
+    rows = ctx.reshape(x, (count, *rest))
+    updates = ctx.reshape(updates, (flat.size, *rest))
+    order = np.argsort(flat, kind="stable")
+    first = np.searchsorted(flat[order], flat[order])
+    turns = np.empty(flat.size, np.int64)
+    turns[order] = np.arange(flat.size) - first
+    for turn in range(int(turns.max()) + 1):
+        chosen = np.flatnonzero(turns == turn)
+        now = ctx.add("gather", [rows, ctx.constant(flat[chosen].astype(np.int32))], axis=0)
+        new = ctx.add("gather", [updates, ctx.constant(chosen.astype(np.int32))], axis=0)
+        rows = put_rows(ctx, rows, binary(ctx, reduction, now, new), flat[chosen], 1)
+    return ctx.reshape(rows, x.shape)
+
+
+def put_rows(ctx: Context, x: Tensor, updates: Tensor, places: np.ndarray, depth: int) -> Tensor:
     """Return x with rows replaced, at places of its flattened first `depth` axes."""
     count, rest = math.prod(x.shape[:depth]), x.shape[depth:]
     both = ctx.add("concat", [ctx.reshape(x, (count, *rest)),
@@ -205,30 +229,35 @@ def _put(ctx: Context, x: Tensor, updates: Tensor, starts: Sequence[int]) -> Ten
     return updates
 
 
-def _cum_sum(ctx: Context, node: Node) -> Tensor:
-    """y[i] = x[0] + ... + x[i], by adding x shifted by 1, 2, 4, ..."""
-    x = ctx.tensor(0)
-    axis = normal_axis(int(node.known(1, "axis").reshape(-1)[0]), len(x.shape))
-    reverse = bool(node.attr("reverse", 0))
-    if node.attr("exclusive", 0):
-        if x.shape[axis] == 1:
-            return ctx.constant(np.zeros(x.shape), like=x)
-        x = _shifted(ctx, x, axis, 1, reverse)
-    shift = 1
-    while shift < x.shape[axis]:
-        x = binary(ctx, "add", x, _shifted(ctx, x, axis, shift, reverse))
-        shift *= 2
-    return x
+def _cumulative(kind: str, neutral: int):
+    """Return the function of CumSum or CumProd: y[i] = x[0] + ... + x[i], by adding x shifted by 1,
+    2, 4, ..."""
+    def function(ctx: Context, node: Node) -> Tensor:
+        x = ctx.tensor(0)
+        axis = normal_axis(int(node.known(1, "axis").reshape(-1)[0]), len(x.shape))
+        reverse = bool(node.attr("reverse", 0))
+        if node.attr("exclusive", 0):
+            if x.shape[axis] == 1:
+                return ctx.constant(np.full(x.shape, neutral), like=x)
+            x = _shifted(ctx, x, axis, 1, reverse, neutral)
+        shift = 1
+        while shift < x.shape[axis]:
+            x = binary(ctx, kind, x, _shifted(ctx, x, axis, shift, reverse, neutral))
+            shift *= 2
+        return x
+    return function
 
 
-def _shifted(ctx: Context, x: Tensor, axis: int, shift: int, back: bool) -> Tensor:
-    """Return x moved along the axis, zeros behind it."""
+def _shifted(ctx: Context, x: Tensor, axis: int, shift: int, back: bool, fill: int) -> Tensor:
+    """Return x moved along the axis, what fills it behind it."""
     kept = cut(ctx, x, axis, shift if back else 0, x.shape[axis] - shift)
     amount = [shift if at == axis else 0 for at in range(len(x.shape))]
     none = [0] * len(x.shape)
     return ctx.add("pad", [kept], mode="constant", before=none if back else amount,
-                   after=amount if back else none)
+                   after=amount if back else none, value=float(fill))
 
 
 TABLE = {"OneHot": _one_hot, "GatherND": _gather_nd, "GatherElements": _gather_elements,
-         "ScatterND": _scatter_nd, "ScatterElements": _scatter_elements, "CumSum": _cum_sum}
+         "ScatterND": _scatter_nd, "ScatterElements": _scatter_elements,
+         "Scatter": _scatter_elements, "CumSum": _cumulative("add", 0),
+         "CumProd": _cumulative("mul", 1)}

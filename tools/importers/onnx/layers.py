@@ -42,7 +42,7 @@ class Window:
         return [fill] * (2 - len(values)) + list(values)
 
 
-def _window(node: Node, shape: Sequence[int], kernel: Sequence[int]) -> Window:
+def window_of(node: Node, shape: Sequence[int], kernel: Sequence[int]) -> Window:
     """Return the window of a node over an input [N, C, spatial...]."""
     spatial = list(shape[2:])
     rank = len(spatial)
@@ -65,7 +65,7 @@ def _split(total: int, more_at_end: bool) -> tuple[int, int]:
     return (small, large) if more_at_end else (large, small)
 
 
-def _resolve_padding(node: Node, window: Window, spatial: Sequence[int]) -> None:
+def resolve_padding(node: Node, window: Window, spatial: Sequence[int]) -> None:
     """Put what auto_pad stands for into the window of a convolution or a pool."""
     mode = _auto_pad(node)
     if mode == "NOTSET":
@@ -86,8 +86,8 @@ def _image_weights(w: np.ndarray) -> np.ndarray:
 
 def _conv(ctx: Context, node: Node) -> Tensor:
     x, w = ctx.tensor(0), node.known(1, "weight")
-    window = _window(node, x.shape, w.shape[2:])
-    _resolve_padding(node, window, x.shape[2:])
+    window = window_of(node, x.shape, w.shape[2:])
+    resolve_padding(node, window, x.shape[2:])
     groups = node.attr("group", 1)
     if w.shape[1] * groups != x.shape[1]:
         raise ModelError(f"weights of shape {w.shape} in {groups} groups do not fit {x.shape[1]} "
@@ -112,7 +112,7 @@ def _bias(ctx: Context, node: Node, index: int) -> Tensor | None:
 
 def _conv_transpose(ctx: Context, node: Node) -> Tensor:
     x, w = ctx.tensor(0), node.known(1, "weight")
-    window = _window(node, x.shape, w.shape[2:])
+    window = window_of(node, x.shape, w.shape[2:])
     rank, groups = window.rank, node.attr("group", 1)
     extra = node.attr("output_padding") or [0] * rank
     wanted = node.attr("output_shape")
@@ -156,8 +156,8 @@ def _pool(ctx: Context, node: Node, kind: str, **options) -> Tensor:
     kernel = node.attr("kernel_shape")
     if kernel is None:
         raise ModelError("has no kernel_shape")
-    window = _window(node, x.shape, kernel)
-    _resolve_padding(node, window, x.shape[2:])
+    window = window_of(node, x.shape, kernel)
+    resolve_padding(node, window, x.shape[2:])
     ceil_mode = bool(node.attr("ceil_mode", 0)) and _auto_pad(node) == "NOTSET"
     image = ctx.image(x)
     if x.dtype in ("int8", "uint8"):  # exact in float

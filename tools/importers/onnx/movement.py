@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import helper
 
+from edgerun import dtypes
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, Value, need, normal_axis
@@ -128,6 +129,7 @@ def _concat(ctx: Context, node: Node) -> Tensor:
     rank = len(node.shape(0))
     axis = normal_axis(node.attr("axis", 1), rank)
     parts = [ctx.tensor(i) for i in range(len(node.inputs)) if 0 not in node.shape(i)]
+    need(bool(parts), "its output has no elements")
     return parts[0] if len(parts) == 1 else ctx.add("concat", parts, axis=axis)
 
 
@@ -147,7 +149,7 @@ def _slice_op(ctx: Context, x: Tensor, starts: Sequence[int], steps: Sequence[in
                    steps=[1 if n == 1 else s for n, s in zip(sizes, steps)])
 
 
-def _split(ctx: Context, node: Node) -> list[Tensor]:
+def _split(ctx: Context, node: Node) -> list:
     x = ctx.tensor(0)
     axis = normal_axis(node.attr("axis", 0), len(x.shape))
     sizes = node.ints("split", 1, 13)
@@ -160,7 +162,9 @@ def _split(ctx: Context, node: Node) -> list[Tensor]:
                          "outputs")
     outputs, start = [], 0
     for index, size in enumerate(sizes[:len(node.outputs)]):
-        if node.used(index):
+        if not size:
+            outputs.append(_empty(x, [0 if at == axis else n for at, n in enumerate(x.shape)]))
+        elif node.used(index):
             outputs.append(cut(ctx, x, axis, start, size))
         else:
             outputs.append(Value(lost=True))
@@ -184,7 +188,12 @@ def _slice(ctx: Context, node: Node) -> Tensor:
         axis = normal_axis(axis, rank)
         taken = range(*slice(begin, end, step).indices(x.shape[axis]))
         starts[axis], strides[axis], sizes[axis] = taken.start, step, len(taken)
-    return _slice_op(ctx, x, starts, strides, sizes)
+    return _slice_op(ctx, x, starts, strides, sizes) if 0 not in sizes else _empty(x, sizes)
+
+
+def _empty(x: Tensor, shape: Sequence[int]) -> np.ndarray:
+    """Return the elements of x that are none: known, like those of a constant."""
+    return np.zeros(shape, dtypes.numpy_dtype(x.dtype))
 
 
 def _pad(ctx: Context, node: Node) -> Tensor:
@@ -263,7 +272,8 @@ def _blocks(ctx: Context, node: Node) -> tuple[Tensor, int]:
 
 
 TABLE = {
-    "Identity": _identity, "Dropout": _dropout, "Shape": _shape, "Size": _size,
+    "Identity": _identity, "OptionalGetElement": _identity, "Dropout": _dropout,
+    "Shape": _shape, "Size": _size,
     "EyeLike": _eye_like, "ConstantOfShape": _run_time("shape"), "Range": _run_time("range"),
     "Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
     "Transpose": _transpose, "Expand": _expand, "Tile": _tile, "Concat": _concat, "Split": _split,

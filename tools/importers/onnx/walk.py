@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from onnx import helper
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.onnx import functions, host, quantized
+from edgerun.tools.importers.onnx import functions, host, quantized, scan
 from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value, contents
 from edgerun.tools.importers.onnx.table import DOMAINS
 
@@ -103,6 +103,9 @@ class Walker:
         try:
             if lost and (function is not None or functions.defined(node)):
                 return self._guess(node)
+            if function is None and node.domain == "" and node.op_type == "Scan":
+                return scan.unrolled(self.context, node, lambda body, values: self._body(
+                    body, values, scope))
             if function is None:
                 return self._expand(node)
             result = function(self.context, node)
@@ -151,10 +154,16 @@ class Walker:
         branch = node.attr("then_branch" if taken else "else_branch")
         if branch is None:
             raise ModelError(f"{node}: has no {'then' if taken else 'else'}_branch")
+        return self._body(branch, [], scope)
+
+    def _body(self, body: onnx.GraphProto, values: Sequence[Value], scope: Scope) -> list[Value]:
+        """Import a graph inside of a node, with values of its inputs; returns its outputs."""
+        node = self.context.node
         inner: Scope = ChainMap({}, scope)
-        add_initializers(branch, inner)
-        self.run(branch.node, inner, [output.name for output in branch.output])
-        return [self._lookup(node.proto, output.name, inner) for output in branch.output]
+        add_initializers(body, inner)
+        inner.update({info.name: value for info, value in zip(body.input, values)})
+        self.run(body.node, inner, [output.name for output in body.output])
+        return [self._lookup(node.proto, output.name, inner) for output in body.output]
 
     def _expand(self, node: Node) -> list[Value]:
         """Import a node of an op that ONNX defines by other ops.
