@@ -19,6 +19,8 @@
 // WIDE:    T_int16 only. Sums of up to 48 bits in two ints: bias is then [2][groups * out_c], the
 //          high parts before the low 16 bits. Needs weights above -32768, t > 17, rounding once.
 // ZERO_W:  T_uint8 only. Weights have a zero point.
+// POINTWISE: one tap, strides of 1, no padding, and whole words of input channels: the pixels of x
+//          lie as those of y, and nowhere else.
 // ROUND_TWICE: see integer.cl.
 // DOT_VNNI, DOT_KHR: see dot.cl; the latter T_uint8 only.
 // DOT_MADD: by products of int16, whose neighbours are added: a pattern in which compilers for x86
@@ -38,6 +40,11 @@
 #define WORD 4
 #endif
 #define PIECE 8
+#ifdef POINTWISE
+#define TAPS 1
+#else
+#define TAPS (kernel_h * kernel_w)
+#endif
 
 // A: accumulators. TAKE(sum): what they hold, as I. X: a word of x; W: one of every lane's weights.
 // MAC(acc, x, w): acc + the dot products of the two.
@@ -171,6 +178,14 @@ X join(const short16 part) {
     }
 #endif
 
+// A compiler that knows how an offset goes on adds to every pointer, where few of them fit into
+// registers, instead of to the offset.
+#if defined(DOT_VNNI) && P > 8
+#define HIDE(offset) __asm__("" : "+r"(offset));
+#else
+#define HIDE(offset)
+#endif
+
 #ifdef DOT_FLOAT
 // The first `words` words of x, `advance` elements apart, as fp32; with advance == WORD no more
 // than n channels are read, the rest is 0.
@@ -242,7 +257,6 @@ __kernel void conv2d_integer(
         const int least, const int most, const float alpha, const float beta) {
     const int first = get_global_id(0) * (NV * VEC), group = get_global_id(2);
     const int row_c = get_global_size(2) * out_c, words = (in_c + WORD - 1) / WORD;
-    const int start = get_global_id(1) * P * tiles, end = min(pixels, start + P * tiles);
     __global const int *w_first[NV];
     int step[NV];
     #pragma unroll
@@ -250,35 +264,33 @@ __kernel void conv2d_integer(
         // Vectors past the last channel repeat the last vector, and are not stored.
         const int c = min(first + v * VEC, (out_c - 1) / VEC * VEC), block = c / BLOCK * BLOCK;
         step[v] = min(BLOCK, out_c - block);
-        w_first[v] = AT(const int, w) + (group * out_c + block) * kernel_h * kernel_w * words
-            + c - block;
+        w_first[v] = AT(const int, w) + (group * out_c + block) * TAPS * words + c - block;
     }
 #ifdef DOT_MADD
     const X hidden = LOADW(w_first[0]) >> (X)(15) & (X)((short)(pixels >> 31));
 #endif
+    __global const S *image = AT(const S, x) + group * in_c;
 
-    int ox = start % out_w, oy = start / out_w % out_h, image = start / out_w / out_h;
-    for (int pixel = start; pixel < end; pixel += P) {
-        // Image coordinates of the first tap of every pixel, and where the pixel's image starts.
+    int pixel = get_global_id(1) * (tiles * P);
+    const int end = pixel + min(tiles * P, pixels - pixel);
+#ifndef POINTWISE
+    const bool joined = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+#endif
+    for (; pixel < end; pixel += P) {
+#ifdef POINTWISE
         // Pixels past the last one repeat it, and are not stored.
-        int top[P], left[P], origin[P];
-        bool inside_row = true;  // no tap of any pixel lies beside the image
+        int at[P];
         #pragma unroll
-        for (int p = 0; p < P; p++) {
-            top[p] = oy * stride_h - pad_top;
-            left[p] = ox * stride_w - pad_left;
-            origin[p] = image * height * width * channels + group * in_c;
-            inside_row = inside_row && left[p] >= 0
-                && left[p] + (kernel_w - 1) * dilation_w < width;
-            if (pixel + p + 1 < pixels && ++ox == out_w) {
-                ox = 0;
-                if (++oy == out_h) {
-                    oy = 0;
-                    image++;
-                }
-            }
-        }
-        const bool runs_on = dilation_w == 1 && channels == in_c && in_c % WORD == 0;
+        for (int p = 0; p < P; p++)
+            at[p] = min(pixel + p, pixels - 1) * channels;
+#else
+        PLACE_TILE
+        int last_at = at[0];
+        #pragma unroll
+        for (int p = 1; p < P; p++)
+            last_at = max(last_at, at[p]);
+#endif
 
         A acc[P][NV];
 #ifdef FLUSH
@@ -304,21 +316,21 @@ __kernel void conv2d_integer(
             sum_x[p] = 0;
 #endif
 
+#ifdef POINTWISE
+        {
+            const int runs = 1, length = in_c, advance = WORD;
+#else
         for (int ky = 0; ky < kernel_h; ky++) {
-            // inside: taps lie in the image, and whole words at all of them in the tensor
-            bool inside = inside_row;
-            int row[P];
-            #pragma unroll
-            for (int p = 0; p < P; p++) {
-                const int iy = top[p] + ky * dilation_h;
-                row[p] = origin[p] + (iy * width + left[p]) * channels;
-                inside = inside && (uint)iy < (uint)height && (in_c % WORD == 0
-                    || row[p] + (kernel_w - 1) * dilation_w * channels + words * WORD <= elements);
-            }
+            const int down = ky * dilation_h;
+            // Rows of taps lie in the image, and whole words at their last taps in the tensor.
+            const bool rows_inside = first_top + down >= 0 && last_top + down < height
+                && (in_c % WORD == 0 || group * in_c + last_at + (down * width + across) * channels
+                                            + words * WORD <= elements);
+            const bool inside = rows_inside && columns_inside;
             // What follows one another: the taps of the row as one run of channels; taps of one
             // word, `advance` elements apart; or the channels of one tap.
             int runs = kernel_w, length = in_c, advance = WORD;
-            if (inside && runs_on) {
+            if (inside && joined) {
                 runs = 1;
                 length = kernel_w * in_c;
 #ifndef ZERO_W
@@ -328,25 +340,37 @@ __kernel void conv2d_integer(
                 advance = dilation_w * channels;
 #endif
             }
+#endif
             for (int run = 0; run < runs; run++) {
                 __global const S *xp[P];
                 // The last word may lie across the end of x, where a part of it must be read.
                 bool whole = true;
+#ifdef POINTWISE
                 #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    const int at = row[p] + run * dilation_w * channels;
-                    xp[p] = AT(const S, x) + at;
-                    if (!inside) {
-                        const bool there = (uint)(top[p] + ky * dilation_h) < (uint)height
-                            && (uint)(left[p] + run * dilation_w) < (uint)width;
-                        whole = whole && (!there || at + words * WORD <= elements);
+                for (int p = 0; p < P; p++)
+                    xp[p] = image + at[p];
+#else
+                const int right = run * dilation_w, to_tap = (down * width + right) * channels;
+                #pragma unroll
+                for (int p = 0; p < P; p++)
+                    xp[p] = image + to_tap + at[p];
+                if (!(rows_inside && first_left + right >= 0 && last_left + right < width)) {
+                    #pragma unroll
+                    for (int p = 0; p < P; p++) {
+                        const bool there = (uint)(top[p] + down) < (uint)height
+                            && (uint)(left[p] + right) < (uint)width;
+                        whole = whole && (!there || in_c % WORD == 0
+                            || group * in_c + to_tap + at[p] + words * WORD <= elements);
                         xp[p] = there ? xp[p] : AT(const S, zeros);
                     }
+                }
+#endif
 #ifdef ZERO_W
+                #pragma unroll
+                for (int p = 0; p < P; p++)
                     sum_x[p] += sum_of(xp[p], length);
 #endif
-                }
-                const int n = whole ? (length + WORD - 1) / WORD : length / WORD;
+                const int whole_words = whole ? (length + WORD - 1) / WORD : length / WORD;
 #ifdef DOT_FLOAT
                 for (int from = 0; from * WORD < length; from += PIECE) {
                     float piece[P][PIECE * WORD];
@@ -364,24 +388,26 @@ __kernel void conv2d_integer(
                         STEP(FROM_PIECE)
                 }
 #else
-#define WHOLE(p) (xp[p] + c * advance)
-                int c = 0;
-                while (c < n) {
-                    int to = n;
+#define WHOLE(p) (xp[p] + from)
+                int c = 0, from = 0;
+                while (c < whole_words) {
+                    int to = whole_words;
                     MAKE_ROOM(1)
 #ifdef FLUSH
-                    to = min(n, c + chunk - held);
+                    to = min(whole_words, c + chunk - held);
                     held += to - c;
 #endif
-                    for (; c < to; c++)
+                    for (; c < to; c++, from += advance) {
+                        HIDE(from)
                         STEP(WHOLE)
+                    }
                 }
                 if (!whole) {
                     S part[P][WORD];
                     #pragma unroll
                     for (int p = 0; p < P; p++)
                         for (int k = 0; k < WORD; k++)
-                            part[p][k] = n * WORD + k < length ? xp[p][n * WORD + k] : 0;
+                            part[p][k] = c * WORD + k < length ? xp[p][c * WORD + k] : 0;
                     MAKE_ROOM(1)
 #ifdef FLUSH
                     held++;
@@ -444,7 +470,11 @@ __kernel void conv2d_integer(
                     result[p] = saturate(value + zero_y, (OF)(least), (OF)(most));
 #endif
                 }
-                if (lanes >= VEC) {
+                if (lanes >= VEC && count == P) {
+                    #pragma unroll
+                    for (int p = 0; p < P; p++)
+                        STOREV(result[p], yp + p * row_c);
+                } else if (lanes >= VEC) {
                     #pragma unroll
                     for (int p = 0; p < P; p++)
                         if (p < count)
@@ -460,5 +490,8 @@ __kernel void conv2d_integer(
                 }
             }
         }
+#ifndef POINTWISE
+        NEXT_TILE
+#endif
     }
 }

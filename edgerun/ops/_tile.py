@@ -200,20 +200,26 @@ def _conv_integer_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     return {**found, "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
 
 
-# Depthwise convolutions: ROWS of P pixels, VEC lanes, run channels of a work-item.
+# Depthwise convolutions: ROWS of P pixels, VEC lanes, run channels of a work-item; of integers also
+# `lines`, rows one after the other.
 
 def _depthwise(key: Key, facts: Facts) -> Variant:
     vec, out_w, out_c = facts.lanes, key["out_w"], key["out_c"]
     while vec > out_c:
         vec //= 2
+    lines = {} if key.kind == "real" else {"lines": 1}
     if facts.kind != "cpu":
-        return Variant.of(P=min(2, out_w), ROWS=1, VEC=vec, run=vec)
+        return Variant.of(P=min(2, out_w), ROWS=1, VEC=vec, run=vec, **lines)
     rows = 2 if _shares_rows(key, facts) and out_c <= NARROW and key["out_h"] > 1 else 1
     tiles = -(-out_w // DEPTHWISE_PIXELS[key.kind])
     items = -(-out_c // vec) * tiles * key["n"] * -(-key["out_h"] // rows)
     # A work-item costs as much as some 50 vectors of multiply-accumulates: make few, but enough.
+    if lines:  # weights, and rows of x, are packed once for all of them
+        most = max(1, min(8, key["out_h"], items // (8 * facts.compute_units)))
+        lines["lines"] = -(-key["out_h"] // -(-key["out_h"] // most))
+        items //= lines["lines"]
     return Variant.of(P=-(-out_w // tiles), ROWS=rows, VEC=vec,
-                      run=vec * max(1, min(16, items // (16 * facts.compute_units))))
+                      run=vec * max(1, min(16, items // (16 * facts.compute_units))), **lines)
 
 
 def _shares_rows(key: Key, facts: Facts) -> bool:
@@ -226,6 +232,7 @@ def _depthwise_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
     vec, out_c = default(key, facts)["VEC"], key["out_c"]
     return {"P": tuple(p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 14) if p <= key["out_w"]),
             "ROWS": (1, 2, 3, 4) if _shares_rows(key, facts) else (1,),
+            "lines": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,),
             "run": tuple(vec * n for n in (1, 2, 4, 8, 16, 32) if vec * n < 2 * out_c)}
 
 

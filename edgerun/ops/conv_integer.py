@@ -39,6 +39,14 @@ def _chunk(op: OpLike, dot: str, w: TensorLike) -> int:
     return FLOAT_WORDS if dot == "float" else 0
 
 
+def _is_pointwise(window: dict[str, int], w: TensorLike) -> bool:
+    """Whether every pixel of y is computed from the pixel of x at the same place, whole words."""
+    return (window["kernel_h"] == window["kernel_w"] == 1 and window["in_c"] % WORD[w.layout] == 0
+            and window["stride_h"] == window["stride_w"] == 1
+            and (window["height"], window["width"]) == (window["out_h"], window["out_w"])
+            and window["pad_top"] == window["pad_left"] == 0)
+
+
 def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
                    window: dict[str, int], groups: int) -> Launch:
     """Return the launch of kernels/conv_integer.cl, forms (a) and (b); see conv.blocked_launch."""
@@ -54,7 +62,8 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     defines: dict[str, Any] = {**variant.defines, f"T_{x.dtype}": 1, **output_defines(op, y)}
     if dot in DOTS:
         defines[DOTS[dot]] = 1
-    for name, wanted in (("W_int16", w.dtype == "int16"), ("WIDE", wide), ("ZERO_W", zero_w)):
+    for name, wanted in (("W_int16", w.dtype == "int16"), ("WIDE", wide), ("ZERO_W", zero_w),
+                         ("POINTWISE", _is_pointwise(window, w))):
         if wanted:
             defines[name] = 1
     alpha = beta = 0.0

@@ -34,11 +34,11 @@ def form_defines(op: OpLike) -> dict[str, Any]:
     return defines
 
 
-def form_args(op: OpLike, apart: int = 0) -> tuple[Any, ...]:
-    """Return the last arguments of a kernel with weights: zeros and `apart`, ends, alpha, beta."""
+def form_args(op: OpLike, apart: int = 0, lines: int = 0) -> tuple[Any, ...]:
+    """Return the last arguments of a kernel with weights: zeros and tiling, ends, alpha, beta."""
     x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
     zero_x = require_quantized(x, op).zero if x.dtype not in FLOAT else 0
-    zeros = int4_arg([zero_x, zero_of_weights(op, w), apart])
+    zeros = int4_arg([zero_x, zero_of_weights(op, w), apart, lines])
     if y.dtype in FLOAT:
         act = activation(op)
         return zeros, int4_arg([]), f32(act.alpha), f32(act.beta)
@@ -77,7 +77,7 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
                  width=width, out_h=out_h, out_w=out_w, out_c=out_c, multiplier=out_c // in_c,
                  kernel_h=kernel_h, kernel_w=kernel_w, **{name: o[name] for name in names})
     variant = _tile.choose(key, facts)
-    run = variant["run"]
+    run, lines = variant["run"], variant["lines"]
     defines = {**variant.defines, **form_defines(op)}
     if out_c != in_c:
         defines["MULTIPLIED"] = 1
@@ -90,11 +90,11 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
             defines["DOT_VNNI"] = 1
     return [Launch(
         "depthwise_integer", "depthwise_integer", defines,
-        (-(-out_c // run), tiles_of(out_w, variant["P"], apart), n * out_h),
+        (-(-out_c // run), tiles_of(out_w, variant["P"], apart), n * -(-out_h // lines)),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, residual or x, m0, t or x, y,
          int8_arg([height, width, out_h, out_w, out_c, out_c // in_c, run,
                    (bias is not None) + 2 * (residual is not None)]),
          int4_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]]),
          int4_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]]),
-         *form_args(op, apart)), facts.one, key, variant)]
+         *form_args(op, apart, lines)), facts.one, key, variant)]

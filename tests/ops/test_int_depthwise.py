@@ -26,7 +26,7 @@ def dot(request, device, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """One tile for all shapes of 16 channels and more: every other one is a program to compile."""
-    choose, fixed = _tile.choose, Variant.of(P=3, VEC=8, run=16)
+    choose, fixed = _tile.choose, Variant.of(P=3, VEC=8, run=16, lines=3)
     monkeypatch.setattr(_tile, "choose", lambda key, facts: (
         fixed if key.entry == "depthwise" else choose(key, facts)))
 
