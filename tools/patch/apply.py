@@ -13,7 +13,7 @@ from edgerun.tools.patch.rewrite import cut
 OFF, AUTO = "off", "auto"
 MOST_STRIPS = 256
 Names = dict[str, str]  # of a strip -> of the tensor whose rows it has
-PLANNED = 3  # choices that are planned, the best by their estimates
+PLANNED = 2  # choices that are planned, the best by their estimates
 
 
 @dataclass(frozen=True)
