@@ -215,15 +215,25 @@ def planned_peak(graph: Graph, names: dict[str, str] | None = None) -> int:
     for boundary in graph.inputs:
         if not boundary.pieces:
             spans[boundary.tensor] = -1, spans[boundary.tensor][1]
+    for boundary in graph.outputs:
+        spans[boundary.tensor] = spans[boundary.tensor][0], len(graph.ops)
     return max(sum(aligned(t.bytes) for t, (a, b) in spans.items() if a <= n <= b)
                for n in range(len(graph.ops)))
 
 
+@pytest.mark.parametrize("inner", [False, True], ids=["one result", "two results"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_estimates_are_exact(streamed):
+def test_estimates_are_exact(streamed, inner):
     """What a candidate says of memory and work is what the graph with its strips has."""
     from edgerun.ops import OPS
     graph = tower(48)
+    if inner:  # strips of it have a halo, and are kept until their own rows are copied
+        graph = Graph()
+        x = z = conv(graph, graph.input("x", (1, 48, 48, 3), "fp32"), 8, pad_top=1, pad_bottom=1)
+        for channels, kernel in ((8, 3), (64, 1), (4, 1)):
+            x = conv(graph, x, channels, kernel, pad_top=kernel // 2, pad_bottom=kernel // 2)
+        graph.output("y", x)
+        graph.output("z", z)
     outline = patch.Outline(graph)
     candidates = [c for c in outline.candidates(9.0) if c.stage.streamed == streamed]
     assert len(candidates) > 5
@@ -234,7 +244,9 @@ def test_estimates_are_exact(streamed):
         assert macs - outline.total_macs == candidate.extra_macs
         first, last = candidate.stage.first, candidate.stage.last
         outside = [n for k, n in enumerate(outline.live) if not first <= k <= last]
-        assert planned_peak(cut) == max(candidate.live_bytes, *outside)
+        told, peak = max([candidate.live_bytes, *outside]), planned_peak(cut)
+        # a whole input is counted to the end of the stage, though its last strip may be read before
+        assert peak == told or inner and not streamed and peak < told
         computed = [op for op in cut.ops if op.code not in ("slice", "concat")]
         assert len(computed) - len(graph.ops) == candidate.extra_ops
 
