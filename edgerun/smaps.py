@@ -76,6 +76,33 @@ def mapping(path: str | os.PathLike, proc: Path = PROC) -> Memory | None:
     return _memory(fields) if "Pss" in fields else None
 
 
+def _status(name: str, proc: Path) -> int:
+    """Return a line of /proc/self/status, in bytes; 0 where it is missing."""
+    try:
+        return _fields((proc / "status").read_text().splitlines()).get(name, 0)
+    except OSError:
+        return 0
+
+
+def resident(proc: Path = PROC) -> int:
+    """Return the resident memory of this process in bytes, whoever shares it; 0 if unknown."""
+    return _status("VmRSS", proc)
+
+
+def peak(proc: Path = PROC) -> int:
+    """Return the highest resident memory since forget_peak(), in bytes; 0 if unknown."""
+    return _status("VmHWM", proc)
+
+
+def forget_peak(proc: Path = PROC) -> bool:
+    """Let peak() begin anew; returns whether the platform can."""
+    try:
+        (proc / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def gpu_bytes(proc: Path = PROC) -> int | None:
     """Return what the kernel's GPU driver holds for this process; None if it does not tell.
 
