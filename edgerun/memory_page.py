@@ -1,7 +1,8 @@
 """The memory report as one HTML page that needs nothing else: pictures of the plan, and numbers."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from edgerun import memory_map, text
@@ -37,12 +38,23 @@ th { color: var(--soft); font-weight: 600; } .key { display: inline-block; width
 """
 
 
-def page(model: Model, report: MemoryReport) -> str:
+@dataclass(frozen=True)
+class Smaller:
+    """Another way to pack a model, planned: how, and the bytes of its arena and file."""
+    what: str
+    arena_bytes: int
+    file_bytes: int
+
+
+def page(model: Model, report: MemoryReport, smaller: Sequence[Smaller] | None = None,
+         reductions: Sequence[tuple[str, int]] = ()) -> str:
     """Return the whole HTML page.
 
     Args:
         model: the file that is described.
         report: of the same file; what it has not measured is left out.
+        smaller: what would make it smaller; None where nobody has planned that.
+        reductions: what makes the arena small: name, and its bytes without.
     """
     name = escape(text.clean(model.name or model.path))
     parts = [
@@ -60,7 +72,7 @@ def page(model: Model, report: MemoryReport) -> str:
         "<h2>Constants in the file</h2>",
         "<p>One field per constant, as large as its bytes, in the color of its type.</p>",
         _legend({constant.dtype for constant in memory_map.constants(model)}), _tree(model),
-        *_tables(report)]
+        *_alternatives(model, smaller, reductions), *_tables(report)]
     return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
             "<meta name=\"viewport\" content=\"width=device-width\">"
             f"<title>Memory of {name}</title><style>{STYLE}</style></head>\n<body>\n"
@@ -244,6 +256,33 @@ def squares(sizes: Sequence[float], x: float, y: float, width: float, height: fl
         total -= row
         at = end
     return fields
+
+
+def _alternatives(model: Model, smaller: Sequence[Smaller] | None,
+                  reductions: Sequence[tuple[str, int]]) -> Iterator[str]:
+    arena, file = model.plan.arena_bytes, model.file_bytes
+    if smaller is not None:
+        yield "<h2>What would make it smaller</h2>"
+        yield ("<p>Each of these was packed and planned.</p>" if smaller else
+               "<p>Nothing that was tried: the alternatives were packed and planned.</p>")
+        yield _rows((escape(each.what), f"arena {text.size(each.arena_bytes)}",
+                     _change(each.arena_bytes, arena), f"file {text.size(each.file_bytes)}",
+                     _change(each.file_bytes, file)) for each in smaller)
+    if reductions:
+        yield "<h2>What keeps it small</h2>"
+        yield "<p>The arena if one of the reductions were switched off.</p>"
+        yield _rows((escape(name), f"arena {text.size(count)}", _change(count, arena))
+                    for name, count in reductions)
+
+
+def _change(count: int, now: int) -> str:
+    return f"{100 * (count - now) / max(now, 1):+.0f} %"
+
+
+def _rows(rows: Iterable[Sequence[str]]) -> str:
+    return "<table>" + "".join(
+        "<tr>" + "".join(f"<td{' class=number' if n else ''}>{cell}</td>"
+                         for n, cell in enumerate(row)) + "</tr>" for row in rows) + "</table>"
 
 
 def _tables(report: MemoryReport) -> Iterator[str]:

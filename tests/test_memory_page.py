@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import html.parser
 import re
+import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 import pytest
 
-from edgerun import loader, memory_map, memory_page, memory_picture, report
+from edgerun import loader, memory_map, memory_page, memory_picture, report, text
 from edgerun.__main__ import main
 from edgerun.tools import blob, plan as planner
 from edgerun.tools.graph import Graph
@@ -121,3 +124,101 @@ def test_command_writes_the_page(model, tmp_path, capsys):
     assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert main(["memory", model.path, "--no-run", "--html", str(tmp_path / "no" / "x.html")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+# what would make it smaller
+
+def test_page_tells_what_would_make_it_smaller(model):
+    found = [memory_page.Smaller("--precision <fp16>", model.plan.arena_bytes // 2, 100)]
+    source = memory_page.page(model, report.planned_report(model), found, [("views", 2 ** 20)])
+    texts = Page(source).texts
+    for shown in ("What would make it smaller", "--precision <fp16>", "-50 %", "file 100 B",
+                  "What keeps it small", "views", "arena 1.0 MiB"):
+        assert shown in texts, shown
+    assert "Nothing that was tried" in memory_page.page(model, report.planned_report(model), [])
+    assert "smaller" not in memory_page.page(model, report.planned_report(model))
+
+
+def convolutions(path):
+    """An ONNX model whose first layers have large images, and small weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    rng, constants, nodes, x = np.random.default_rng(0), [], [], "image"
+    for number, (inputs, outputs, stride) in enumerate([(3, 8, 1), (8, 8, 2), (8, 16, 2)]):
+        w = (rng.standard_normal((outputs, inputs, 3, 3)) / 5).astype(np.float32)
+        constants.append(numpy_helper.from_array(w, f"w{number}"))
+        nodes += [helper.make_node("Conv", [x, f"w{number}"], [f"c{number}"], pads=[1] * 4,
+                                   kernel_shape=[3, 3], strides=[stride] * 2),
+                  helper.make_node("Relu", [f"c{number}"], [f"r{number}"])]
+        x = f"r{number}"
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in
+              (("image", [1, 3, 64, 64]), (x, [1, 16, 16, 16]))]
+    graph = helper.make_graph(nodes, "convolutions", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, ir_version=8,
+                                opset_imports=[helper.make_opsetid("", 13)]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def planned_page(tmp_path_factory):
+    """The page that `edgerun pack --html` writes, and the file."""
+    folder = tmp_path_factory.mktemp("page")
+    assert main(["pack", str(convolutions(folder / "m.onnx")), "-o", str(folder / "m.edge"),
+                 "--html", str(folder / "page.html")]) == 0
+    return folder / "page.html", loader.read(folder / "m.edge")
+
+
+def test_suggestions_are_planned(planned_page, tmp_path):
+    """What the page promises for fp16 is what packing for fp16 gives."""
+    from edgerun.tools.pack import pack
+    path, model = planned_page
+    other = pack(path.parent / "m.onnx", tmp_path / "half.edge", "fp16")
+    texts = Page(path.read_text()).texts
+    assert other.arena_bytes < model.plan.arena_bytes
+    at = texts.index("--precision fp16")
+    assert texts[at + 1] == f"arena {text.size(other.arena_bytes)}"
+    assert texts[at + 3] == f"file {text.size(other.file_bytes)}"
+    assert "--patch auto" in texts and "--precision fp16 --patch auto" in texts
+
+
+def chromium(*arguments):
+    """Run headless Chromium; skips, and says so, where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
+                                                 "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium here (apt install chromium): the page is checked as text only, "
+                    "not as it looks")
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+             "--window-size=1200,2400", f"--user-data-dir={profile}", *map(str, arguments)],
+            capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout
+
+
+def test_page_in_a_browser(planned_page, tmp_path):
+    """What a browser draws has colors and labels, among them the peak and the tensors."""
+    from PIL import Image
+    path, model = planned_page
+    source = path.read_text()
+    hidden = tmp_path / "hidden.html"
+    hidden.write_text(source.replace("</style>", "svg text { visibility: hidden }</style>"))
+    images = []
+    for number, page in enumerate((path, hidden)):
+        chromium(f"--screenshot={tmp_path / f'{number}.png'}", page.as_uri())
+        images.append(np.asarray(Image.open(tmp_path / f"{number}.png").convert("RGB"), int))
+    colors = {tuple(color) for color in images[0].reshape(-1, 3)}
+    assert len(colors) > 50 and tuple(bytes.fromhex(memory_page.COLORS["fp32"][1:])) in colors
+    assert (np.abs(images[0] - images[1]).max(2) > 60).sum() > 1000  # letters are drawn
+    probe = tmp_path / "probe.html"
+    probe.write_text(source.replace("</body>", """<pre id="drawn"></pre><script>
+document.getElementById("drawn").textContent = [...document.querySelectorAll("svg text")].filter(
+  t => t.getBBox().width > 0 && t.getBBox().x >= 0).map(t => t.textContent).join("|");
+</script></body>"""))
+    drawn = re.search(r'<pre id="drawn">(.*?)</pre>', chromium("--dump-dom", probe.as_uri()),
+                      re.S)[1].split("|")
+    assert any("lower bound" in label and f"met at op {model.plan.peak_op}" in label
+               for label in drawn), drawn
+    names = {block.name for block in memory_map.blocks(model)}
+    assert sum(label in names for label in drawn) >= 2, drawn

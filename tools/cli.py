@@ -24,6 +24,7 @@ PACK_EXAMPLES = """\
   edgerun pack net.prototxt --weights net.caffemodel -o model.edge
   edgerun pack net.prototxt --random-weights 0 -o model.edge    # for its memory and speed
   edgerun pack model.onnx -o model.edge --shape input=1,3,224,224 --json
+  edgerun pack model.onnx -o model.edge --html memory.html      # what would make it smaller?
   edgerun pack model.onnx -o model.edge --vectors samples.npz   # for 'edgerun verify' on the device
   edgerun pack model.onnx -o int8.edge --precision int8 --calibration samples.npz
   edgerun pack model.onnx -o fp32.edge --calibration photos --samples 100 \
@@ -122,6 +123,8 @@ def _pack_parser() -> argparse.ArgumentParser:
                         help="find the fastest variants of the kernels on the device, and keep "
                              "them in the file; see 'edgerun tune'")
     budget_cli.add_budget(parser)
+    parser.add_argument("--html", metavar="OUT.html",
+                        help="also write a page about its memory, and what would make it smaller")
     cli.add_device(parser)
     cli.add_json(parser)
     return parser
@@ -131,6 +134,8 @@ def pack(argv: Sequence[str]) -> int:
     """Run `edgerun pack`; returns the exit status."""
     args = _pack_parser().parse_args(argv)
     arrays.check_writable(args.output)
+    if args.html is not None:
+        arrays.check_writable(args.html)
     budget = budget_cli.budget_of(args)
     precision = args.precision or "source"
     vectors = []
@@ -142,17 +147,31 @@ def pack(argv: Sequence[str]) -> int:
             precision, args.vectors)
     if budget is not None:
         return budget_cli.pack(args, budget, vectors)
+    given = {"precision": precision, "shapes": dict(args.shape), "vectors": vectors,
+             "calibration": args.calibration, "preprocess": args.preprocess,
+             "observer": args.observer, "samples": args.samples, "device": args.device,
+             "overrides": args.overrides, "improve": args.improve, "max_error": args.max_error,
+             "tune": args.tune, "weights": args.weights, "random_weights": args.random_weights,
+             "without": args.without, "patch": args.patch}
     with progress() as show:
-        report = pack_model(args.model, args.output, precision=precision,
-                            shapes=dict(args.shape), vectors=vectors, progress=show,
-                            calibration=args.calibration, preprocess=args.preprocess,
-                            observer=args.observer, samples=args.samples, device=args.device,
-                            overrides=args.overrides, improve=args.improve,
-                            max_error=args.max_error, tune=args.tune,
-                            weights=args.weights, random_weights=args.random_weights,
-                            without=args.without, patch=args.patch)
+        report = pack_model(args.model, args.output, progress=show, **given)
+        if args.html is not None:
+            _write_page(args, given, report, show)
     print(text.json_text(dataclasses.asdict(report)) if args.json else pack_text(report))
     return 0
+
+
+def _write_page(args: argparse.Namespace, given: dict, report: PackReport,
+                show: Callable[..., None]) -> None:
+    """Write the memory page, with what would make the model smaller."""
+    from edgerun import files, memory_page, report as report_module
+    from edgerun.tools.smaller import smaller
+    model = loader.read(args.output)
+    page = memory_page.page(model, report_module.planned_report(model),
+                            smaller(args.model, given, report, show),
+                            [(each.name, each.without_bytes) for each in report.reductions])
+    with files.replacing(args.html) as file:
+        file.write(page.encode())
 
 
 @contextlib.contextmanager
