@@ -151,14 +151,16 @@ class Graph:
     source_ops: int = 0  # ops of the source model
     target: str = ""  # device profile that the packer has in mind
     patch: Patch | None = None  # what runs strip by strip, for the file to tell
-    _names: set[str] = field(default_factory=set)
+    _names: dict[str, int] = field(default_factory=dict)
 
     def unique(self, name: str) -> str:
         """Return `name`, with a number behind it if it is taken."""
-        candidate, number = name, 1
+        candidate, number = name, self._names.get(name, 0)
         while candidate in self._names:
-            candidate, number = f"{name}.{number}", number + 1
-        self._names.add(candidate)
+            number += 1
+            candidate = f"{name}.{number}"
+        self._names[name] = number  # where to go on searching
+        self._names.setdefault(candidate, 0)
         return candidate
 
     def constant(self, values: Any, name: str = "const", dtype: str | None = None,
@@ -350,4 +352,4 @@ def copy_of(graph: Graph) -> Graph:
         inputs=[replace(b, tensor=twin(b.tensor), pieces=[(twin(t), row) for t, row in b.pieces])
                 for b in graph.inputs],
         outputs=[replace(b, tensor=twin(b.tensor)) for b in graph.outputs],
-        notes=list(graph.notes), _names=set(graph._names))
+        notes=list(graph.notes), _names=dict(graph._names))

@@ -57,7 +57,7 @@ def unrolled(ctx: Context, node: Node,
             collected.append(value)
     axes = _per(node, "scan_output_axes", joined)
     back = _per(node, "scan_output_directions", joined)
-    return states + [_stacked(ctx, node, each[::-1] if reverse else each, axis)
+    return states + [stacked(ctx, node, each[::-1] if reverse else each, axis)
                      for each, axis, reverse in zip(parts, axes, back)]
 
 
@@ -79,7 +79,7 @@ def _element(ctx: Context, value: Value, axis: int, index: int) -> Value:
     return Value(tensor=ctx.reshape(cut(ctx, value.tensor, axis, index, 1), shape))
 
 
-def _stacked(ctx: Context, node: Node, parts: Sequence[Value], axis: int) -> Value:
+def stacked(ctx: Context, node: Node, parts: Sequence[Value], axis: int) -> Value:
     """Return values along a new axis."""
     if any(part.lost for part in parts):
         return Value(lost=True)

@@ -11,11 +11,13 @@ from onnx import helper
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.onnx import functions, host, quantized, scan
+from edgerun.tools.importers.onnx import functions, host, loop, quantized, scan
 from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value, contents
 from edgerun.tools.importers.onnx.table import DOMAINS
 
 Scope = MutableMapping[str, Value]
+UNROLLED = {"Loop": loop.unrolled, "Scan": scan.unrolled}
+MOST_INNER = 16_384  # nodes of all branches and steps: loops may be inside of loops
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Walker:
                        for entry in model.opset_import}
         self.context = Context(graph)
         self.problems: dict[tuple[str, str], Problem] = {}
+        self._inner = 0  # nodes of branches and steps so far
         self._shapes: dict[str, tuple[tuple[int, ...], str]] | None = None
 
     def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope, results: Iterable[str]) -> None:
@@ -103,8 +106,8 @@ class Walker:
         try:
             if lost and (function is not None or functions.defined(node)):
                 return self._guess(node)
-            if function is None and node.domain == "" and node.op_type == "Scan":
-                return scan.unrolled(self.context, node, lambda body, values: self._body(
+            if function is None and node.domain == "" and node.op_type in UNROLLED:
+                return UNROLLED[node.op_type](self.context, node, lambda body, values: self._body(
                     body, values, scope))
             if function is None:
                 return self._expand(node)
@@ -159,6 +162,9 @@ class Walker:
     def _body(self, body: onnx.GraphProto, values: Sequence[Value], scope: Scope) -> list[Value]:
         """Import a graph inside of a node, with values of its inputs; returns its outputs."""
         node = self.context.node
+        self._inner += len(body.node)
+        if self._inner > MOST_INNER:
+            raise UnsupportedError(f"its branches and steps have more than {MOST_INNER} nodes")
         inner: Scope = ChainMap({}, scope)
         add_initializers(body, inner)
         inner.update({info.name: value for info, value in zip(body.input, values)})
