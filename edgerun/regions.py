@@ -100,8 +100,10 @@ def region_of(tensor: Placed) -> Region:
 
 @dataclass
 class _Root:
-    """What is in the bytes of a root: the tensors written last, and those written over."""
+    """What is in the bytes of a root: the tensors written last, and those of which a part was
+    written over since, with these parts."""
     fresh: dict[int, Region]
+    torn: dict[int, tuple[Region, list[Region]]]
     seen: dict[int, tuple[int, ...]]  # a view that no op writes -> the tensors it was read from
 
 
@@ -132,10 +134,17 @@ class Contents:
         if tensor.index in self._written:
             raise ModelError(f"{where}: writes {tensor.name!r} a second time")
         self._written.add(tensor.index)
-        held = self._roots.setdefault(root, _Root({}, {}))
+        held = self._roots.setdefault(root, _Root({}, {}, {}))
         place = region_of(tensor)
-        held.fresh = {index: other for index, other in self._each(held, where)
-                      if shared(place, other) == 0}
+        for index, other in self._each(held, where):
+            common = shared(place, other)
+            if common and common < other.bytes:
+                held.torn[index] = other, []
+            if common != 0:
+                del held.fresh[index]
+        for other, holes in held.torn.values():
+            if shared(place, other) != 0:
+                holes.append(place)
         held.fresh[tensor.index] = place
 
     def read(self, tensor: Placed, root: int, where: str) -> None:
@@ -153,8 +162,12 @@ class Contents:
             raise ModelError(f"{where}: reads {tensor.name!r}, of which something was written over")
         place, left, parts = region_of(tensor), 0, []
         left = place.bytes
-        for index, other in self._each(held, where):
+        whole = [(index, other, []) for index, other in self._each(held, where)]
+        torn = [(index, *held.torn[index]) for index in held.torn]
+        for index, other, holes in whole + torn:
             common = shared(place, other)
+            if any(shared(place, hole) != 0 for hole in holes):
+                continue  # what is there is not the tensor's any more
             if common is None:
                 raise ModelError(f"{where}: reads {tensor.name!r}, whose rows have another pitch "
                                  "than what was written there")
@@ -171,7 +184,7 @@ class Contents:
                              "since it was read before")
 
     def _each(self, held: _Root, where: str) -> list[tuple[int, Region]]:
-        self._compared += len(held.fresh)
+        self._compared += len(held.fresh) + sum(1 + len(holes) for _, holes in held.torn.values())
         if self._compared > MAX_COMPARED:
             raise ModelError(f"{where}: too many tensors share their bytes, at most {MAX_COMPARED} "
                              "comparisons are allowed")
