@@ -129,7 +129,7 @@ def best(graph: Graph, views: Views, without: Collection[str] = ()) -> Arranged:
 
 def _arranged(graph: Graph, views: Views, without: Collection[str], kept: list[Op],
               limit: int) -> Arranged:
-    trial = replace(graph, ops=list(graph.ops), _names=set(graph._names))
+    trial = replace(graph, ops=list(graph.ops), _names=dict(graph._names))
     views, replaced = dict(views), []
     if "views" not in without:
         replaced = views_pass.apply(trial, views, kept)
