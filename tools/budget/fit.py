@@ -102,10 +102,9 @@ class Project:
         return {op: tuple(d for d in able if d in types or op in fixed) or ("fp32",)
                 for op, able in found.items()}
 
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways to plan the arena."""
-        return ("",) if "patch" in self.source.without else ("", STRIPS)
+    def ways(self, budget: Budget) -> tuple[str, ...]:
+        """Return the ways to plan the arena: strips are taken only where RAM needs them."""
+        return ("",) if "patch" in self.source.without or budget.ram is None else (STRIPS,)
 
     def build(self, dtypes: Types, way: str, most_bytes: int | None) -> mixed.Built:
         """Make a file of types and a way to plan the arena, of which it may have some bytes."""
@@ -225,7 +224,7 @@ class Finder:
             notes.append(UNCALIBRATED)
         search = Search(project.graph, project.build, budget, self.profile,
                         project.allowed(project.types, self._overrides), lambda: self.noise,
-                        self.measure, project.ways, self.progress, self._cache)
+                        self.measure, project.ways(budget), self.progress, self._cache)
         search.run()
         best = search.best
         point = best or search.nearest

@@ -32,7 +32,7 @@ from edgerun.tools.quantize.assign import INTEGERS, keeps_grid
 from edgerun.validate import lifetimes
 
 REACH = 4  # files that are built to come within the budget
-ROUNDS = 10  # and then to lose less
+ROUNDS = 6  # and then to lose less
 LOOSE = 2  # pages
 RATIOS = (0.25, 64.0)  # of what the problem counts to what is live: anything else is no comparison
 SAME = 1.01  # ratio of errors that are no reason to choose the larger file

@@ -119,7 +119,7 @@ class _Planner:
         project.ranges = self.project.ranges or (Nominal if {*types} > {*REALS} else None)
         search = Search(project.graph, project.build, self.budget, self.profile,
                         project.allowed(types), lambda: modelled(project.graph),
-                        ways=project.ways)
+                        ways=project.ways(self.budget))
         search.run()
         return search
 
