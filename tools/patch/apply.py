@@ -13,7 +13,7 @@ from edgerun.tools.patch.rewrite import cut
 OFF, AUTO = "off", "auto"
 MOST_STRIPS = 256
 Names = dict[str, str]  # of a strip -> of the tensor whose rows it has
-PLANNED = 2  # choices that are planned, the best by their estimates
+PLANNED = 2  # choices that are planned to meet a bound, the best by their estimates
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,12 @@ def apply(graph: Graph, how: str | int, arena_of: Callable[[Graph, Names], int],
     if most_bytes is not None and without <= most_bytes:
         return None, {}
     choices = [choice for choice in frontier(outline, found) if choice.stages]
-    for choice in sorted(choices, key=lambda c: score(c, c.live_bytes))[:PLANNED]:
-        trial = copy_of(graph)
-        arena = arena_of(trial, cut_all(trial, choice))
+    count = 1 if most_bytes is None else PLANNED
+    for choice in sorted(choices, key=lambda c: score(c, c.live_bytes))[:count]:
+        arena = choice.live_bytes
+        if most_bytes is not None or arena >= without:  # estimates know no outputs in place
+            trial = copy_of(graph)
+            arena = arena_of(trial, cut_all(trial, choice))
         if arena < without and (best is None or score(choice, arena) < score(*best)):
             best = choice, arena
     if best is None:
