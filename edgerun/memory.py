@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,25 @@ ALIGNMENT = 128  # of shared memory: the most the standard promises, and any pla
 CHUNK = 1 << 20  # bytes written at a time to a device with its own memory
 IN_PLACE, SHARED, COPIED = ("in place (mapped file)", "shared memory, one copy",
                             "device memory, one copy")
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it.
+
+    Building programs, also from their binaries, and finding out which ones are needed frees
+    megabytes, which glibc keeps for later.
+    """
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _c_library():
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):  # there is none to find, as on Windows
+        return None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from edgerun._paths import folder
 from edgerun.errors import DeviceError
 
 MAGIC = b"EDGEBIN1"
+PIECE = 1 << 16  # characters
 BASE_OPTIONS = ["-cl-mad-enable"]
 _INCLUDE = re.compile(r'#include "(\w+\.cl)"')
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
@@ -128,7 +129,10 @@ class Programs:
         if key is None or key not in self._programs:
             own, options = text is None, options_of(defines)
             text = source(family, defines) if own else text
-            key = hashlib.sha256("\0".join([self._identity, *options, text]).encode()).hexdigest()
+            digest = hashlib.sha256("\0".join([self._identity, *options, ""]).encode())
+            for at in range(0, len(text), PIECE):  # the text of a chain is a megabyte: copy parts
+                digest.update(text[at:at + PIECE].encode())
+            key = digest.hexdigest()
             if own:
                 self._keys[what] = key
         if key not in self._programs:

@@ -32,7 +32,8 @@ class MemoryReport:
     Attributes:
         planned: from the model file: "file_bytes", "weights" and "constants" (dtype -> bytes),
             "padding_bytes", "arena_bytes", "lower_bound_bytes", "proven" (no arena is
-            smaller for these ops in this order), "scratch_bytes" (largest, inside the arena),
+            smaller for these ops in this order), "device_bytes" (what a session will ask of
+            OpenCL: arena and segments), "scratch_bytes" (largest, inside the arena),
             "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
         allocated: what the session asked OpenCL for: "categories" ("arena", "weights fp32", ... ->
             bytes), "rungs" (how weights got there), "total_bytes", "programs", "kernels",
@@ -181,6 +182,7 @@ def _planned(model: Model) -> dict[str, Any]:
         "padding_bytes": sum(len(segment.data) for segment in model.segments) - used,
         "arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
         "proven": plan.proven,
+        "device_bytes": max(plan.arena_bytes, 1) + sum(len(s.data) for s in model.segments),
         "scratch_bytes": max((op.scratch_bytes for op in model.ops), default=0),
         "io_bytes": sum(int(info.dtype.itemsize) * int(np.prod(info.shape, dtype=object))
                         for info in (*model.inputs, *model.outputs)),

@@ -13,7 +13,7 @@ from edgerun import boundary, dtypes, host_ops, loader, routes, tuning
 from edgerun.arena import Arena
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
-from edgerun.memory import Buffers
+from edgerun.memory import Buffers, give_back
 from edgerun.model import Model, Op, Piece, Tensor, TensorInfo
 from edgerun.ops import OPS, Launch, Scratch
 from edgerun.ops._base import Variant
@@ -97,6 +97,7 @@ class Session:
                                self._in_reach(model.tensors[info.tensor]))
                               for info in (*model.inputs, *model.outputs)]
             device.programs.store()
+            give_back()
         except BaseException:
             self.buffers.release()
             if self.arena is not None:

@@ -58,3 +58,12 @@ def wide(path: Path, units: int = 512) -> Path:
         x = graph.add("dense", [x, graph.constant(w, name)], f"by_{name}")
     graph.output("y", x)
     return save(graph, path)
+
+
+def words(path: Path, count: int = 16384, size: int = 512) -> Path:
+    """y [3, size] = the rows of a table that x [3] names: few of many weights are read."""
+    table = np.random.default_rng(0).standard_normal((count, size), np.float32)
+    graph = Graph("words")
+    x = graph.input("x", (3,), "int32")
+    graph.output("y", graph.add("gather", [graph.constant(table, "table"), x], "row", axis=0))
+    return save(graph, path)

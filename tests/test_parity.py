@@ -14,6 +14,7 @@ import pytest
 from edgerun import loader
 from edgerun.session import Session
 from edgerun.tools.pack import PackReport, pack
+from tests.memory_account import predicted_is_allocated
 
 MODELS = {
     "tflite": ["ad01_fc_ae_fp32", "hello_world_float", "ic01_resnet8_fp32", "kws01_dscnn_fp32",
@@ -99,6 +100,7 @@ def test_arena_is_close_to_the_lower_bound(packed, kind, name, precision):
 def test_golden_outputs(packed, device, kind, name, precision):
     path, _, golden = packed(kind, name, precision)
     with Session(loader.read(path), device) as session:
+        predicted_is_allocated(session)
         assert [info.name for info in session.inputs] == list(golden.inputs)
         assert [info.name for info in session.outputs] == list(golden.outputs)
         for sample in range(golden.samples):

@@ -20,6 +20,7 @@ from edgerun.tools.importers.tflite.source import read as read_tflite
 from edgerun.tools.pack import PackReport, import_model, pack
 from edgerun.tools.runtimes import open_source
 from edgerun.tools.verify import verify_against
+from tests.memory_account import predicted_is_allocated
 from tests.test_parity import Golden, output_range, read_golden
 
 SAMPLES = 8
@@ -109,6 +110,7 @@ def test_golden_outputs(packed, device, kind, case):
     path, _, golden = packed(kind, case.name)
     differences: dict[str, float] = {}
     with Session(loader.read(path), device) as session:
+        predicted_is_allocated(session)
         infos = {info.name: info for info in session.outputs}
         assert list(infos) == list(golden.outputs)
         for sample in range(min(SAMPLES, len(next(iter(golden.inputs.values()))))):
