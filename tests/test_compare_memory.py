@@ -16,8 +16,9 @@ from tests import models
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "footprint"
 BLOCK = 20 << 20
-needs_smaps = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"),
-                                 reason="this system has no /proc/self/smaps_rollup to measure with")
+needs_smaps = pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"),
+    reason="this system has no /proc/self/smaps_rollup to measure with")
 
 
 class Greedy:
@@ -42,7 +43,8 @@ def test_what_a_runtime_takes_is_seen(tmp_path, monkeypatch):
                           "inputs": str(tmp_path / "inputs.npz")})
     slack = 1 << 20
     for key in ("pss_bytes", "anonymous_bytes"):
-        assert abs(found["load"][key] - BLOCK) < slack and abs(found["run"][key] - 2 * BLOCK) < slack
+        assert abs(found["load"][key] - BLOCK) < slack
+        assert abs(found["run"][key] - 2 * BLOCK) < slack
     assert found["run"]["file_bytes"] < slack
     assert abs(found["resident_bytes"] - 2 * BLOCK) < slack
     assert found["peak_bytes"] is None or abs(found["peak_bytes"] - 4 * BLOCK) < slack
@@ -97,7 +99,8 @@ def test_edgerun_takes_the_least_of_every_model(measured):
     for model, sides in found.items():
         assert len(sides[True]) == 2 and len(sides[False]) >= 4, model
         for key in ("pss_bytes", "anonymous_bytes"):
-            assert max(r[key] for r in sides[True]) < min(r[key] for r in sides[False]), (model, key)
+            own, others = ([run[key] for run in sides[side]] for side in (True, False))
+            assert max(own) < min(others), (model, key)
 
 
 def test_a_tenth_of_onnx_runtime_s_anonymous_memory(measured):

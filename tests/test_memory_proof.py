@@ -18,8 +18,9 @@ from tests import models
 from tests.memory_account import predicted_is_allocated
 
 ROOT = Path(__file__).resolve().parents[1]
-needs_smaps = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"),
-                                 reason="this system has no /proc/self/smaps_rollup to measure with")
+needs_smaps = pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"),
+    reason="this system has no /proc/self/smaps_rollup to measure with")
 ALLOWED, ALLOWED_BYTES = 0.02, 256 << 10  # between predicted and measured
 PEAK = 1.05  # of steady memory
 TEXT_BYTES = 640 << 10  # which Python needs for a moment, to put the text of programs together

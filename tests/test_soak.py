@@ -22,8 +22,9 @@ SESSIONS = 20
 NOISE = 64  # bytes that a cycle may add: pages come and go, one in 64 cycles is not seen
 MADE = ("Buffer", "SVMAllocation", "Kernel", "Program", "CommandQueue", "Context")
 
-needs_smaps = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"),
-                                 reason="this system has no /proc/self/smaps_rollup to measure with")
+needs_smaps = pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"),
+    reason="this system has no /proc/self/smaps_rollup to measure with")
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_devices_of_their_own_leave_no_object(device, living, tmp_path):
 @pytest.mark.parametrize("route", ["launches", "chain"])
 @pytest.mark.parametrize("kind", ["Buffer", "SVMAllocation", "Kernel", "enqueue_copy"])
 def test_whatever_allocation_fails(device, living, tmp_path, monkeypatch, kind, route):
-    """The n-th one fails, for every n until a session is made: DeviceError, and nothing is left."""
+    """The n-th fails, for every n until a session is made: DeviceError, and nothing is left."""
     import pyopencl as cl
     monkeypatch.setenv("EDGERUN_ROUTE", route)
     model = loader.read(models.two_layers(tmp_path / "model.edge"))
@@ -236,8 +237,8 @@ def test_a_segment_larger_than_an_allocation_is_split(device, tmp_path):
 
 def test_what_cannot_be_split_is_refused(device, tmp_path):
     model = loader.read(models.wide(tmp_path / "wide.edge", 256))
-    with pytest.raises(DeviceError, match=r"no room for the constant 'w1.oc16' of 262144 bytes: the "
-                                          r"device allocates at most 100000 at once"):
+    with pytest.raises(DeviceError, match=r"no room for the constant 'w1.oc16' of 262144 bytes: "
+                                          r"the device allocates at most 100000 at once"):
         Session(model, small(device, 100_000))
     model = loader.read(models.shift_relu(tmp_path / "rows.edge", rows=4000))
     with pytest.raises(DeviceError, match=f"the arena is {model.plan.arena_bytes} bytes, and the "

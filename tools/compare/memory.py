@@ -1,7 +1,7 @@
 """Compare the memory that runtimes add to a process by loading a model and running it.
 
     python -m edgerun.tools.compare.memory squeezenet resnet18 --device portable,intel
-    python -m edgerun.tools.compare.memory resnet18 face.tflite --peers onnxruntime,litert --json m.json
+    python -m edgerun.tools.compare.memory resnet18 face.tflite --peers litert --json m.json
 
 Every runtime has a process of its own, in which it is imported before anything is measured. Then it
 loads the model, and runs it. What the system counts for the process before and after is compared:
