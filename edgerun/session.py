@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -94,7 +94,7 @@ class Session:
             self._arriving, self.parts = self._cut()
             self.route = routes.choose(self)
             self._boundary = [(info, model.tensors[info.tensor],
-                               self._in_reach(model.tensors[info.tensor]))
+                               self.in_reach(model.tensors[info.tensor]))
                               for info in (*model.inputs, *model.outputs)]
             device.programs.store()
             give_back()
@@ -226,7 +226,7 @@ class Session:
             with self.access(tensor, self.device.cl.map_flags.WRITE_INVALIDATE_REGION) as mapped:
                 boundary.put(info, tensor, rows, mapped)
 
-    def _in_reach(self, tensor: Tensor) -> np.ndarray | None:
+    def in_reach(self, tensor: Tensor) -> np.ndarray | None:
         """A tensor's memory where the host has it without a command, else None."""
         memory = (self.model.segments[tensor.segment].data if tensor.constant
                   else self.arena.host)
@@ -251,7 +251,7 @@ class Session:
         """
         self._require_open()
         self.arena.require(self)
-        array = self._in_reach(tensor)
+        array = self.in_reach(tensor)
         if array is not None:
             self._finish()
             yield array
@@ -288,8 +288,10 @@ class Session:
         if self._closed:
             raise DeviceError(f"{self.model.path}: the session is closed")
 
-    def write(self, arrays: list[np.ndarray]) -> None:
+    def write(self, arrays: list[np.ndarray | None]) -> None:
         """Copy arrays, in the order of `inputs` and checked by check(), into the arena.
+
+        None leaves what an input's tensor holds.
 
         An array of a streamed input is only kept until the end of the run, which copies its pieces.
 
@@ -302,6 +304,8 @@ class Session:
         if self._waiting:
             self._finish()
         for (info, tensor, memory), array in zip(self._boundary, arrays):
+            if array is None:
+                continue
             if info.pieces:
                 self._streamed[info.name] = array
             elif memory is not None:
@@ -320,13 +324,15 @@ class Session:
         """
         return host_ops.finish(self.model, self.copy_out())
 
-    def copy_out(self) -> dict[str, np.ndarray]:
-        """As read(), without the host ops."""
+    def copy_out(self, leave: Container[str] = ()) -> dict[str, np.ndarray]:
+        """As read(), without the host ops, and without the outputs that are left in the arena."""
         self._require_open()
         self.arena.require(self)
         self._finish()
         outputs = {}
         for info, tensor, memory in self._boundary[len(self.inputs):]:
+            if info.name in leave:
+                continue
             if memory is not None:
                 outputs[info.name] = boundary.take(info, tensor, memory)
                 continue
@@ -334,6 +340,11 @@ class Session:
                 outputs[info.name] = boundary.take(info, tensor, mapped)
         self.arena.done(self)
         return outputs
+
+    def stream(self, states: Mapping[str, str]):
+        """Return a Stream, which carries states (output -> input) from step to step."""
+        from edgerun.stream import Stream
+        return Stream(self, states)
 
     def memory(self):
         """Return the MemoryReport: planned, allocated and measured bytes."""

@@ -1,0 +1,129 @@
+"""Run a model with state step by step: outputs that are inputs of the next step stay on the device.
+
+    with edgerun.load("dtln.edge") as session:
+        stream = Stream(session, {"state_out": "state_in"})
+        for block in blocks:
+            clean = stream.run({"audio": block})["clean"]
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgerun.errors import InputError
+from edgerun.model import Tensor, TensorInfo
+from edgerun.regions import region_of, shared
+from edgerun.session import Session
+
+
+class Stream:
+    """Steps of a session whose states are carried from one to the next.
+
+    Attributes:
+        session: open as long as this is used; between two steps only this may run it.
+        states: output -> the input that it is in the next step.
+        way: "arena" (copied inside of the arena: no array is made), or "arrays" (through the host,
+            where tensors are stored differently, the arena is shared or the host cannot reach it).
+    """
+
+    def __init__(self, session: Session, states: Mapping[str, str]):
+        """Check the states; the first step starts with zeros.
+
+        Raises:
+            InputError: an output or input does not exist, is given twice, or has another shape or
+                dtype than its partner.
+        """
+        self.session, self.states = session, dict(states)
+        outputs, inputs = ({info.name: info for info in infos}
+                           for infos in (session.outputs, session.inputs))
+        if len(set(self.states.values())) != len(self.states):
+            raise InputError("an input is the state of two outputs, needed one")
+        for out, into in self.states.items():
+            for name, known, role in ((out, outputs, "output"), (into, inputs, "input")):
+                if name not in known:
+                    raise InputError(f"there is no {role} {name!r}: needed one of "
+                                     f"{', '.join(map(repr, known))}")
+            a, b = outputs[out], inputs[into]
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                raise InputError(f"the state {out!r} is {a.shape} {a.dtype}, the input {into!r} "
+                                 f"{b.shape} {b.dtype}: needed the same")
+        self._pairs = [(outputs[out], inputs[into]) for out, into in self.states.items()]
+        self.way = "arena" if self._stays() else "arrays"
+        self._given: dict[str, np.ndarray] = {}
+        self.reset()
+
+    def _stays(self) -> bool:
+        session, tensors = self.session, self.session.model.tensors
+        pairs = [(tensors[a.tensor], tensors[b.tensor]) for a, b in self._pairs if a.tensor >= 0]
+        return (session.arena.host is not None and session.arena.sessions == 1
+                and not session.model.host_ops and len(pairs) == len(self._pairs)
+                and all(not x.constant and not b.pieces and a.perm == b.perm and _alike(x, y)
+                        for (x, y), (a, b) in zip(pairs, self._pairs)))
+
+    def reset(self, states: Mapping[str, np.ndarray] | None = None) -> None:
+        """Let the next step start with given states, by the names of inputs; others are 0.
+
+        Raises:
+            InputError: a name is none of a state.
+        """
+        given = dict(states or {})
+        for name in given:
+            if name not in self.states.values():
+                raise InputError(f"{name!r} is no state: needed one of "
+                                 f"{', '.join(map(repr, self.states.values()))}")
+        self._given = {b.name: given.get(b.name, _zeros(b)) for _, b in self._pairs}
+        self._carried = False
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one step.
+
+        Args:
+            inputs: all but the states, as for Session.run().
+
+        Returns:
+            The outputs that are no states.
+
+        Raises:
+            InputError, DeviceError: as Session.run().
+        """
+        session, names = self.session, set(self.states.values())
+        arrays = session.check({**{n: a for n, a in inputs.items() if n not in names},
+                                **self._given})
+        if self.way == "arrays":
+            outputs = session.run(dict(zip((info.name for info in session.inputs), arrays)))
+            self._given = {into: outputs.pop(out) for out, into in self.states.items()}
+            return outputs
+        if self._carried:
+            session.arena.require(session)
+            self._carry()
+        try:
+            session.write([None if self._carried and info.name in names else array
+                           for info, array in zip(session.inputs, arrays)])
+            self._carried = False  # until the step is done
+            session.enqueue()
+            outputs = session.copy_out(leave=self.states)
+        finally:
+            session.arena.done(session)
+        self._carried = True
+        return outputs
+
+    def _carry(self) -> None:
+        """Copy states to where the next step reads them; a state may lie over another's place."""
+        tensors = self.session.model.tensors
+        pairs = [(tensors[a.tensor], tensors[b.tensor]) for a, b in self._pairs]
+        apart = all(shared(region_of(x), region_of(y)) == 0 for x, _ in pairs for _, y in pairs)
+        found = [(self.session.in_reach(x), self.session.in_reach(y)) for x, y in pairs]
+        for source, target in found if apart else [(np.array(a), b) for a, b in found]:
+            np.copyto(target, source)
+
+
+def _alike(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors hold the same numbers in the same bytes."""
+    grids = [t.quantization and t.quantization.grid for t in (x, y)]
+    return (x.shape, x.dtype) == (y.shape, y.dtype) and grids[0] == grids[1]
+
+
+def _zeros(info: TensorInfo) -> np.ndarray:
+    """Return what means 0 in an input."""
+    return np.full(info.shape, info.zero_point or 0, info.dtype)
