@@ -9,9 +9,10 @@
 //   prelu:                a' < 0 ? R(a' b', m) : R(a', ma)
 //   extreme:              the smaller or the larger of R(a', ma) and R(b', mb)
 //
-// y is row-major; a and b are walked with the strides sa and sb (elements; 0 repeats; 0 or 1 along
-// axis 7). Axes before the first are 1. A work-item computes `run` indices of axis 7 for `rows` of
-// axis 6: global size (ceil(dims_7 / run), ceil(dims_6 / rows), product of dims_0 .. dims_5).
+// y is row-major, its rows row_y elements apart; a and b are walked with the strides sa and sb
+// (elements; 0 repeats; 0 or 1 along axis 7). Axes before the first are 1. A work-item computes
+// `run` indices of axis 7 for `rows` of axis 6: global size (ceil(dims_7 / run),
+// ceil(dims_6 / rows), product of dims_0 .. dims_5).
 // work: run, rows, and the least and largest y. dims_7 is at least VEC.
 //
 // T_<dtype>, O_<dtype>: stored types of a and b and, where it is another one, of y.
@@ -22,7 +23,8 @@
 #define TO_I LANED(convert_int)
 #define TO_OF LANED(GLUE(convert_, OE))
 #define OPERANDS                                                                        \
-    TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb, const int4 work
+    TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb,     \
+    const int row_y, const int4 work
 #define R(v, m0, t) requantizev((v), (I)(m0), (I)(t))
 
 // Where the axes 0 .. 5 lead with the row-major index `row` over them.
@@ -58,8 +60,8 @@ I part(const int n, const int step, __global const S *p) {
     const int2 at = outer(row, dims, sa, sb);                                              \
     __global const S *ap = AT(const S, a) + at.s0 + i0 * sa.s7 + j0 * sa.s6;               \
     __global const S *bp = AT(const S, b) + at.s1 + i0 * sb.s7 + j0 * sb.s6;               \
-    __global O *yp = AT(O, y) + (row * dims.s6 + j0) * dims.s7 + i0;                       \
-    for (int j = 0; j < rows; j++, ap += sa.s6, bp += sb.s6, yp += dims.s7) {              \
+    __global O *yp = AT(O, y) + (row * dims.s6 + j0) * row_y + i0;                         \
+    for (int j = 0; j < rows; j++, ap += sa.s6, bp += sb.s6, yp += row_y) {                \
         OF last;                                                                           \
         if (whole < n) {                                                                   \
             const int from = max(0, n - VEC);                                              \

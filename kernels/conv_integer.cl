@@ -239,24 +239,26 @@ int sum_of(__global const uchar *p, const int n) {
 }
 #endif
 
-// x [n, height, width, channels]; w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
+// x [n, height, width], pixels `channels` elements apart;
+// w [groups][blocks][kernel_h][kernel_w][words][block width][WORD];
 // bias [groups * out_c]; zeros [in_c filled up to words]; m0, t [groups * out_c];
-// y [pixels = n * out_h * out_w, groups * out_c]. in_c and out_c are per group. bias is not read if
-// its flag is 0, zeros only where a tap lies outside the image. elements: of x. chunk: words whose
-// sums fit into accumulators that have totals beside them; PIECE or more with DOT_FLOAT.
+// y [pixels = n * out_h * out_w, groups * out_c], pixels row_y elements apart. in_c and out_c are
+// per group. bias is not read if its flag is 0, zeros only where a tap lies outside the image.
+// elements: from the first to the last of x. chunk: words whose sums fit into accumulators that
+// have totals beside them; PIECE or more with DOT_FLOAT.
 // The hint says that work-items are vectors already: Intel's CPU runtime would make more of them,
 // which takes it four times as long.
 __attribute__((vec_type_hint(float16)))
 __kernel void conv2d_integer(
         TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(zeros), TENSOR(m0), TENSOR(t), TENSOR(y),
-        const int has_bias, const int elements, const int pixels, const int tiles, const int chunk,
-        const int height, const int width, const int channels, const int in_c,
+        const int has_bias, const int elements, const int row_y, const int pixels, const int tiles,
+        const int chunk, const int height, const int width, const int channels, const int in_c,
         const int out_h, const int out_w, const int out_c, const int kernel_h, const int kernel_w,
         const int stride_h, const int stride_w, const int dilation_h, const int dilation_w,
         const int pad_top, const int pad_left, const int zero_w, const int zero_y,
         const int least, const int most, const float alpha, const float beta) {
     const int first = get_global_id(0) * (NV * VEC), group = get_global_id(2);
-    const int row_c = get_global_size(2) * out_c, words = (in_c + WORD - 1) / WORD;
+    const int words = (in_c + WORD - 1) / WORD;
     __global const int *w_first[NV];
     int step[NV];
     #pragma unroll
@@ -423,7 +425,7 @@ __kernel void conv2d_integer(
         #pragma unroll
         for (int v = 0; v < NV; v++) {
             const int c = first + v * VEC, lanes = out_c - c, channel = group * out_c + c;
-            __global O *yp = AT(O, y) + pixel * row_c + channel;
+            __global O *yp = AT(O, y) + pixel * row_y + channel;
             if (lanes > 0) {
                 const I multiplier = load_channels(AT(const int, m0) + channel, lanes);
 #if !defined(O_fp32) && !defined(O_fp16)
@@ -435,7 +437,8 @@ __kernel void conv2d_integer(
 #ifdef WIDE
                 I from_low = (I)(0);
                 if (has_bias)
-                    from_low = load_channels(AT(const int, bias) + row_c + channel, lanes);
+                    from_low = load_channels(
+                        AT(const int, bias) + (int)get_global_size(2) * out_c + channel, lanes);
 #endif
                 OF result[P];
                 #pragma unroll
@@ -473,12 +476,12 @@ __kernel void conv2d_integer(
                 if (lanes >= VEC && count == P) {
                     #pragma unroll
                     for (int p = 0; p < P; p++)
-                        STOREV(result[p], yp + p * row_c);
+                        STOREV(result[p], yp + p * row_y);
                 } else if (lanes >= VEC) {
                     #pragma unroll
                     for (int p = 0; p < P; p++)
                         if (p < count)
-                            STOREV(result[p], yp + p * row_c);
+                            STOREV(result[p], yp + p * row_y);
                 } else {
                     OE part[P][VEC];
                     #pragma unroll
@@ -486,7 +489,7 @@ __kernel void conv2d_integer(
                         SPILL(result[p], part[p]);
                     for (int p = 0; p < count; p++)
                         for (int k = 0; k < lanes; k++)
-                            STORE(part[p][k], k, yp + p * row_c);
+                            STORE(part[p][k], k, yp + p * row_y);
                 }
             }
         }

@@ -82,12 +82,14 @@ int start_of(const int tile, const int size, const int apart) {
 //   [2, out_c]) or, for weights only, fp32; residual, y [n, out_h, out_w, out_c]; m0 [out_c] int32,
 //   or the fp32 scales; t [out_c] int8. A bias or residual whose flag is 0 is not read.
 // image: height, width, out_h, out_w, out_c, multiplier, run, 1 for a bias + 2 for a residual
+// pitches: elements from a pixel of x, of residual, of y to the next; unused
 // rows, columns: kernel, stride, dilation, pad before
 // zeros: zero_x, zero_w, apart, lines
 // ends: zero point, least and largest value of y, unused
 __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSOR(m0),
                                 TENSOR(t), TENSOR(y), const int8 image, const int4 rows,
-                                const int4 columns, const int4 zeros, const int4 ends,
+                                const int4 columns, const int4 pitches,
+                                const int4 zeros, const int4 ends,
                                 const float alpha, const float beta) {
     const int height = image.s0, width = image.s1, out_h = image.s2, out_w = image.s3;
     const int out_c = image.s4, multiplier = image.s5, run = image.s6, given = image.s7;
@@ -98,7 +100,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
     const int end_oy = min(first_oy + lines, out_h);
     if (ox >= out_w) return;  // the last tile of some phases of `apart`
     const int left = ox * columns.s1 - columns.s3;
-    const int in_c = out_c / multiplier, count = min(P, (out_w - 1 - ox) / apart + 1);
+    const int row_x = pitches.s0, count = min(P, (out_w - 1 - ox) / apart + 1);
     const bool wide = count == P && left >= 0
         && left + (P - 1) * apart * columns.s1 + (columns.s0 - 1) * columns.s2 < width;
     const F outside = (F)(zeros.s0), zero_w = (F)(zeros.s1);
@@ -154,10 +156,10 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
             for (int ky = 0; ky < UPRIGHT; ky++) {
                 if (ky < known)
                     continue;
-                const int iy = top + ky * rows.s2, step = columns.s2 * in_c;
+                const int iy = top + ky * rows.s2, step = columns.s2 * row_x;
                 const bool inside = (uint)iy < (uint)height;
                 __global const S *xp = AT(const S, x) + from
-                    + ((n * height + iy) * width + left) * in_c;
+                    + ((n * height + iy) * width + left) * row_x;
                 if (inside && wide) {
                     #pragma unroll
                     for (int i = 0; i < SPAN; i++, xp += step)
@@ -198,7 +200,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                 const bool inside = (uint)iy < (uint)height;
                 if (!inside && zeros.s0 == 0)
                     continue;
-                __global const S *line = AT(const S, x) + (n * height + iy) * width * in_c + from;
+                __global const S *line = AT(const S, x) + (n * height + iy) * width * row_x + from;
                 __global const W *wp = AT(const W, w) + ky * columns.s0 * out_c + c;
 #if defined(DOT_VNNI)
                 UI weight[WORDS], word = (UI)(0);
@@ -216,7 +218,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                     const int ix = left + i;
                     F pixel = outside;
                     if (i < P + TAPS - 1 && inside && (wide || (uint)ix < (uint)width))
-                        pixel = load_x(line + ix * in_c, multiplier, phase);
+                        pixel = load_x(line + ix * row_x, multiplier, phase);
                     word = word >> ELEMENT | AS_UI(pixel) << (32 - ELEMENT);
                     #pragma unroll
                     for (int k = 0; k < WORDS; k++) {
@@ -239,7 +241,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                 for (int i = 0; i < SPAN; i++) {
                     const int ix = left + i * columns.s2;
                     const F pixel = inside && (wide || (uint)ix < (uint)width)
-                        ? load_x(line + ix * in_c, multiplier, phase) : outside;
+                        ? load_x(line + ix * row_x, multiplier, phase) : outside;
                     #pragma unroll
                     for (int kx = 0; kx < TAPS; kx++)
                         if (i >= kx && (i - kx) % STRIDE == 0 && (i - kx) / STRIDE < P)
@@ -253,7 +255,7 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
                     for (int p = 0; p < P; p++) {
                         const int px = ix + p * columns.s1;
                         const F pixel = inside && (wide || (uint)px < (uint)width)
-                            ? load_x(line + px * in_c, multiplier, phase) : outside;
+                            ? load_x(line + px * row_x, multiplier, phase) : outside;
                         WEIGH(acc[p], pixel, weight);
                     }
                 }
@@ -276,12 +278,14 @@ __kernel void depthwise_integer(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(resid
             #pragma unroll
             for (int p = 0; p < P; p++)
                 if (p < count) {
-                    const int to = ((n * out_h + oy) * out_w + ox + p * apart) * out_c + c;
+                    const int to = (n * out_h + oy) * out_w + ox + p * apart;
+                    __global O *yp = AT(O, y) + to * pitches.s2 + c;
 #if defined(INTEGERS)
-                    STOREV(result[p], AT(O, y) + to);
+                    STOREV(result[p], yp);
 #else
-                    const R more = given & 2 ? LOADV(AT(const S, residual) + to) : (R)(0);
-                    STOREV(finish(acc[p], scale, offset, more, alpha, beta), AT(O, y) + to);
+                    const R more = given & 2
+                        ? LOADV(AT(const S, residual) + to * pitches.s1 + c) : (R)(0);
+                    STOREV(finish(acc[p], scale, offset, more, alpha, beta), yp);
 #endif
                 }
         }

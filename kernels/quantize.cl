@@ -83,16 +83,17 @@ __kernel void leaky_relu(TENSOR(x), TENSOR(y), const int n, const int run, const
         (I)(low), (I)(high))))
 }
 
-// x [rows, width] -> y[start + row step + k]; size: width, rows, and the elements and rows that a
-// work-item brings over: global size (ceil(width / size.s2), ceil(rows / size.s3), 1)
-__kernel void rescale_rows(TENSOR(x), TENSOR(y), const int4 size, const int first, const int step,
-                           const int zero_x, const int zero_y, const int m0, const int t,
-                           const int low, const int high) {
+// x [rows, width], rows row_x apart -> y[first + row step + k]; size: width, rows, and the elements
+// and rows that a work-item brings over: global size (ceil(width / size.s2),
+// ceil(rows / size.s3), 1)
+__kernel void rescale_rows(TENSOR(x), TENSOR(y), const int4 size, const int row_x, const int first,
+                           const int step, const int zero_x, const int zero_y, const int m0,
+                           const int t, const int low, const int high) {
     const int from = get_global_id(0) * size.s2, n = min(size.s2, size.s0 - from);
     const int row = get_global_id(1) * size.s3, rows = min(size.s3, size.s1 - row);
-    __global const S *xp = AT(const S, x) + row * size.s0 + from;
+    __global const S *xp = AT(const S, x) + row * row_x + from;
     __global O *yp = AT(O, y) + first + row * step + from;
-    for (int j = 0; j < rows; j++, xp += size.s0, yp += step)
+    for (int j = 0; j < rows; j++, xp += row_x, yp += step)
         for (int i = 0; i < n; i += VEC) {
             const int some = n - i < VEC;
             const I v = some ? TO_I(load_some(n - i, xp + i)) : TO_I(LOADV(xp + i));

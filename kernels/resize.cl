@@ -88,19 +88,20 @@ F mean_of(const COLUMN left, const COLUMN right, const float share, const int w,
 
 // image: N, H, W, C, OH, OW, run, 0
 // rows, columns: step, offset, unit, first remainder (times 2) that rounds up to the next pixel,
-//                1 to give `extrapolation` outside the image; three unused
+//                1 to give `extrapolation` outside the image; of rows the elements from a pixel of
+//                x to the next, and of y; unused
 // bits, origin:  of linear integers: those of the weights, and the integer that halves are rounded
 //                away from
 __kernel void resize(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, const int8 columns,
                      const float extrapolation, const int bits, const int origin) {
     const int height = image.s1, width = image.s2, channels = image.s3;
-    const int out_w = image.s5;
+    const int out_w = image.s5, row_x = rows.s5, row_y = rows.s6;
     const int n = get_global_id(2) / image.s4, oh = get_global_id(2) % image.s4;
     const int first = get_global_id(1) * image.s6, last = min(first + image.s6, out_w);
     const int2 row = coordinate(oh, rows);
     const int row_outside = outside(row, rows, height);
     const int whole_step = columns.s0 / columns.s2, rest_step = columns.s0 % columns.s2;
-    __global const S *xp = AT(const S, x) + n * height * width * channels;
+    __global const S *xp = AT(const S, x) + n * height * width * row_x;
 #ifdef LINEAR
 #ifdef INTEGER
     const int weight_down = weight(row, rows, bits);
@@ -109,21 +110,21 @@ __kernel void resize(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
     const int weight_down = 0;
     const float down = (float)row.s1 / (float)rows.s2;
 #endif
-    __global const S *above = xp + clamp(row.s0, 0, height - 1) * width * channels;
-    __global const S *below = xp + clamp(row.s0 + 1, 0, height - 1) * width * channels;
+    __global const S *above = xp + clamp(row.s0, 0, height - 1) * width * row_x;
+    __global const S *below = xp + clamp(row.s0 + 1, 0, height - 1) * width * row_x;
     // two vectors of channels at once, for which the columns are placed once
     const int far = get_global_size(0) * VEC;
     for (int i = get_global_id(0) * VEC; i < channels; i += 2 * far) {
         const int c = min(i, channels - VEC), c2 = min(i + far, channels - VEC);
         const bool both = i + far < channels;
-        __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
+        __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * row_y;
         int2 column = coordinate(first, columns);
         int known = column.s0 - 2;  // the column of x that `left` holds
         COLUMN left, right, left2, right2;
-        for (int ow = first; ow < last; ow++, yp += channels) {
+        for (int ow = first; ow < last; ow++, yp += row_y) {
             if (column.s0 != known) {
-                const int at = clamp(column.s0, 0, width - 1) * channels;
-                const int next = clamp(column.s0 + 1, 0, width - 1) * channels;
+                const int at = clamp(column.s0, 0, width - 1) * row_x;
+                const int next = clamp(column.s0 + 1, 0, width - 1) * row_x;
 #define COLUMN_AT(p) column_of(above + (p), below + (p), down, weight_down, bits, origin)
                 if (column.s0 == known + 1) {
                     left = right;
@@ -154,12 +155,12 @@ __kernel void resize(TENSOR(x), TENSOR(y), const int8 image, const int8 rows, co
     }
 #else
     const int h = clamp(row.s0 + (2 * row.s1 >= rows.s3), 0, height - 1);
-    __global const S *nearest = xp + h * width * channels;
-    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * channels;
+    __global const S *nearest = xp + h * width * row_x;
+    __global S *yp = AT(S, y) + (get_global_id(2) * out_w + first) * row_y;
     int2 column = coordinate(first, columns);
-    for (int ow = first; ow < last; ow++, yp += channels) {
+    for (int ow = first; ow < last; ow++, yp += row_y) {
         const bool is_outside = row_outside || outside(column, columns, width);
-        const int at = clamp(column.s0 + (2 * column.s1 >= columns.s3), 0, width - 1) * channels;
+        const int at = clamp(column.s0 + (2 * column.s1 >= columns.s3), 0, width - 1) * row_x;
         for (int i = get_global_id(0) * VEC; i < channels; i += get_global_size(0) * VEC) {
             const int c = min(i, channels - VEC);
             const F value = LOADV(nearest + at + c);

@@ -241,8 +241,8 @@ CHANGES = {
         alias_of=g["tensors"].index(tensor(g, "c"))), "alias"),
     "alias of another dtype": (lambda r, g: tensor(g, "fourth").update(
         alias_of=0, dtype="bool"), "needed the same dtype"),
-    "alias outside of its root": (lambda r, g: tensor(g, "fourth").update(
-        alias_of=0, offset=tensor(g, "x")["offset"] + 120 - 12), "outside of 'x', which it is a"),
+    "alias outside of its root": (lambda r, g: tensor(g, "second").update(
+        alias_of=0, offset=tensor(g, "x")["offset"] + 4), "outside of 'x', which it is a"),
     "alias before its root": (lambda r, g: tensor(g, "x").update(
         alias_of=g["tensors"].index(tensor(g, "z")), offset=tensor(g, "z")["offset"] - 4),
         "outside of 'z'"),
@@ -256,9 +256,9 @@ CHANGES = {
         alias_of=0, offset=tensor(g, "x")["offset"], pitch=2**32 - 1), "outside of 'x'"),
     "pitch that leaves the root": (lambda r, g: tensor(g, "first").update(
         alias_of=0, offset=tensor(g, "x")["offset"], pitch=6), "outside of 'x'"),
-    "input whose rows lie apart": (lambda r, g: tensor(g, "i").update(
-        alias_of=0, offset=tensor(g, "x")["offset"], pitch=5, shape=[2, 2]),
-        "input 'i': has rows 5 elements apart"),
+    "input whose rows lie apart": (lambda r, g: tensor(g, "z").update(
+        alias_of=0, offset=tensor(g, "x")["offset"], pitch=6, shape=[2, 2, 5]),
+        "input 'z': has rows 6 elements apart"),
     "read after something was written over it": (lambda r, g: (
         tensor(g, "second").update(alias_of=0, offset=tensor(g, "x")["offset"]),
         g["ops"][2].update(inputs=[0, g["tensors"].index(tensor(g, "z"))])),

@@ -8,14 +8,14 @@ from hypothesis import given, settings, strategies as st
 from edgerun import loader, regions
 from edgerun.errors import InputError, ModelError
 from edgerun.session import Session
-from edgerun.tools import reductions, reference
-from edgerun.tools.graph import Graph
+from edgerun.tools import calibrate, quantize, reductions, reference
+from edgerun.tools.graph import Graph, copy_of
 from edgerun.tools.pack import Stages
 from tests import mutate, reduced
 from tests.harness import run_guarded
 
 SEEDS = range(60)
-ON_DEVICE = range(12)
+ON_DEVICE = range(6)
 
 
 def inputs_of(graph: Graph, seed: int) -> dict:
@@ -65,6 +65,34 @@ def test_same_numbers_on_the_device(device, seed, precision):
         graph = reduced.random_graph(seed, batch=1 + seed % 5 // 4)
         inputs = inputs_of(graph, seed)
         model = loader.from_bytes(packed(graph, precision, without), "test")
+        with Session(model, device) as session:
+            found[without] = run_guarded(session, inputs), model.plan.arena_bytes
+    (one, small), (other, large) = found.values()
+    for name, values in other.items():
+        assert np.array_equal(one[name], values, equal_nan=True), name
+    assert small <= large
+
+
+def quantized(seed: int, dtype: str) -> tuple[Graph, dict]:
+    """A random graph of integers, and inputs."""
+    graph = reduced.random_graph(seed, batch=1 + seed % 5 // 4)
+    inputs = inputs_of(graph, seed)
+    graph = copy_of(graph)
+    ranges = calibrate.calibrate(graph, [inputs])
+    dtypes = quantize.assign(graph, dtype, [])
+    quantize.insert(graph, dtypes, ranges.range)
+    return graph, inputs
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.parametrize("seed", ON_DEVICE)
+def test_same_integers_on_the_device(device, seed, dtype):
+    """The same for integers."""
+    found = {}
+    for without in ((), reductions.NAMES):
+        graph, inputs = quantized(seed, dtype)
+        data, _ = Stages(graph, without=without).encode("fp32", dtype, integers=True)
+        model = loader.from_bytes(np.frombuffer(data, np.uint8), "test")
         with Session(model, device) as session:
             found[without] = run_guarded(session, inputs), model.plan.arena_bytes
     (one, small), (other, large) = found.values()
@@ -148,6 +176,11 @@ def test_hostile_views_are_refused(what):
     with pytest.raises(ModelError, match=message) as caught:
         loader.from_bytes(np.frombuffer(data, np.uint8), "m.edge")
     assert str(caught.value).startswith("m.edge: ")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_files_of_random_graphs_are_valid(seed):
+    loader.from_bytes(packed(reduced.random_graph(seed, ops=20), "fp32"), "test")
 
 
 def test_more_views_than_can_be_compared(monkeypatch):

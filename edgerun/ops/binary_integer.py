@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, TensorLike, broadcast_strides, collapse, count, float_types, i32,
+    OUTPUT, Facts, Launch, OpLike, TensorLike, broadcast_strides, collapse, count, float_types, i32,
     int4_arg, int8_arg, lanes_within, require, require_dtype, require_quantized)
 from edgerun.ops._integer import ACTIVATIONS, bounds, rounding_defines
 from edgerun.ops.quantize import LARGEST, fixed, is_quantized
@@ -39,14 +39,19 @@ def check(op: OpLike) -> None:
             f"has no kind {kind!r} for quantized {dtype}, known are {', '.join(KINDS)}")
 
 
+def rows_apart(op: OpLike) -> tuple[int, ...]:
+    """Return the operands whose rows may lie apart: all."""
+    return 0, 1, OUTPUT
+
+
 def binary(op: OpLike, facts: Facts) -> list[Launch]:
     """Return the launch of a binary op over quantized integers (see elementwise.binary)."""
     (a, b), y = op.inputs, op.outputs[0]
     require_dtype(y, ACTIVATIONS, op)
     low, high = bounds(op, y)
     kernel, args = _form(op, a, b, y)
-    dims, (sa, sb) = collapse(
-        y.shape, broadcast_strides(a.shape, y.shape), broadcast_strides(b.shape, y.shape))
+    dims, (sa, sb, sy) = collapse(
+        y.shape, *(broadcast_strides(t.shape, y.shape, t.pitch) for t in (a, b, y)))
     vec = lanes_within(dims[-1], facts)
     above = dims[-2] if len(dims) > 1 else 1
     run, rows = ((min(dims[-1], TILE), min(above, max(1, TILE // dims[-1])))
@@ -55,6 +60,7 @@ def binary(op: OpLike, facts: Facts) -> list[Launch]:
                    {"VEC": vec, **float_types(a, y), **rounding_defines(y)},
                    (-(-dims[-1] // run), -(-above // rows), count(dims[:-2])),
                    (a, b, y, int8_arg(dims, 1), int8_arg(sa), int8_arg(sb),
+                    i32(sy[-2] if len(dims) > 1 else 0),
                     int4_arg([run, rows, low, high]), *args),
                    facts.one if run * rows >= LONG else None)]
 

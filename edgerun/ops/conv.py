@@ -160,8 +160,8 @@ def residual_of(op: OpLike) -> tuple[int, ...]:
 
 
 def pitched(op: OpLike) -> tuple[int, ...]:
-    """Return the operands whose pixels may lie apart: x, residual and y of real numbers."""
-    return () if is_integer(op) else (0, 3, OUTPUT)
+    """Return the operands whose pixels may lie apart: x, residual and y."""
+    return 0, 3, OUTPUT
 
 
 def window_of(op: OpLike) -> dict[str, int]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from edgerun.dtypes import FLOAT, WORD
 from edgerun.ops import _tile
-from edgerun.ops._base import Facts, Key, Launch, OpLike, TensorLike, count, f32, i32, require
+from edgerun.ops._base import (
+    Facts, Key, Launch, OpLike, TensorLike, count, f32, i32, pitch_of, require)
 from edgerun.ops._integer import (
     DOTS_8, DOTS_16, M0, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops.elementwise import activation
@@ -47,6 +48,11 @@ def _is_pointwise(window: dict[str, int], w: TensorLike) -> bool:
             and window["pad_top"] == window["pad_left"] == 0)
 
 
+def _span(x: TensorLike) -> int:
+    """Return the elements from the first to the last of a tensor."""
+    return (count(x.shape[:-1]) - 1) * pitch_of(x) + x.shape[-1]
+
+
 def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, ...],
                    window: dict[str, int], groups: int) -> Launch:
     """Return the launch of kernels/conv_integer.cl, forms (a) and (b); see conv.blocked_launch."""
@@ -79,8 +85,8 @@ def integer_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
          -(-pixels // (variant["P"] * variant["tiles"])), groups),
         # a tensor that is left out is replaced by x, which the kernel then does not read
         (x, w, bias or x, zeros or x, optional(op, M0), optional(op, T) or x, y,
-         i32(bias is not None), i32(count(x.shape)), i32(pixels),
-         i32(variant["tiles"]), i32(_chunk(op, dot, w)),
+         i32(bias is not None), i32(_span(x)), i32(pitch_of(y)),
+         i32(pixels), i32(variant["tiles"]), i32(_chunk(op, dot, w)),
          *(i32(window[name]) for name in SIZES), i32(zero_w), i32(zero_y), i32(least), i32(most),
          f32(alpha), f32(beta)),
         facts.one, key, variant)

@@ -6,7 +6,8 @@ from typing import Any
 from edgerun.dtypes import FLOAT
 from edgerun.ops import _tile
 from edgerun.ops._base import (
-    Facts, Key, Launch, OpLike, f32, int4_arg, int8_arg, require_dtype, require_quantized)
+    Facts, Key, Launch, OpLike, f32, int4_arg, int8_arg, pitch_of, require_dtype,
+    require_quantized)
 from edgerun.ops._integer import (
     BIAS, M0, RESIDUAL, T, bounds, form, optional, output_defines, zero_of_weights)
 from edgerun.ops.elementwise import activation
@@ -97,4 +98,5 @@ def depthwise_integer(op: OpLike, facts: Facts) -> list[Launch]:
                    (bias is not None) + 2 * (residual is not None)]),
          int4_arg([kernel_h, o["stride_h"], o["dilation_h"], o["pad_top"]]),
          int4_arg([kernel_w, o["stride_w"], o["dilation_w"], o["pad_left"]]),
+         int4_arg([pitch_of(x), 0 if residual is None else pitch_of(residual), pitch_of(y)]),
          *form_args(op, apart, lines)), facts.one, key, variant)]

@@ -188,10 +188,12 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
 
 
 def rows_apart(op: OpLike) -> tuple[int, ...]:
-    """Return the operands whose rows may lie apart: all, of real numbers in rows of several."""
+    """Return the operands whose rows may lie apart: those of rows of several elements."""
     y = op.outputs[0]
-    if any(quantize.is_quantized(t) for t in (*op.inputs, y)) or y.shape[-1:] in ((), (1,)):
+    if y.shape[-1:] in ((), (1,)):
         return ()
+    if quantize.is_quantized(op.inputs[0]):
+        return quantize.rows_apart(op) if op.code == "unary" else binary_integer.rows_apart(op)
     return tuple(range(len(op.inputs))) + (OUTPUT,)
 
 

@@ -1,12 +1,14 @@
 """Conversion between real numbers and quantized integers, and between quantizations."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgerun.dtypes import FLOAT, QUANTIZED
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, TensorLike, count, f32, float_types, i32, int4_arg,
-    lanes_within, require, require_dtype, require_quantized)
+    OUTPUT, Facts, Launch, OpLike, Outputs, TensorLike, count, f32, float_types, i32, int4_arg,
+    lanes_within, pitch_of, require, require_dtype, require_quantized)
 from edgerun.ops._integer import ACTIVATIONS, rounding_defines
 from edgerun.quantization import clamp, fixed_point, ratio
 
@@ -135,10 +137,18 @@ def _rescale(op: OpLike, facts: Facts, low: int, high: int, *multipliers: float,
     x, y = op.inputs[0], op.outputs[0]
     args = [x.quantization.zero, y.quantization.zero, *fixed(op, multipliers[0], largest), low,
             high]
+    if x.pitch or y.pitch:
+        rows = count(x.shape[:-1])
+        return [_in_rows(x, y, rows, 0, pitch_of(y), facts, args)]
     for multiplier in multipliers[1:]:
         args += fixed(op, multiplier, largest)
     return [_launch("leaky_relu" if multipliers[1:] else "rescale", x, y, facts,
                     tuple(map(i32, args)), rounding_defines(y))]
+
+
+def rows_apart(op: OpLike) -> tuple[int, ...]:
+    """Return the operands of a requantize, or of a clamp of integers, whose rows may lie apart."""
+    return (0, OUTPUT) if op.code == "requantize" or op.options["kind"] in CLAMPS else ()
 
 
 def same_grid(x: TensorLike, y: TensorLike) -> bool:
@@ -157,17 +167,24 @@ def requantize_rows(op: OpLike, x: TensorLike, rows: int, start: int, step: int,
         rows: that it is cut into.
         start, step: elements of y before the first row, and from one row to the next.
     """
-    y, width = op.outputs[0], count(x.shape) // rows
+    y = op.outputs[0]
     low, high = clamp(require_quantized(y, op), y.dtype)
     args = (x.quantization.zero, y.quantization.zero,
             *fixed(op, require_quantized(x, op).step / y.quantization.step), low, high)
+    return _in_rows(x, y, rows, start, step, facts, args)
+
+
+def _in_rows(x: TensorLike, y: TensorLike, rows: int, start: int, step: int, facts: Facts,
+             args: Sequence[int]) -> Launch:
+    width = count(x.shape) // rows
     vec = lanes_within(width, facts)
     run, each = ((min(width, RUN), min(rows, max(1, RUN // width))) if facts.kind == "cpu"
                  else (vec, 1))
     return Launch("quantize", "rescale_rows",
                   {"VEC": vec, **float_types(x, y), **rounding_defines(y)},
                   (-(-width // run), -(-rows // each), 1),
-                  (x, y, int4_arg([width, rows, run, each]), i32(start), i32(step),
+                  (x, y, int4_arg([width, rows, run, each]), i32(x.pitch or width), i32(start),
+                   i32(step),
                    *map(i32, args)), facts.one if run * each >= LONG else None)
 
 

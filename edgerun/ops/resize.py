@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 
 from edgerun.ops._base import (
-    Facts, Launch, OpLike, Outputs, f32, i32, int8_arg, lanes_within, require, require_quantized,
-    require_rank, require_same_dtype)
+    Facts, Launch, OpLike, Outputs, f32, i32, int8_arg, lanes_within, pitch_of, require,
+    require_quantized, require_rank, require_same_dtype)
 from edgerun.ops._quantized_io import quantized, require_numbers
 from edgerun.quantization import quantize
 
@@ -212,5 +212,6 @@ def resize(op: OpLike, facts: Facts) -> list[Launch]:
         defines["LINEAR"] = 1
     return [Launch("resize", "resize", defines, (items, -(-out_w // run), n * out_h),
                    (x, y, int8_arg([n, height, width, channels, out_h, out_w, run, 0]),
-                    int8_arg(_axis_argument(op, 0)), int8_arg(_axis_argument(op, 1)),
+                    int8_arg([*_axis_argument(op, 0)[:5], pitch_of(x), pitch_of(y), 0]),
+                    int8_arg(_axis_argument(op, 1)),
                     f32(outside), i32(bits), i32(op.options["origin"])), facts.one)]

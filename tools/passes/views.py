@@ -130,13 +130,15 @@ def _moved(sharing: Sharing, op: Op, number: int, places: list[View]) -> Tensor 
 def _copy(sharing: Sharing, op: Op, x: Tensor, view: View, step: int) -> Op | None:
     """Return the op that copies an input of a concat to its place; None if there is none."""
     y = op.outputs[0]
-    if not same_grid(x, y):
-        return None
     name = sharing.graph.unique(f"{x.name}.copy")
     part = Tensor(name, x.shape, y.dtype, quantization=y.quantization)
-    copy = Op("slice", name, [x], [part], full_options("slice", {
-        "starts": (0,) * len(x.shape), "steps": (1,) * len(x.shape), "sizes": tuple(x.shape)}))
-    if view.pitch and OUTPUT not in OPS["slice"].pitched(copy):
+    if same_grid(x, y):
+        copy = Op("slice", name, [x], [part], full_options("slice", {
+            "starts": (0,) * len(x.shape), "steps": (1,) * len(x.shape),
+            "sizes": tuple(x.shape)}))
+    else:
+        copy = Op("requantize", name, [x], [part], full_options("requantize", {"dtype": y.dtype}))
+    if view.pitch and OUTPUT not in OPS[copy.code].pitched(copy):
         return None
     sharing.views[part] = view
     sharing.add(copy, step)
