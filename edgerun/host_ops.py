@@ -15,7 +15,7 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.errors import ModelError
-from edgerun.model import HostOp, Model, TensorInfo
+from edgerun.model import Model, TensorInfo
 
 Spec = tuple[tuple[int, ...], str]  # shape (-1 for what depends on the values) and dtype
 Options = Mapping[str, float]

@@ -200,7 +200,7 @@ class Session:
             if pieces:
                 if queue is not None:
                     queue.finish()
-                self.stream(pieces)
+                self.copy_pieces(pieces)
                 if queue is not None:
                     self.device.queue.finish()
             self._waiting = True
@@ -210,7 +210,7 @@ class Session:
                 steps = self.steps[part.start:part.stop] if len(self.parts) > 1 else self.steps
                 routes.enqueue_steps(self.device, steps, queue, events)
 
-    def stream(self, pieces: list[tuple[TensorInfo, Piece]]) -> None:
+    def copy_pieces(self, pieces: list[tuple[TensorInfo, Piece]]) -> None:
         """Copy pieces of streamed inputs into the arena, once all launches before are done.
 
         Raises:

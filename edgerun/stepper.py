@@ -43,7 +43,7 @@ class Stepper:
             DeviceError: OpenCL refused a launch.
         """
         for number, launches in enumerate(self._launches[first:last], first):
-            self.session.stream(self._arriving.get(number, []))
+            self.session.copy_pieces(self._arriving.get(number, []))
             enqueue_steps(self.session.device, launches)
 
     def get(self, tensor: Tensor) -> np.ndarray:

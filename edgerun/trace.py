@@ -42,7 +42,7 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
         for step in session.steps:
             launches.setdefault(step.op.index, []).append(step)
         for op in model.ops:
-            session.stream(arriving.get(op.index, []))
+            session.copy_pieces(arriving.get(op.index, []))
             for _, piece in arriving.get(op.index, ()):
                 with session.access(model.tensors[piece.tensor], read) as array:
                     yield model.tensors[piece.tensor], array

@@ -15,9 +15,9 @@ import pytest
 from edgerun import loader
 from edgerun.model import Model, TensorInfo
 from edgerun.session import Session
-from edgerun.tools import cli, reference
+from edgerun.tools import cli
 from edgerun.tools.importers.tflite.source import read as read_tflite
-from edgerun.tools.pack import PackReport, import_model, pack
+from edgerun.tools.pack import PackReport, pack
 from edgerun.tools.runtimes import open_source
 from edgerun.tools.verify import verify_against
 from tests.memory_account import predicted_is_allocated
