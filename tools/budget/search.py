@@ -220,7 +220,7 @@ class Search:
     def follow(self, choice: Mapping[Op, str], way: str, limits: Limits
                ) -> tuple[Point, Limits, bool]:
         """Build a choice; returns the file, limits corrected by it, and whether it was known."""
-        dtypes, before = self.types(choice), len(self.points)
+        dtypes, before = self.problem.types(choice), len(self.points)
         point = self.point(dtypes, way)
         known = len(self.points) == before
         stranded = self.stranded(point)
@@ -293,17 +293,6 @@ class Search:
                 name = name.rpartition(".")[0]
             found[name] = max(found.get(name, 0.0), size * spread)
         return found
-
-    def types(self, choice: Mapping[Op, str]) -> Types:
-        """Return the type of every op that writes real numbers, of a choice by groups."""
-        dtypes = {op: choice[head] for op, head in self.problem.group.items()}
-        producers, users = self.graph.producers(), self.graph.consumers()
-        for op in self.graph.ops:
-            if op.code == "reshape" and op.outputs[0].dtype == "fp32":
-                source = dtypes.get(producers.get(op.inputs[0]))
-                wanted = {dtypes[user] for user in users.get(op.outputs[0], ()) if user in dtypes}
-                dtypes[op] = source or (wanted.pop() if len(wanted) == 1 else "fp32")
-        return dtypes
 
     def uniform(self, dtype: str) -> Types:
         """Return one type for all ops that may have it, fp32 (or what they must have) for others.

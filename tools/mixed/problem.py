@@ -220,6 +220,17 @@ class Problem:
         """Whether a tensor has the very numbers of another one."""
         return held.writer is not None and keeps_grid(held.writer)
 
+    def types(self, choice: Mapping[Op, str]) -> dict[Op, str]:
+        """Return the type of every op that writes real numbers, of a choice by groups."""
+        dtypes = {op: choice[head] for op, head in self.group.items()}
+        producers, users = self.graph.producers(), self.graph.consumers()
+        for op in self.graph.ops:
+            if op.code == "reshape" and op.outputs[0].dtype == "fp32":
+                source = dtypes.get(producers.get(op.inputs[0]))
+                wanted = {dtypes[user] for user in users.get(op.outputs[0], ()) if user in dtypes}
+                dtypes[op] = source or (wanted.pop() if len(wanted) == 1 else "fp32")
+        return dtypes
+
     def evaluate(self, chosen: Mapping[Op, str]) -> tuple[float, Noise]:
         """Return (value of the objective in bytes, noise at each output) of a choice.
 

@@ -234,7 +234,7 @@ class _Search:
                 return
             key = tuple(choice.values())
             if key not in seen:
-                dtypes = self.types(choice)
+                dtypes = self.problem.types(choice)
                 error, stranded = self.try_types(dtypes)
                 if stranded:
                     self.forbid(stranded, dtypes)
@@ -255,20 +255,9 @@ class _Search:
             if high / max(low, 1e-9) < 1.05:
                 return
 
-    def types(self, choice: Mapping[Op, str]) -> dict[Op, str]:
-        """Return the type of every op that writes real numbers, of a choice by groups."""
-        dtypes = {op: choice[head] for op, head in self.problem.group.items()}
-        producers, users = self.graph.producers(), self.graph.consumers()
-        for op in self.graph.ops:
-            if op.code == "reshape" and op.outputs[0].dtype == "fp32":
-                source = dtypes.get(producers.get(op.inputs[0]))
-                wanted = {dtypes[user] for user in users.get(op.outputs[0], ()) if user in dtypes}
-                dtypes[op] = source or (wanted.pop() if len(wanted) == 1 else "fp32")
-        return dtypes
-
     def uniform(self, dtype: str) -> dict[Op, str]:
         """Return one type for all ops that may have it; for others fp32, or what they must have."""
-        return self.types({op: dtype if dtype in types else
+        return self.problem.types({op: dtype if dtype in types else
                            "fp32" if "fp32" in types else types[0]
                            for op, types in self.problem.allowed.items()})
 

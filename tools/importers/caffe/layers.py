@@ -15,20 +15,18 @@ def _two(param: Any, name: str, default: int) -> tuple[int, int]:
     short = "kernel" if name == "kernel_size" else name
     if param.HasField(f"{short}_h") or param.HasField(f"{short}_w"):
         return getattr(param, f"{short}_h"), getattr(param, f"{short}_w")
-    value = getattr(param, name)
-    sizes = [value] if isinstance(value, int) else list(value)
-    if isinstance(value, int) and not param.HasField(name):
-        sizes = [default]
-    if len(sizes) > 2:
-        raise ModelError(f"{name} has {len(sizes)} numbers, needed 2 at most")
-    return (sizes * 2)[0:2] if sizes else (default, default)
+    return _repeated(param, name, default)
 
 
 def _repeated(param: Any, name: str, default: int) -> tuple[int, int]:
-    sizes = list(getattr(param, name))
-    if len(sizes) > 2:
-        raise ModelError(f"{name} has {len(sizes)} numbers, needed 2 at most")
-    return tuple((sizes * 2)[:2]) if sizes else (default, default)
+    """Return a size along height and width that a field has as none, one number or two."""
+    value = getattr(param, name)
+    if isinstance(value, int):
+        value = [value] if param.HasField(name) else []
+    if len(value) > 2:
+        raise ModelError(f"{name} has {len(value)} numbers, needed 2 at most")
+    height, width = (*value, *value)[:2] if value else (default, default)
+    return height, width
 
 
 def _window(param: Any) -> tuple[tuple[int, int], dict[str, int]]:
@@ -44,14 +42,20 @@ def _window(param: Any) -> tuple[tuple[int, int], dict[str, int]]:
                     "pad_left": pad[1], "pad_right": pad[1]}
 
 
-def convolution(ctx: Context) -> Tensor:
-    """y = w * x + b, in groups."""
-    param, image = ctx.param("convolution"), ctx.image()
+def _channels(param, image: Tensor) -> tuple[int, int, int]:
+    """Return the channels in and out, and the groups, of a convolution of an image."""
     need(param.axis == 1, f"its axis is {param.axis}, needed 1")
-    kernel, options = _window(param)
     in_c, out_c, groups = image.shape[3], param.num_output, param.group
     if groups < 1 or in_c % groups or out_c % groups or not out_c:
         raise ModelError(f"{groups} groups do not divide {in_c} channels into {out_c}")
+    return in_c, out_c, groups
+
+
+def convolution(ctx: Context) -> Tensor:
+    """y = w * x + b, in groups."""
+    param, image = ctx.param("convolution"), ctx.image()
+    in_c, out_c, groups = _channels(param, image)
+    kernel, options = _window(param)
     w = ctx.weights(0, (out_c, in_c // groups, *kernel), in_c // groups * kernel[0] * kernel[1])
     bias = ctx.constant(ctx.weights(1, (out_c,))) if param.bias_term else None
     if groups == in_c > 1:
@@ -66,11 +70,8 @@ def convolution(ctx: Context) -> Tensor:
 def deconvolution(ctx: Context) -> Tensor:
     """The transposed convolution."""
     param, image = ctx.param("convolution"), ctx.image()
-    need(param.axis == 1, f"its axis is {param.axis}, needed 1")
+    in_c, out_c, groups = _channels(param, image)
     kernel, options = _window(param)
-    in_c, out_c, groups = image.shape[3], param.num_output, param.group
-    if groups < 1 or in_c % groups or out_c % groups or not out_c:
-        raise ModelError(f"{groups} groups do not divide {in_c} channels into {out_c}")
     w = ctx.weights(0, (in_c, out_c // groups, *kernel), in_c // groups * kernel[0] * kernel[1])
     split = w.reshape(groups, in_c // groups, out_c // groups, *kernel)
     weights = split.transpose(0, 2, 3, 4, 1).reshape(out_c, *kernel, in_c // groups)
