@@ -107,6 +107,18 @@ def test_packs_in_every_precision(precision, tmp_path, device):
     assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.05 * wanted.std()
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle"])
+def test_an_input_may_have_the_name_of_an_argument_of_numpy(name, tmp_path, device):
+    model = networks.build("mlp")
+    for node in model.graph.node:
+        node.input[:] = [name if given == "image" else given for given in node.input]
+    model.graph.input[0].name = name
+    onnx.save(model, tmp_path / "n.onnx")
+    given = {name: networks.samples("mlp", 4)["image"]}
+    networks.pack_as(tmp_path / "n.onnx", tmp_path / "n.edge", "int8", given, device.info.index)
+    assert [info.name for info in loader.read(tmp_path / "n.edge").inputs] == [name]
+
+
 def test_command_line(tmp_path, capsys):
     assert main(["squeezenet", "-o", str(tmp_path / "n.onnx"), "--size", "67"]) == 0
     onnx.checker.check_model(onnx.load(tmp_path / "n.onnx"), full_check=True)

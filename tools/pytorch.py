@@ -80,7 +80,7 @@ def from_torch(module: torch.nn.Module,
             loaded = _from_loader(calibration, _infos(path),
                                   SAMPLES if samples is None else samples)
             calibration, samples = path.with_name(LOADED), None
-            np.savez(calibration, **loaded)
+            arrays.write_npz(calibration, loaded)
         def told(text: str) -> str:  # the files are gone when it is read
             return text.replace(str(path), name).replace(str(path.with_name(LOADED)),
                                                          "the data loader")

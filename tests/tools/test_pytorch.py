@@ -213,6 +213,11 @@ def test_calibration_from_a_data_loader(device, tmp_path, form):
     assert worst <= 0.1 * np.ptp(expected_of(CONV, (data,))[0])
 
 
+def test_an_input_may_have_the_name_of_an_argument_of_numpy(tmp_path):
+    assert calibrated(tmp_path, [normal(4, 3, 16, 16)], precision="int8",
+                      input_names=["file"]).precision == "int8"
+
+
 def test_takes_no_more_of_a_loader_than_needed(tmp_path):
     batches = Loader([normal(16, 3, 16, 16, seed=i) for i in range(9)])
     calibrated(tmp_path, batches, precision="int8", samples=33)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from edgerun.arrays import write_npz
 from edgerun.errors import InputError
 from edgerun.tools.networks.layers import to_onnx
 from edgerun.tools.networks.shapes import NETWORKS, Network
@@ -112,5 +113,5 @@ def pack_as(source: str | os.PathLike, out: str | os.PathLike, precision: str,
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "samples.npz")
-        np.savez(path, **given)
+        write_npz(path, given)
         pack(source, out, precision, calibration=path, device=device)
