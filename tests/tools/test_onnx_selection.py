@@ -37,6 +37,20 @@ def test_top_k_of_integers_and_of_old_opsets():
           outputs=("y", "at"), dtypes={"at": TensorProto.INT64})
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_top_k_takes_a_place_once(dtype, largest):
+    """Also where elements are as low as a type goes: the masked ones before a choice."""
+    info = np.iinfo(np.int32)
+    low, high = (info.min, info.max) if dtype == np.int32 else (-np.inf, np.inf)
+    worst = low if largest else high
+    x = np.array([[worst, worst, 1, worst], [worst] * 4, [3, low, high, worst]], dtype)
+    for k in (2, 3, 4):
+        check(make_node("TopK", ["x", "k"], ["y", "at"], largest=largest), {"x": x},
+              {"k": ints(k)}, outputs=("y", "at"), dtypes={
+                  "y": helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), "at": TensorProto.INT64})
+
+
 @pytest.mark.parametrize("opset", [7, 11, 13])
 @pytest.mark.parametrize("axis", [0, 1, 2, None])
 def test_hardmax(axis, opset):
@@ -194,6 +208,12 @@ def test_empty_parts_are_left_out_of_a_concat():
      {}, ModelError, "does not fit"),
     (make_node("MaxUnpool", ["x", "i"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
      {"x": floats(1, 1, 2, 2)}, {"i": np.full((1, 1, 2, 2), 99)}, ModelError, "lies outside"),
+    (make_node("MaxUnpool", ["x", "i", "s"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+     {"x": floats(1, 1, 2, 2)}, {"i": np.full((1, 1, 2, 2), 99), "s": ints(1, 1, 16, 16)},
+     ModelError, "lies outside"),
+    (make_node("MaxUnpool", ["x", "i"], ["y"], kernel_shape=[2, 2], strides=[2]),
+     {"x": floats(1, 1, 2, 2)}, {"i": np.zeros((1, 1, 2, 2), np.int64)}, ModelError,
+     r"strides \[2\]"),
     (make_node("BitShift", ["x", "n"], ["y"], direction="UP"),
      {"x": random_ints(np.uint8, 3), "n": random_ints(np.uint8, 3)}, {}, ModelError,
      "direction 'UP'"),

@@ -9,7 +9,7 @@ from edgerun import dtypes
 from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Node, need, normal_axis
-from edgerun.tools.importers.onnx.elementwise import INF, binary, cast
+from edgerun.tools.importers.onnx.elementwise import INF, NARROW, binary, cast
 from edgerun.tools.importers.onnx.indexing import put_rows
 
 MOST_TOP = 128  # each of the largest takes ops of its own
@@ -30,7 +30,10 @@ def _lowest(dtype: str, largest: bool) -> np.ndarray:
 
 
 def _top_k(ctx: Context, node: Node) -> list[Tensor]:
-    """Take the largest, put it out of the way, take the next."""
+    """Take the largest, put it out of the way, take the next.
+
+    Where what is left is as low as what is out of the way, the next is the first place not taken.
+    """
     x = ctx.tensor(0)
     k = node.attr("k") if node.opset < 10 else int(node.known(1, "k").reshape(-1)[0])
     axis = normal_axis(node.attr("axis", -1), len(x.shape))
@@ -40,16 +43,24 @@ def _top_k(ctx: Context, node: Node) -> list[Tensor]:
     need(k <= MOST_TOP, f"k is {k}, needed at most {MOST_TOP}")
     largest = bool(node.attr("largest", 1))
     dtype, rest = x.dtype, x if x.dtype in dtypes.FLOAT else cast(ctx, x, "int32")
-    places, gone = ctx.constant(_counting(x.shape, axis)), None
+    places, gone, free = ctx.constant(_counting(x.shape, axis)), None, None
+    reaches = dtype not in (*NARROW, "bool")  # as low as what is gone
+    zero, one = (ctx.constant(np.int32(n)) if reaches and k > 1 else None for n in (0, 1))
     values, indices = [], []
     for number in range(k):
         index = ctx.add("arg", [rest], kind="max" if largest else "min", axis=axis, keep_dims=True)
         values.append(ctx.add("reduce", [rest], kind="max" if largest else "min", axes=[axis],
                               keep_dims=True))
+        if free is not None:
+            first = ctx.add("arg", [free], kind="max", axis=axis, keep_dims=True)
+            index = ctx.add("where", [binary(ctx, "equal", values[-1], gone), first, index])
         indices.append(index)
         if number + 1 < k:
             gone = gone or ctx.constant(_lowest(rest.dtype, largest), like=rest)
-            rest = ctx.add("where", [binary(ctx, "equal", places, index), gone, rest])
+            taken = binary(ctx, "equal", places, index)
+            rest = ctx.add("where", [taken, gone, rest])
+            if reaches:
+                free = ctx.add("where", [taken, zero, free or one])
     joined = [parts[0] if k == 1 else ctx.add("concat", parts, axis=axis)
               for parts in (values, indices)]
     return [cast(ctx, joined[0], dtype), joined[1]]
@@ -140,17 +151,19 @@ def _max_unpool(ctx: Context, node: Node) -> Tensor:
     if rank < 1 or kernel is None or len(kernel) != rank or places.shape != x.shape:
         raise ModelError(f"the kernel {kernel} or the indices {places.shape} do not fit {x.shape}")
     strides, pads = node.attr("strides") or [1] * rank, node.attr("pads") or [0] * 2 * rank
+    if len(strides) != rank or len(pads) != 2 * rank:
+        raise ModelError(f"strides {strides} or pads {pads} do not fit {rank} spatial axes")
     natural = [(n - 1) * s + k - pads[i] - pads[i + rank] for i, (n, s, k) in enumerate(
         zip(x.shape[2:], strides, kernel))]
     shape = (*x.shape[:2], *natural)
+    if places.min() < 0 or places.max() >= math.prod(shape):
+        raise ModelError(f"an index lies outside of the shape {shape}")
     if node.given(2):  # the places count in the natural shape
         shape = tuple(int(n) for n in node.known(2, "output shape").reshape(-1))
         if len(shape) != len(x.shape) or any(n < m for n, m in zip(shape[2:], natural)):
             raise ModelError(f"the output shape {shape} does not fit {(*x.shape[:2], *natural)}")
         at = np.unravel_index(places, (*x.shape[:2], *natural))
         places = np.ravel_multi_index(at, shape)
-    if places.min() < 0 or places.max() >= math.prod(shape):
-        raise ModelError(f"an index lies outside of the shape {shape}")
     zeros = ctx.constant(np.zeros(shape), like=x)
     return put_rows(ctx, zeros, x, places, len(shape))
 
