@@ -92,6 +92,7 @@ def test_scatter_nd_into_a_constant():
     ("GatherElements", {"i": [[0] * 5]}, "do not fit"),
     ("ScatterElements", {"i": [[-4, 0]], "u": np.zeros((1, 2))}, "an index is not in"),
     ("ScatterElements", {"i": [[1, 0]], "u": np.zeros((1, 3))}, "do not fit"),
+    ("CumSum", {"i": []}, r"its axis is \[\], needed one number"),
 ])
 def test_models_that_contradict_themselves(op, constants, message):
     arrays = {name: np.array(a, np.float32 if name == "u" else np.int64)

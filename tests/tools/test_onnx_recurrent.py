@@ -107,7 +107,9 @@ REFUSED = {
     "activations": ({}, {"activations": ["Relu", "Tanh"]}, UnsupportedError,
                     "its activations are relu, tanh, needed sigmoid, tanh"),
     "weights": ({"R": floats(1, 3 * H, H + 1)}, {}, ModelError, r"R has the shape \(1, 12, 5\)"),
-    "bias": ({"B": floats(1, 3 * H)}, {}, ModelError, r"B has the shape \(1, 12\), needed 24"),
+    "bias": ({"B": floats(1, 3 * H)}, {}, ModelError, r"B has the shape \(1, 12\), needed \(1, 24\)"),
+    "bias of one dimension": ({"B": floats(6 * H)}, {}, ModelError,
+                              r"B has the shape \(24,\), needed \(1, 24\)"),
     "direction": ({}, {"direction": "sideways"}, ModelError, "direction 'sideways'"),
 }
 
@@ -120,6 +122,18 @@ def test_refused(name):
     node = make_node("GRU", ["x", "W", "R", "B", "lengths"], ["y"], hidden_size=H, **attributes)
     with pytest.raises(error, match=message):
         import_proto(model_of(node, inputs, constants))
+
+
+@pytest.mark.parametrize("op, given, attributes, message", [
+    ("RNN", {}, {"activations": ["Tanh"]}, "activations has 1 names, needed 2"),
+    ("LSTM", {}, {"activations": ["Sigmoid", "Tanh", "Tanh"]}, "has 3 names, needed 6"),
+    ("LSTM", {"P": floats(3 * H)}, {}, r"P has the shape \(12,\), needed \(2, 12\)")])
+def test_both_directions_need_theirs(op, given, attributes, message):
+    inputs, constants = parts(op, 2)
+    names = ["x", "W", "R", "B"] + (["", "", "", "P"] if given else [])
+    node = make_node(op, names, ["y"], hidden_size=H, direction="bidirectional", **attributes)
+    with pytest.raises(ModelError, match=message):
+        import_proto(model_of(node, inputs, constants | given))
 
 
 def test_weights_that_are_computed():

@@ -234,7 +234,10 @@ def _cumulative(kind: str, neutral: int):
     2, 4, ..."""
     def function(ctx: Context, node: Node) -> Tensor:
         x = ctx.tensor(0)
-        axis = normal_axis(int(node.known(1, "axis").reshape(-1)[0]), len(x.shape))
+        axis = node.known(1, "axis").reshape(-1)
+        if axis.size != 1:
+            raise ModelError(f"its axis is {axis.tolist()}, needed one number")
+        axis = normal_axis(int(axis[0]), len(x.shape))
         reverse = bool(node.attr("reverse", 0))
         if node.attr("exclusive", 0):
             if x.shape[axis] == 1:

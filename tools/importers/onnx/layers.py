@@ -53,6 +53,9 @@ def window_of(node: Node, shape: Sequence[int], kernel: Sequence[int]) -> Window
     if not len(kernel) == len(strides) == len(dilations) == rank or len(pads) != 2 * rank:
         raise ModelError(f"kernel {list(kernel)}, strides {strides}, dilations {dilations} or pads "
                          f"{pads} do not fit {rank} spatial axes")
+    if min(*kernel, *strides, *dilations) < 1:
+        raise ModelError(f"kernel {list(kernel)}, strides {strides} or dilations {dilations}: "
+                         "needed 1 or more")
     return Window(rank, list(kernel), strides, dilations, pads[:rank], pads[rank:])
 
 

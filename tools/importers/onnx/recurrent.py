@@ -59,6 +59,9 @@ def _functions(node: Node, number: int, directions: int) -> dict:
     """Return the options of the activation functions of a direction."""
     names = [name.lower() for name in node.attr("activations") or []]
     usual = USUAL.get(node.op_type)
+    needed = directions * len(usual or ("tanh",))
+    if len(names) not in (0, needed):
+        raise ModelError(f"activations has {len(names)} names, needed {needed}")
     if usual is not None:
         count = len(usual)
         given = tuple(names[number * count:(number + 1) * count]) or usual
@@ -89,7 +92,9 @@ def _direction(ctx: Context, node: Node, x: Tensor, number: int, reverse: bool, 
     products = ctx.add("dense", [x, weights, input_bias])
     recurrent = ctx.derived(R, f"steps{number}", lambda r: np.ascontiguousarray(r[number].T))
     if kind == "LSTM" and node.given(PEEPHOLES):
-        node.known(PEEPHOLES, "peepholes P")
+        if node.known(PEEPHOLES, "peepholes P").shape != (directions, 3 * hidden):
+            raise ModelError(f"P has the shape {node.shape(PEEPHOLES)}, needed "
+                             f"{(directions, 3 * hidden)}")
         bias = ctx.derived(PEEPHOLES, f"peepholes{number}", lambda p: p[number], dtype="fp32")
     inputs = [products, recurrent, bias, _state(ctx, node, STATE, number, rows)]
     if kind == "LSTM":
@@ -108,8 +113,9 @@ def _biases(node: Node, number: int, hidden: int
     if not node.given(B):
         return None, None
     width = GATES[node.op_type] * hidden
-    if node.known(B, "bias B").shape[-1] != 2 * width:
-        raise ModelError(f"B has the shape {node.shape(B)}, needed {2 * width} in the last axis")
+    needed = (node.shape(W)[0], 2 * width)
+    if node.known(B, "bias B").shape != needed:
+        raise ModelError(f"B has the shape {node.shape(B)}, needed {needed}")
     inside = node.op_type == "GRU" and bool(node.attr("linear_before_reset", 0))
     both = 2 * hidden if inside else width
 

@@ -120,7 +120,8 @@ def _col2im(ctx: Context, node: Node) -> Tensor:
     x = ctx.tensor(0)
     image = [int(n) for n in node.known(1, "image shape").reshape(-1)]
     block = [int(n) for n in node.known(2, "block shape").reshape(-1)]
-    if len(x.shape) != 3 or len(image) != len(block) or x.shape[1] % math.prod(block):
+    if (len(x.shape) != 3 or len(image) != len(block) or min(block, default=0) < 1
+            or x.shape[1] % math.prod(block)):
         raise ModelError(f"blocks of {block} of an image of {image} do not fit the shape {x.shape}")
     channels, rank = x.shape[1] // math.prod(block), len(image)
     window = window_of(node, (1, channels, *image), block)
@@ -150,6 +151,7 @@ def _lp_pool(ctx: Context, node: Node) -> Tensor:
     x, p, kernel = ctx.tensor(0), node.attr("p", 2), node.attr("kernel_shape")
     if kernel is None:
         raise ModelError("has no kernel_shape")
+    _check_norm(p)
     window = window_of(node, x.shape, kernel)
     resolve_padding(node, window, x.shape[2:])
     if node.attr("ceil_mode", 0):
@@ -159,6 +161,11 @@ def _lp_pool(ctx: Context, node: Node) -> Tensor:
     y = ctx.add("depthwise_conv2d", [ctx.image(powers), ctx.constant(ones, like=x)],
                 **window.options())
     return _power(ctx, ctx.from_image(y, len(x.shape)), 1 / p)
+
+
+def _check_norm(p: float) -> None:
+    if not p > 0:
+        raise ModelError(f"p is {p}, needed a positive number")
 
 
 def _round_up(window: Window, spatial: tuple[int, ...]) -> None:
@@ -179,6 +186,7 @@ def _power(ctx: Context, x: Tensor, exponent: float) -> Tensor:
 def _global_lp_pool(ctx: Context, node: Node) -> Tensor:
     x, p = ctx.tensor(0), node.attr("p", 2)
     need(len(x.shape) > 2, f"its input has {len(x.shape)} dimensions, needed at least 3")
+    _check_norm(p)
     powers = _power(ctx, unary(ctx, "abs", x), p)
     total = ctx.add("reduce", [powers], kind="sum", axes=list(range(2, len(x.shape))),
                     keep_dims=True)
