@@ -133,6 +133,17 @@ def test_crop(tmp_path):
         np.testing.assert_array_equal(compute(path, {"data": x, "like": small})["crop"], x[cut])
 
 
+@pytest.mark.parametrize("shape, expected", [
+    ((2, 5), (2, 1, 1)), ((2, 5, 3), (2, 1, 1)), ((2, 5, 3, 4), (2, 1, 1, 1))])
+def test_arg_max_without_an_axis(shape, expected, tmp_path):
+    """Caffe gives as many axes as the input has, but at least 3."""
+    path, x = tmp_path / "net.prototxt", array(*shape)
+    path.write_text(head(*shape) + layer("ArgMax"))
+    found = compute(path, {"data": x})["argmax"]
+    assert found.shape == expected
+    np.testing.assert_array_equal(found.reshape(-1), x.reshape(2, -1).argmax(1))
+
+
 def test_lrn_adds_k(tmp_path):
     """OpenCV takes k for 1, Caffe does not."""
     x = array(1, 7, 3, 2)
@@ -202,6 +213,7 @@ def test_another_shape(tmp_path):
 
 
 CONV = layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 }", "c")
+BOXES = layer("PriorBox", "prior_box_param { min_size: 2 }", "boxes", "data data")
 REFUSED = {
     "no text": ("\0\1", {}, ModelError, "not a readable prototxt"),
     "no network": ("name: 'x'", {}, ModelError, "has no layers"),
@@ -230,6 +242,37 @@ REFUSED = {
     "axis": (head(1, 4) + layer("Softmax", "softmax_param { axis: 5 }"), {}, ModelError,
              "axis 5 of 2 dimensions"),
     "slice": (head(1, 4) + layer("Slice", top="a b c"), {}, ModelError, "3 tops do not divide"),
+    "padding of a pool": (head(1, 3, 8, 8) + layer(
+        "Pooling", "pooling_param { kernel_size: 2 pad_h: 0 pad_w: 2 }"), {}, ModelError,
+        r"has the padding \(0, 2\), needed less than the kernel \(2, 2\)"),
+    "crop of nothing else": (head(1, 3, 8, 8) + layer("Crop"), {}, ModelError,
+                             "Crop 'crop': reads 1 blobs, needed 2"),
+    "three to scale": (head(1, 3, 8, 8) + layer("Scale", bottom="data data data"), {}, ModelError,
+                       "reads 3 blobs, needed 1 to 2"),
+    "two to flatten": (head(1, 3, 8, 8) + layer("Flatten", bottom="data data"), {}, ModelError,
+                       "reads 2 blobs, needed 1"),
+    "boxes of nothing": (head(1, 3, 8, 8) + layer("PriorBox", "prior_box_param { min_size: 2 }"),
+                         {}, ModelError, "PriorBox 'priorbox': reads 1 blobs, needed 2"),
+    "boxes of rows": (head(1, 3) + layer("PriorBox", "prior_box_param { min_size: 2 }",
+                                         bottom="data data"), {}, ModelError,
+                      "needed 4 dimensions"),
+    "flat boxes": (head(1, 3, 8, 8) + layer(
+        "PriorBox", "prior_box_param { min_size: 2 aspect_ratio: 0 }", bottom="data data"), {},
+        ModelError, r"aspect_ratio is \[0.0\], needed positive numbers"),
+    "boxes below 0": (head(1, 3, 8, 8) + layer(
+        "PriorBox", "prior_box_param { min_size: 2 max_size: -3 }", bottom="data data"), {},
+        ModelError, r"max_size is \[-3.0\], needed positive numbers"),
+    "boxes of another size": (head(1, 3, 8, 8) + BOXES + layer(
+        "Reshape", "reshape_param { shape { dim: 5 } }", bottom="boxes"), {}, ModelError,
+        r"the shape \(1, 2, 256\) does not fit into \[5\]"),
+    "boxes of a shape below 0": (head(1, 3, 8, 8) + BOXES + layer(
+        "Reshape", "reshape_param { shape { dim: -1 dim: -1 dim: 512 } }", bottom="boxes"), {},
+        ModelError, r"does not fit into \[-1, -1, 512\]"),
+    "boxes that do not fit": (head(1, 3, 8, 8) + head(1, 3, 4, 4, name="b") + BOXES + layer(
+        "PriorBox", "prior_box_param { min_size: 2 }", "few", "b data") + layer(
+        "Concat", "concat_param { axis: 1 }", bottom="boxes few"), {}, ModelError,
+        r"joins the shapes \[\(1, 2, 256\), \(1, 2, 64\)\] along axis 1"),
+    "slopes of a row": (head(4) + layer("PReLU"), {}, ModelError, "needed at least 2 dimensions"),
     "no shape": ('layer { name: "d" type: "Data" top: "data" }\n' + layer("ReLU"), {}, InputError,
                  "its shape is not in the prototxt.*--shape data="),
 }

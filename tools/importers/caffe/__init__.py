@@ -19,6 +19,10 @@ DATA = ("Input", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "D
         "AnnotatedData", "Python")  # what feeds a network; the first has a shape
 # What only training, or a person at the screen, needs.
 TRAINING = ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate")
+# Least and most bottoms of a layer, None: any number; others have one.
+BOTTOMS: dict[str, tuple[int, int | None]] = {
+    "Concat": (1, None), "Eltwise": (1, None), "Scale": (1, 2), "Bias": (1, 2), "Crop": (2, 2),
+    "PriorBox": (2, 2), "DetectionOutput": (1, None)}
 WEIGHTED = ("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Deconvolution",
             "InnerProduct", "BatchNorm", "Scale", "Bias", "PReLU", "Normalize")
 
@@ -156,6 +160,10 @@ def _apply(ctx: Context, layer: Layer, values: Mapping[str, Value],
             raise ModelError(f"reads {missing[0]!r}, which no layer before it makes")
         if not layer.bottoms:
             raise ModelError("reads nothing")
+        least, most = BOTTOMS.get(layer.type, (1, 1))
+        if not least <= len(layer.bottoms) <= (most or len(layer.bottoms)):
+            raise ModelError(f"reads {len(layer.bottoms)} blobs, needed "
+                             + (str(least) if least == most else f"{least} to {most}"))
         ctx.layer, ctx.bottoms = layer, [values[blob] for blob in layer.bottoms]
         made = table[layer.type](ctx)
         made = made if isinstance(made, list) else [made]

@@ -93,6 +93,8 @@ def pooling(ctx: Context) -> Tensor:
         ("kernel_size", 0), ("stride", 1), ("pad", 0)))
     if min(kernel) < 1 or min(stride) < 1:
         raise ModelError(f"has the kernel {kernel} and the stride {stride}, needed 1 or more")
+    if pad[0] >= kernel[0] or pad[1] >= kernel[1]:
+        raise ModelError(f"has the padding {pad}, needed less than the kernel {kernel}")
     y = ctx.add("pool2d", [image], kind=kind, kernel_h=kernel[0], kernel_w=kernel[1],
                 stride_h=stride[0], stride_w=stride[1], pad_top=pad[0], pad_bottom=pad[0],
                 pad_left=pad[1], pad_right=pad[1], count_include_pad=kind == "average",

@@ -26,6 +26,10 @@ def concat(ctx: Context) -> Value:
     axis = param.concat_dim if param.HasField("concat_dim") else param.axis
     axis = ctx.axis(axis, len(ctx.bottoms[0].shape))
     if all(isinstance(value, np.ndarray) for value in ctx.bottoms):
+        shapes = [value.shape for value in ctx.bottoms]
+        if len({(*shape[:axis], *shape[axis + 1:]) for shape in shapes}) > 1 \
+                or len({len(shape) for shape in shapes}) > 1:
+            raise ModelError(f"joins the shapes {shapes} along axis {axis}, which do not fit")
         return np.concatenate(ctx.bottoms, axis)
     tensors = [ctx.bottom(i) for i in range(len(ctx.bottoms))]
     return tensors[0] if len(tensors) == 1 else ctx.add("concat", tensors, axis=axis)
@@ -108,6 +112,8 @@ def reshape(ctx: Context) -> Value:
         if not known or math.prod(value.shape) % known:
             raise ModelError(f"the shape {value.shape} does not fit into {shape}")
         shape[shape.index(-1)] = math.prod(value.shape) // known
+    if min(shape, default=1) < 1 or math.prod(shape) != math.prod(value.shape):
+        raise ModelError(f"the shape {value.shape} does not fit into {shape}")
     if isinstance(value, np.ndarray):
         return value.reshape(shape)
     return ctx.reshape(value, shape)
@@ -133,15 +139,16 @@ def reduction(ctx: Context) -> Tensor:
 
 
 def arg_max(ctx: Context) -> Tensor:
-    """Index of the largest element, as a real number."""
+    """Index of the largest element, as a real number; without an axis, [N, 1, 1, ...]."""
     param, x = ctx.param("argmax"), ctx.bottom()
     need(param.top_k == 1 and not param.out_max_val, "it gives more than one index")
     if param.HasField("axis"):
         axis = ctx.axis(param.axis, len(x.shape))
         y = ctx.add("arg", [x], kind="max", axis=axis, keep_dims=True)
     else:
-        flat = ctx.reshape(x, (x.shape[0], 1, math.prod(x.shape[1:])))
-        y = ctx.add("arg", [flat], kind="max", axis=2, keep_dims=True)
+        flat = ctx.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+        y = ctx.add("arg", [flat], kind="max", axis=1, keep_dims=True)
+        y = ctx.reshape(y, (x.shape[0], *[1] * (max(len(x.shape), 3) - 1)))
     return ctx.add("cast", [y], dtype="fp32")
 
 
@@ -153,6 +160,8 @@ def prior_box(ctx: Context) -> np.ndarray:
     which is the second bottom. Source: Liu et al., "SSD", 2016, section 2.2, and its Caffe branch.
     """
     param, layer, image = ctx.param("prior_box"), ctx.bottoms[0].shape, ctx.bottoms[1].shape
+    if len(layer) != 4 or len(image) != 4:
+        raise ModelError(f"reads {layer} and {image}, needed 4 dimensions")
     height = param.img_h or param.img_size or image[2]
     width = param.img_w or param.img_size or image[3]
     step_h = param.step_h or param.step or height / layer[2]
@@ -174,6 +183,10 @@ def prior_box(ctx: Context) -> np.ndarray:
 
 def _prior_sizes(param) -> np.ndarray:
     """Return width and height of the boxes of a pixel."""
+    for name in ("aspect_ratio", "min_size", "max_size"):
+        numbers = list(getattr(param, name))
+        if not all(0 < number < math.inf for number in numbers):
+            raise ModelError(f"{name} is {numbers}, needed positive numbers")
     ratios = [1.0]
     for ratio in param.aspect_ratio:
         for candidate in (ratio, 1 / ratio) if param.flip else (ratio,):

@@ -26,6 +26,8 @@ def relu(ctx: Context) -> Tensor:
 def prelu(ctx: Context) -> Tensor:
     """x, or slope * x below 0, one slope per channel."""
     x = ctx.bottom()
+    if len(x.shape) < 2:
+        raise ModelError(f"reads {x.shape}, needed at least 2 dimensions")
     channels = 1 if ctx.param("prelu").channel_shared else x.shape[1]
     slope = ctx.weights(0, (channels,), fill=0.25).reshape((-1,) + (1,) * (len(x.shape) - 2))
     return ctx.binary("prelu", x, ctx.constant(slope))
