@@ -1,8 +1,9 @@
 """Run the launches of one op with other variants than the default: are they right, how fast?
 
-The op gets buffers of its own, with guard bytes around every tensor that it could overwrite, and
-random inputs. A variant counts only if it gives what the default gives: the same integers, or real
-numbers that differ by rounding.
+The op gets buffers of its own, with guard bytes around every tensor that it could overwrite and
+between the rows of one whose rows lie apart, and random inputs. An output that takes the place of
+an input does so here too. A variant counts only if it gives what the default gives: the same
+integers, or real numbers that differ by rounding.
 """
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from edgerun.model import Op, Tensor
 from edgerun.ops import OPS, Launch, Scratch
 from edgerun.ops._base import Variant
 from edgerun.quantization import Quantization
+from edgerun.regions import Region, region_of
 
 GUARD, CANARY = 256, 0xA5  # bytes around a tensor, and their value
 BATCH_NS = 2_000_000  # least time of one measurement
@@ -63,31 +65,36 @@ class Bench:
         self.device, self.op = device, op
         self._weights = weights
         self._buffers = Buffers(device)
-        self._places: dict[int, object] = {}
-        self._images: dict[int, np.ndarray] = {}
+        self._places: dict[Region | None, object] = {}
+        self._images: dict[Region | None, np.ndarray] = {}
         self._repeat = 1
         try:
+            # what ops need at once shares no byte, unless an output takes the place of an input
             for tensor in (*op.inputs, *op.outputs):
-                if tensor is not None and not tensor.constant and tensor.index not in self._places:
-                    image = np.full(tensor.bytes + 2 * GUARD, CANARY, np.uint8)
-                    if all(tensor is not y for y in op.outputs):
-                        image[GUARD:-GUARD] = _random(tensor, rng).reshape(-1).view(np.uint8)
-                    self._place(tensor.index, image)
-            self._place(-1, np.full(op.scratch_bytes + 2 * GUARD, CANARY, np.uint8))
+                if tensor is None or tensor.constant or region_of(tensor) in self._places:
+                    continue
+                place = region_of(tensor)
+                image = np.full(place.end - place.start + 2 * GUARD, CANARY, np.uint8)
+                if all(tensor is not y for y in op.outputs):
+                    _rows(image, place)[...] = _random(tensor, rng).view(np.uint8).reshape(
+                        place.rows, place.width)
+                self._place(place, image)
+            self._place(None, np.full(op.scratch_bytes + 2 * GUARD, CANARY, np.uint8))
             self.default = self.prepare({})
             self._expected = self._outputs(self.default)
         except BaseException:
             self.close()
             raise
 
-    def _place(self, index: int, image: np.ndarray) -> None:
-        self._places[index] = self._buffers.create(
+    def _place(self, place: Region | None, image: np.ndarray) -> None:
+        """Make a buffer for a region of the arena, None for scratch."""
+        self._places[place] = self._buffers.create(
             "tuning", self.device.cl.mem_flags.READ_WRITE, len(image))
-        self._images[index] = image
-        self._upload(index)
+        self._images[place] = image
+        self._upload(place)
 
-    def _upload(self, index: int) -> None:
-        self.device.cl.enqueue_copy(self.device.queue, self._places[index], self._images[index])
+    def _upload(self, place: Region | None) -> None:
+        self.device.cl.enqueue_copy(self.device.queue, self._places[place], self._images[place])
 
     def close(self) -> None:
         """Give the buffers back."""
@@ -117,9 +124,9 @@ class Bench:
                 number, offset = self._weights.place(arg)
                 args += [self._weights.buffers[number], np.uint32(offset)]
             elif isinstance(arg, Tensor):
-                args += [self._places[arg.index], np.uint32(GUARD)]
+                args += [self._places[region_of(arg)], np.uint32(GUARD)]
             elif isinstance(arg, Scratch):
-                args += [self._places[-1], np.uint32(GUARD + arg.at)]
+                args += [self._places[None], np.uint32(GUARD + arg.at)]
             else:
                 args.append(arg)
         return args
@@ -131,27 +138,29 @@ class Bench:
 
     def _outputs(self, prepared: Prepared) -> list[np.ndarray]:
         """Run once and return the bytes of each output, after a look at everything around."""
-        written = {y.index for y in self.op.outputs}
-        for index in (*written, -1):
-            self._upload(index)
+        written = {region_of(y) for y in self.op.outputs}
+        for place in (*written, None):
+            self._upload(place)
         try:
             self._enqueue(prepared)
             self.device.queue.finish()
             found = {}
-            for index, image in self._images.items():
-                found[index] = np.empty_like(image)
-                self.device.cl.enqueue_copy(self.device.queue, found[index], self._places[index])
+            for place, image in self._images.items():
+                found[place] = np.empty_like(image)
+                self.device.cl.enqueue_copy(self.device.queue, found[place], self._places[place])
         except self.device.cl.Error as error:
             raise WrongVariant(f"{self.op}: the device refuses it: {error}") from None
-        for index, after in found.items():
-            same = after == self._images[index]
-            if index in written or index == -1:
+        for place, after in found.items():
+            same = after == self._images[place]
+            if place is None:
                 same[GUARD:-GUARD] = True
+            elif place in written:
+                _rows(same, place)[...] = True
             if not same.all():
                 for damaged in found:
                     self._upload(damaged)
                 raise WrongVariant(f"{self.op}: writes outside its outputs")
-        return [found[y.index][GUARD:-GUARD] for y in self.op.outputs]
+        return [_rows(found[place], place).reshape(-1) for place in map(region_of, self.op.outputs)]
 
     def check(self, prepared: Prepared) -> None:
         """Compare the outputs with those of the default.
@@ -205,6 +214,12 @@ def quick(bench: Bench, prepared: Prepared, rounds: int = 3, hopeless: float = 1
     if first[0] > hopeless:
         return first[0]
     return statistics.median(first + bench.ratios([prepared], rounds - 1)[0])
+
+
+def _rows(image: np.ndarray, place: Region) -> np.ndarray:
+    """Return the bytes of a region [rows, width] in the image of its buffer."""
+    return np.lib.stride_tricks.as_strided(image[GUARD:-GUARD], (place.rows, place.width),
+                                           (place.pitch, 1))
 
 
 def _random(tensor: Tensor, rng: np.random.Generator) -> np.ndarray:
