@@ -21,6 +21,7 @@ from edgerun.memory import SLACK
 from edgerun.model import MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
 from edgerun.ops import OPS
 from edgerun.ops._base import OUTPUT
+from edgerun.ops.recurrent import GATES
 from edgerun.regions import Contents, region_of, shared
 
 MAX_TENSORS = 65_536
@@ -30,6 +31,7 @@ MAX_BYTES = 2**32 - 1  # kernels take byte offsets as 32-bit unsigned integers
 # Kernels index elements with 32-bit signed integers, and may add one step of a work-item (at most
 # 65,536) to an index before they compare it with the end.
 MAX_ELEMENTS = 2**31 - 2**16
+MAX_ALL_STEPS = 65_536  # of recurrent ops together: each is a launch
 MAX_NAME = 4096
 MAX_PIECES = 4096  # of an input, and stages of a graph
 PART = 1 << 23  # bytes that one thread sums up at a time
@@ -55,6 +57,7 @@ def check(model: Model) -> None:
             _check_op(model, op)
             _check_pitches(op)
             _check_operands(model, op)
+        _check_steps(model)
         _check_overlaps(model)
         _check_ranges(model)
         _check_patch(model)
@@ -213,6 +216,10 @@ def _check_alias(model: Model, tensor: Tensor, where: str) -> None:
              f"is {tensor.dtype}, an alias of {root.name!r}, which is {root.dtype}: needed "
              "the same dtype")
     own = region_of(tensor)
+    # where there is one row, the pitch leads nowhere, but reaches kernels as an int all the same
+    _require(tensor.pitch * dtypes.size(tensor.dtype) <= root.bytes, where,
+             f"has rows {tensor.pitch} elements apart, outside of {root.name!r} of {root.bytes} "
+             "bytes, which it is a part of")
     _require(root.offset <= own.start and own.end <= root.offset + root.bytes, where,
              f"takes bytes {own.start} to {own.end}, outside of {root.name!r}, which it is a part "
              f"of, at {root.offset} to {root.offset + root.bytes}")
@@ -419,6 +426,13 @@ def _check_pitches(op: Op) -> None:
             what = "its output" if index == OUTPUT else f"input {index}"
             raise ModelError(f"{_label(op)}: {what}, {tensor.name!r}, has rows {tensor.pitch} "
                              "elements apart, needed dense rows")
+
+
+def _check_steps(model: Model) -> None:
+    """Recurrent ops become a launch per step, which the op itself only bounds one by one."""
+    steps = sum(op.outputs[0].shape[0] for op in model.ops if op.code in GATES)
+    _require(steps <= MAX_ALL_STEPS, "the graph", f"has recurrent ops of {steps} steps together, at "
+             f"most {MAX_ALL_STEPS} are allowed: each is a launch")
 
 
 def _check_operands(model: Model, op: Op) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edgerun import ModelError, flat, loader
 from edgerun.model import Model
-from edgerun.tools import blob, plan as planner
+from edgerun.tools import blob, layout, plan as planner
 from edgerun.tools.graph import Graph
 from tests import mutate
 
@@ -146,6 +146,21 @@ def test_oversized_vector_count(good):
 def test_too_many_tensors(good, monkeypatch):
     monkeypatch.setattr("edgerun.validate.MAX_TENSORS", 3)
     refused(good, "the graph: has 9 tensors, at most 3 are allowed")
+
+
+def test_steps_that_add_up(monkeypatch):
+    """Each recurrent op has few steps, all of them together too many launches."""
+    graph = Graph("steps")
+    y = graph.input("p", (3, 1, 4), "fp32")
+    for name in ("first", "second"):
+        y = graph.add("rnn", [y, graph.constant(np.zeros((4, 4), np.float32), f"w {name}")], name)
+    graph.output("y", y)
+    layout.apply(graph)
+    data = blob.encode(graph, planner.plan(graph, {}), {}, "fp32")
+    monkeypatch.setattr("edgerun.validate.MAX_ALL_STEPS", 6)
+    read(data)
+    monkeypatch.setattr("edgerun.validate.MAX_ALL_STEPS", 5)
+    refused(data, "has recurrent ops of 6 steps together, at most 5 are allowed")
 
 
 def test_offsets_that_multiply(good, monkeypatch):

@@ -106,10 +106,10 @@ def test_names_are_checked():
         reductions.check(["views", "magic"])
 
 
-def joined(channels: int = 4) -> bytes:
+def joined(channels: int = 4, height: int = 3, width: int = 5) -> bytes:
     """A file in which two ops write the channels of one tensor, which a third reads."""
     graph = Graph("joined")
-    x = graph.input("x", (1, 3, 5, channels), "fp32")
+    x = graph.input("x", (1, height, width, channels), "fp32")
     parts = [graph.add("unary", [x], name, kind=kind)
              for name, kind in (("left", "relu"), ("right", "abs"))]
     both = graph.add("concat", parts, "both", axis=3)
@@ -162,6 +162,17 @@ HOSTILE = {
         alias_of=g["tensors"].index(tensor(g, "left")), offset=tensor(g, "left")["offset"]),
         "itself an alias"),
 }
+
+
+def test_the_pitch_of_a_single_row_is_bounded():
+    """It leads nowhere, but kernels get it as an int."""
+    def change(pitch):
+        return mutate.changed(joined(height=1, width=1),
+                              lambda root, graph: tensor(graph, "left").update(pitch=pitch))
+    loader.from_bytes(np.frombuffer(change(8), np.uint8), "m.edge")
+    for pitch in (9, 2**32 - 1):
+        with pytest.raises(ModelError, match=f"rows {pitch} elements apart, outside of 'both'"):
+            loader.from_bytes(np.frombuffer(change(pitch), np.uint8), "m.edge")
 
 
 def test_file_of_views_reads():
