@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerun.tools.compare import curve, footprint
+from edgerun.errors import InputError
+from edgerun.tools.compare import curve, footprint, pages
 from edgerun.tools.compare.footprint_plot import frontier, plot, points
 from tests.test_precision_storage import onnx_model
 
@@ -74,3 +75,27 @@ def test_measuring_a_curve(device, study, tmp_path):
     drawn = (tmp_path / "picture.svg").read_text()
     assert "RAM, KiB" in drawn and "flash, KiB" in drawn and ">fp32<" in drawn
     assert len(points(found)) == len(found["points"])
+
+
+def test_wrong_folders_change_nothing(tmp_path):
+    out = tmp_path / "page.md"
+    out.write_text("before")
+    with pytest.raises(InputError, match="holds none of memory.json, pages.json, budget.json"):
+        footprint.main([str(tmp_path), str(out)])
+    assert out.read_text() == "before" and [*tmp_path.iterdir()] == [out]
+    with pytest.raises(InputError, match="has no models.onnx.mnist_cntk_op13.onnx, no datasets"):
+        curve.main([str(tmp_path), str(out)])
+    with pytest.raises(InputError, match="no such file; needed a model file"):
+        pages.main([str(tmp_path / "none.edge")])
+    assert out.read_text() == "before"
+
+
+@pytest.mark.parametrize("module", [curve, footprint, pages])
+def test_help_tells_every_argument(module, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    shown = capsys.readouterr().out
+    if module is curve:
+        assert all(name in shown for name in (*curve.STUDIES, "imagenet_A/labels.csv"))
+    if module is footprint:
+        assert all(f"{name}.json" in shown for name in footprint.SECTIONS)

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import loader, text
+from edgerun import files, loader, text
 from edgerun.device import Device
-from edgerun.errors import EdgerunError
+from edgerun.errors import EdgerunError, InputError
 from edgerun.session import Session
 from edgerun.tools import budget as budgets
 from edgerun.tools.budget.report import Budget, BudgetError
@@ -49,10 +49,20 @@ class Study:
         model: under models/.
         load: folder of data sets -> images for calibration, and those to count.
         about: what the data are, for people.
+        files: that load() reads.
     """
     model: str
     load: Callable[[Path], tuple[list[np.ndarray], list[Sample]]]
     about: str
+    files: tuple[str, ...] = ()
+
+    def check(self, data: Path) -> None:
+        """Raise InputError if a folder of models and data sets lacks what this needs."""
+        paths = [Path("models", self.model), *(Path("datasets", name) for name in self.files)]
+        missing = [str(path) for path in paths if not (data / path).exists()]
+        if missing:
+            raise InputError(f"{data}: has no {', no '.join(missing)}; needed "
+                             f"{', '.join(map(str, paths))}")
 
 
 def _gray(train: str, test: str, scale: float) -> Callable:
@@ -101,14 +111,18 @@ def _imagenet(folder: Path) -> tuple[list[np.ndarray], list[Sample]]:
 STUDIES = {
     "mnist_cntk": Study("onnx/mnist_cntk_op13.onnx",
                         _gray("mnist_train.npz", "mnist_test_A.npz", 1.0),
-                        "MNIST, half of the test set"),
+                        "MNIST, half of the test set",
+                        ("mnist_train.npz", "mnist_test_A.npz")),
     "fashion_mnist_cnn": Study("onnx/fashion_mnist_cnn.onnx",
                                _gray("fashion_mnist_train_20k.npz", "fashion_mnist_test_A.npz",
-                                     1 / 255), "Fashion-MNIST, half of the test set"),
+                                     1 / 255), "Fashion-MNIST, half of the test set",
+                               ("fashion_mnist_train_20k.npz", "fashion_mnist_test_A.npz")),
     "ic01_resnet8": Study("tflite/ic01_resnet8_fp32.tflite", _cifar,
-                          "CIFAR-10, 2000 test images from JPEG"),
+                          "CIFAR-10, 2000 test images from JPEG",
+                          ("cifar10_train_10k_jpeg.zip", "cifar10_test_A.npz")),
     "squeezenet_v1.0": Study("onnx/squeezenet_v1.0_dc.onnx", _imagenet,
-                             "ImageNet, a sample of 400 images"),
+                             "ImageNet, a sample of 400 images",
+                             ("imagenet_A/labels.csv",)),
 }
 
 
@@ -186,13 +200,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and write the file after every model; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m edgerun.tools.compare.curve",
                                      description=__doc__.splitlines()[0])
-    parser.add_argument("data", metavar="DATA", type=Path)
-    parser.add_argument("out", metavar="FILE.json", type=Path)
-    parser.add_argument("--only", metavar="NAME", choices=STUDIES, action="append")
+    needed = "; ".join(f"models/{study.model} with datasets/ {' and '.join(study.files)}"
+                       for study in STUDIES.values())
+    parser.add_argument("data", metavar="DATA", type=Path, help=f"folder that holds {needed}")
+    parser.add_argument("out", metavar="FILE.json", type=Path, help="what is written and added to")
+    parser.add_argument("--only", metavar="NAME", choices=STUDIES, action="append",
+                        help=f"one of {', '.join(STUDIES)} (repeatable); default: all")
     parser.add_argument("--sweep", metavar="NAME", choices=SWEEPS, action="append",
                         help=f"one of {', '.join(SWEEPS)}; default: all")
     parser.add_argument("--device", metavar="D", help="as for edgerun run")
     args = parser.parse_args(argv)
+    for name in args.only or STUDIES:
+        STUDIES[name].check(args.data)
     device = Device(args.device)
     document = json.loads(args.out.read_text()) if args.out.is_file() else {"studies": {}}
     document["machine"] = machine(device.info.compute_units) | {
@@ -201,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.only or STUDIES:
         def keep(found: Curve, name: str = name) -> None:
             document["studies"][name] = found
-            args.out.write_text(text.json_text(document) + "\n")
+            with files.replacing(args.out) as file:
+                file.write((text.json_text(document) + "\n").encode())
             print(f"{name}: {len(found['points'])} files, {len(found['refused'])} refused",
                   file=sys.stderr)
 

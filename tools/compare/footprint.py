@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgerun import text
+from edgerun import files, text
+from edgerun.errors import EdgerunError, InputError
 from edgerun.tools.compare import footprint_memory
 from edgerun.tools.compare.report import table
 
@@ -105,11 +107,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and the picture; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m edgerun.tools.compare.footprint",
                                      description=__doc__.splitlines()[0])
-    parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("page", metavar="PAGE.md", type=Path)
+    parser.add_argument("folder", metavar="DIR", type=Path,
+                        help=f"holds {', '.join(f'{name}.json' for name in SECTIONS)}, or some")
+    parser.add_argument("page", metavar="PAGE.md", type=Path, help="the page to write")
     args = parser.parse_args(argv)
     parts = read(args.folder)
-    args.page.write_text(page(parts), encoding="utf-8")
+    if not parts:
+        raise InputError(f"{args.folder}: holds none of "
+                         f"{', '.join(f'{name}.json' for name in SECTIONS)}; {args.page} is left "
+                         "as it is")
+    with files.replacing(args.page) as file:
+        file.write(page(parts).encode())
     if "budget" in parts:
         from edgerun.tools.compare.footprint_plot import plot
         plot(parts["budget"]["studies"].values(), args.page.with_suffix(".svg"))
@@ -117,4 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(main())
+    except EdgerunError as error:
+        sys.exit(f"footprint: {error}")

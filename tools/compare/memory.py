@@ -27,6 +27,7 @@ import numpy as np
 
 from edgerun import cli, smaps, text
 from edgerun.errors import EdgerunError
+from edgerun.files import replacing
 from edgerun.tools.compare.files import SOURCE, Files, NoFile, Source
 from edgerun.tools.compare.machine import default_folder, machine
 from edgerun.tools.compare.peers import PEERS
@@ -248,8 +249,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     found = [asdict(result) for result in results]
     if args.json:
-        Path(args.json).write_text(json.dumps(text.plain({
-            "machine": machine(args.threads), "runs": RUNS, "results": found}), indent=1) + "\n")
+        with replacing(args.json) as file:
+            file.write((json.dumps(text.plain({
+                "machine": machine(args.threads), "runs": RUNS, "results": found}), indent=1)
+                + "\n").encode())
     print("\n".join(text.table(HEADER, rows(found), left=(0, 1))))
     return 0
 

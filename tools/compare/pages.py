@@ -27,8 +27,9 @@ from unittest import mock
 
 import numpy as np
 
-from edgerun import loader, text
+from edgerun import files, loader, text
 from edgerun.device import Device
+from edgerun.errors import EdgerunError, InputError
 from edgerun.session import Session
 from edgerun.tools.compare.machine import machine
 
@@ -105,10 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m edgerun.tools.compare.pages",
                                      description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL.edge")
-    parser.add_argument("--device", metavar="D[,D...]", default=os.environ.get("EDGERUN_DEVICE"))
+    parser.add_argument("model", metavar="MODEL.edge", help="a packed model")
+    parser.add_argument("--device", metavar="D[,D...]", default=os.environ.get("EDGERUN_DEVICE"),
+                        help="as for edgerun run; each is measured in a process of its own")
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     args = parser.parse_args(argv)
+    if not Path(args.model).is_file():
+        raise InputError(f"{args.model}: no such file; needed a model file (.edge)")
     if "," in (args.device or ""):
         results = _each(args.model, args.device.split(","))
     else:
@@ -116,10 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = [{"device": args.device or opened.info.platform} | row
                    for row in measure(args.model, opened)]
     if args.json:
-        Path(args.json).write_text(json.dumps({
-            "machine": machine(os.cpu_count()), "model": Path(args.model).name.split("-")[0],
-            "bytes": os.path.getsize(args.model), "rounds": ROUNDS, "results": results},
-            indent=1) + "\n")
+        with files.replacing(args.json) as file:
+            file.write((json.dumps({
+                "machine": machine(os.cpu_count()), "model": Path(args.model).name.split("-")[0],
+                "bytes": os.path.getsize(args.model), "rounds": ROUNDS, "results": results},
+                indent=1) + "\n").encode())
     print("\n".join(text.table(("device", "advice", "checksums", "load ms", "load and run ms"), [
         (r["device"], r["advice"], "yes" if r["checksums"] else "no", f"{r['load_ns'] / 1e6:.1f}",
          f"{r['total_ns'] / 1e6:.1f}") for r in results], left=(0, 1, 2))))
@@ -127,4 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(main())
+    except EdgerunError as error:
+        sys.exit(f"pages: {error}")
