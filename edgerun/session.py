@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,9 +80,9 @@ class Session:
         self.buffers = Buffers(device)
         self.choices = tuning.choices(model.tuning, device) if choices is None else choices
         self._closed = False
-        self._waiting = False  # for launches that may still run
         self._streamed: dict[str, np.ndarray] = {}  # by name: arrays whose pieces are copied later
         self.arena: Arena | None = None
+        self.route: routes.Launches | None = None
         try:
             self._weights = self.buffers.weights(model)
             if arena is None:
@@ -99,6 +99,8 @@ class Session:
             device.programs.store()
             give_back()
         except BaseException:
+            if self.route is not None:
+                self.route.release()
             self.buffers.release()
             if self.arena is not None:
                 self.arena.leave(self)
@@ -161,26 +163,44 @@ class Session:
                 a value that is not finite.
             DeviceError: OpenCL refused a launch, or the session is closed.
         """
-        self.write(self.check(inputs))
-        try:
+        arrays = self.check(inputs)
+        with self.turn():
+            self.write(arrays)
             self.enqueue()
             return self.read()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the arena, and give it back however the work on it ends.
+
+        Raises:
+            DeviceError: the session is closed, or another one uses the arena.
+        """
+        self._require_open()
+        self.arena.take(self)
+        try:
+            yield
         finally:
             self._streamed = {}
             self.arena.done(self)
 
-    def check(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Return the arrays in the order of `inputs` after checking them as run() does."""
+    def check(self, inputs: Mapping[str, np.ndarray], leave: Container[str] = ()
+              ) -> list[np.ndarray | None]:
+        """Return the arrays in the order of `inputs` after checking them as run() does.
+
+        Inputs that are named in `leave` are not needed, and None.
+        """
         names = [info.name for info in self.inputs]
         unknown = [name for name in inputs if name not in names]
         if unknown:
             raise InputError(f"unknown input {', '.join(map(repr, unknown))}: the model has "
                              f"{', '.join(map(repr, names))}")
-        missing = [name for name in names if name not in inputs]
+        missing = [name for name in names if name not in inputs and name not in leave]
         if missing:
             raise InputError(f"missing input {', '.join(map(repr, missing))}: the model needs "
                              f"{', '.join(map(repr, names))}")
-        return [_checked(info, inputs[info.name]) for info in self.inputs]
+        return [None if info.name in leave else checked(info, inputs[info.name])
+                for info in self.inputs]
 
     def enqueue(self, queue=None, events: list | None = None) -> None:
         """Enqueue every launch on the arrays that write() got, without waiting for the last one.
@@ -203,12 +223,19 @@ class Session:
                 self.copy_pieces(pieces)
                 if queue is not None:
                     self.device.queue.finish()
-            self._waiting = True
             if queue is None and events is None:
+                self.arena.launched(self.device.queue)
                 self.route.enqueue(number)
             else:
                 steps = self.steps[part.start:part.stop] if len(self.parts) > 1 else self.steps
-                routes.enqueue_steps(self.device, steps, queue, events)
+                self.launch(steps, queue, events)
+
+    def launch(self, steps: Iterable[Step], queue=None, events: list | None = None) -> None:
+        """Enqueue some of `steps`; the rest as for enqueue()."""
+        self._require_open()
+        self.arena.require(self)
+        self.arena.launched(queue or self.device.queue)
+        routes.enqueue_steps(self.device, steps, queue, events)
 
     def copy_pieces(self, pieces: list[tuple[TensorInfo, Piece]]) -> None:
         """Copy pieces of streamed inputs into the arena, once all launches before are done.
@@ -253,7 +280,7 @@ class Session:
         self.arena.require(self)
         array = self.in_reach(tensor)
         if array is not None:
-            self._finish()
+            self.finish()
             yield array
             return
         mapped = self._map(tensor, flags)
@@ -262,13 +289,18 @@ class Session:
         finally:
             mapped.base.release(self.device.queue)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait for all launches.
+
+        Raises:
+            DeviceError: one has failed.
+        """
         try:
-            self.device.queue.finish()
+            self.arena.finish()
         except self.device.cl.Error as error:
             raise DeviceError(f"{self.model.path}: {self.device.info.name} failed while it ran: "
                               f"{error}") from None
-        self._waiting = False
+        self.arena.pending.clear()
 
     def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
         number, offset = self.place(None, tensor)
@@ -301,8 +333,15 @@ class Session:
         """
         self._require_open()
         self.arena.take(self)
-        if self._waiting:
-            self._finish()
+        try:
+            if self.arena.pending:
+                self.finish()
+            self._put(arrays)
+        except BaseException:
+            self.arena.done(self)
+            raise
+
+    def _put(self, arrays: list[np.ndarray | None]) -> None:
         for (info, tensor, memory), array in zip(self._boundary, arrays):
             if array is None:
                 continue
@@ -328,7 +367,7 @@ class Session:
         """As read(), without the host ops, and without the outputs that are left in the arena."""
         self._require_open()
         self.arena.require(self)
-        self._finish()
+        self.finish()
         outputs = {}
         for info, tensor, memory in self._boundary[len(self.inputs):]:
             if info.name in leave:
@@ -361,7 +400,7 @@ class Session:
         if not self._closed:
             self._closed = True
             try:
-                self.device.queue.finish()
+                self.arena.finish()
             except self.device.cl.Error:
                 pass  # a launch whose results nobody reads any more; buffers go back all the same
             self.route.release()
@@ -390,7 +429,12 @@ def _in_rows(elements: np.ndarray, tensor: Tensor) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(elements, tensor.shape, steps[::-1])
 
 
-def _checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
+def checked(info: TensorInfo, value: np.ndarray) -> np.ndarray:
+    """Return the array that a caller gave for an input.
+
+    Raises:
+        InputError: it has another shape or dtype, or holds a value that the device cannot take.
+    """
     try:
         array = np.asarray(value)
     except ValueError as error:

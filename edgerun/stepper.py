@@ -7,7 +7,6 @@ import numpy as np
 
 from edgerun.errors import DeviceError
 from edgerun.model import Tensor
-from edgerun.routes import enqueue_steps
 from edgerun.session import Session, Step
 
 
@@ -30,11 +29,17 @@ class Stepper:
     def start(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Copy inputs, as for Session.run(), into the arena; streamed ones come with the ops.
 
+        The session has the arena until done(), where it shares it.
+
         Raises:
             InputError: the inputs are wrong.
             DeviceError: OpenCL refused something, or the session is closed.
         """
         self.session.write(self.session.check(inputs))
+
+    def done(self) -> None:
+        """Let the other sessions of the arena have it; what it holds may be written over."""
+        self.session.arena.done(self.session)
 
     def run(self, first: int, last: int) -> None:
         """Enqueue the ops from number `first` up to `last`, which is left out.
@@ -44,7 +49,7 @@ class Stepper:
         """
         for number, launches in enumerate(self._launches[first:last], first):
             self.session.copy_pieces(self._arriving.get(number, []))
-            enqueue_steps(self.session.device, launches)
+            self.session.launch(launches)
 
     def get(self, tensor: Tensor) -> np.ndarray:
         """Return a copy of the elements of a tensor that is live now."""
@@ -65,8 +70,12 @@ class Stepper:
         device, size = self.session.device, self.session.model.plan.arena_bytes
         if other.session.device is not device or other.session.model.plan.arena_bytes != size:
             raise ValueError("the sessions have other arenas")
+        other.session.arena.require(other.session)
+        self.session.arena.take(self.session)
         if not size:
             return
+        for session in (self.session, other.session):
+            session.arena.launched(device.queue)
         try:
             device.cl.enqueue_copy(device.queue, self.session.memory_objects[0],
                                    other.session.memory_objects[0], byte_count=size)

@@ -153,12 +153,12 @@ def _model_bytes(session: Session) -> int:
 
 
 def _one_profile(session: Session, checked: list[np.ndarray], queue) -> list[int]:
-    session.write(checked)  # again each time: another tensor may take an input's place in the arena
-    session.device.queue.finish()
     events: list = []
-    session.enqueue(queue, events)
-    queue.finish()
-    session.arena.done(session)
+    with session.turn():
+        session.write(checked)  # again each time: another tensor may take an input's place
+        session.device.queue.finish()
+        session.enqueue(queue, events)
+        session.finish()
     try:
         return [event.profile.end - event.profile.start for event in events]
     except session.device.cl.Error as error:
@@ -333,9 +333,10 @@ def _whole_run(session: Session, inputs: Mapping[str, np.ndarray]) -> int:
 def _parts_of_run(session: Session, inputs: Mapping[str, np.ndarray]
                   ) -> tuple[int, int, int, int]:
     """Run once; returns nanoseconds of writing, enqueueing, waiting and reading."""
-    times = [time.perf_counter_ns()]
-    for part in (lambda: session.write(session.check(inputs)), session.enqueue,
-                 session.device.queue.finish, session.read):
-        part()
-        times.append(time.perf_counter_ns())
+    with session.turn():
+        times = [time.perf_counter_ns()]
+        for part in (lambda: session.write(session.check(inputs)), session.enqueue,
+                     session.device.queue.finish, session.read):
+            part()
+            times.append(time.perf_counter_ns())
     return tuple(end - start for start, end in zip(times, times[1:]))

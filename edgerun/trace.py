@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from edgerun.model import Tensor
-from edgerun.routes import enqueue_steps
 from edgerun.session import Session, Step
 
 
@@ -29,9 +28,9 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
         DeviceError: OpenCL refused something, or the session is closed.
     """
     model, read = session.model, session.device.cl.map_flags.READ
-    session.write(session.check(inputs))
-    arriving = model.arriving()
-    try:
+    arriving, arrays = model.arriving(), session.check(inputs)
+    with session.turn():
+        session.write(arrays)
         for info in model.inputs:
             if info.pieces:
                 continue
@@ -46,9 +45,7 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
             for _, piece in arriving.get(op.index, ()):
                 with session.access(model.tensors[piece.tensor], read) as array:
                     yield model.tensors[piece.tensor], array
-            enqueue_steps(session.device, launches.get(op.index, ()))
+            session.launch(launches.get(op.index, ()))
             for tensor in op.outputs:
                 with session.access(tensor, read) as array:
                     yield tensor, array
-    finally:
-        session.arena.done(session)

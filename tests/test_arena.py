@@ -112,7 +112,116 @@ def test_a_forgotten_session_blocks_nobody(device, files):
     close(sessions)
 
 
+def test_a_forgotten_session_leaves(device, files):
+    """Also the last one of an arena that was closed, while its launches run."""
+    sessions = load_many(files[:2], device)
+    arena = sessions[0].arena
+    del sessions[0]
+    gc.collect()
+    assert arena.sessions == 1 and arena.buffer is not None
+    sessions[0].write([feed(sessions[0])["x"]])
+    sessions[0].enqueue()
+    sessions.clear()
+    gc.collect()
+    assert arena.sessions == 0 and arena.buffer is None and not arena.buffers.buffers
+
+
 # misuse
+
+def test_a_session_s_own_arena_is_not_shared(device, files):
+    """It goes with the session, so nobody may be left in it."""
+    large = Session(loader.read(files[1]), device)
+    arena = large.arena
+    with pytest.raises(InputError, match="small.edge: the arena belongs to another session alone"):
+        edgerun.load(files[0], arena=arena)
+    assert arena.sessions == 1
+    large.run(feed(large))
+    large.close()
+    with pytest.raises(DeviceError, match="small.edge: the arena is closed"):
+        edgerun.load(files[0], arena=arena)
+
+
+def test_an_interrupted_run_is_waited_for(device, files, monkeypatch):
+    """Ctrl-C between the launches and their end: the next one must not write underneath."""
+    sessions = load_many(files[:2], device)
+    first, second = sessions
+    events = []
+    for name, session in (("first", first), ("second", second)):
+        monkeypatch.setattr(session, "_put",
+                            lambda arrays, name=name, put=session._put:
+                            (events.append(f"{name} writes"), put(arrays)), raising=False)
+    real = Arena.finish
+    monkeypatch.setattr(Arena, "finish", lambda self: (events.append("waited"), real(self)),
+                        raising=False)
+    for interrupted in (lambda: first.run(feed(first)), lambda: first.profile(feed(first))):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(first, "copy_out", interrupt)
+            patch.setattr(first, "finish", interrupt, raising=False)
+            interrupted()
+        events.clear()
+        x = feed(second)
+        np.testing.assert_array_equal(second.run(x)["y"], models.expected(x["x"]))
+        assert events[:2] == ["waited", "second writes"]
+    close(sessions)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_launches_between_ops_are_waited_for(device, files):
+    from edgerun.stepper import Stepper
+    from edgerun.trace import trace
+    sessions = load_many(files[:2], device)
+    steps = trace(sessions[0], feed(sessions[0]))
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    stepper = Stepper(sessions[0])
+    stepper.start(feed(sessions[0]))
+    stepper.run(0, 1)
+    with pytest.raises(DeviceError, match="which is running"):
+        sessions[1].run(feed(sessions[1]))
+    stepper.done()
+    assert sessions[0].arena.pending
+    sessions[1].run(feed(sessions[1]))
+    assert not sessions[0].arena.pending
+    with pytest.raises(DeviceError, match="large.edge has written over"):
+        stepper.run(1, stepper.count)
+    close(sessions)
+
+
+def test_who_wrote_last_is_remembered(device, files):
+    """Also when that session is closed or forgotten: what is left is no result of another."""
+    for end in (lambda sessions: sessions.pop().close(), lambda sessions: sessions.pop()):
+        sessions = load_many(files[:2], device)
+        sessions[0].run(feed(sessions[0]))
+        sessions[1].run(feed(sessions[1]))
+        end(sessions)
+        gc.collect()
+        with pytest.raises(DeviceError, match="large.edge has written over the arena"):
+            sessions[0].read()
+        close(sessions)
+
+
+def test_a_write_that_fails_frees_the_arena(device, files, monkeypatch):
+    from edgerun import boundary
+    from edgerun.stepper import Stepper
+    from edgerun.timing import bench
+    from edgerun.trace import trace
+    sessions = load_many(files[:2], device)
+    first, second = sessions
+    x = feed(first)
+    for use in (lambda: first.run(x), lambda: first.write([x["x"]]), lambda: first.profile(x),
+                lambda: list(trace(first, x)), lambda: Stepper(first).start(x),
+                lambda: bench(first, x, 1, 0)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(boundary, "put", interrupt)
+            use()
+        second.run(feed(second))
+    close(sessions)
+
+
 
 def test_running_at_the_same_time_is_refused(device, files):
     sessions = load_many(files, device)
@@ -139,7 +248,7 @@ def test_running_at_the_same_time_is_refused(device, files):
 def test_a_run_that_fails_frees_the_arena(device, files, monkeypatch):
     sessions = load_many(files, device)
     monkeypatch.setattr(sessions[0].route, "enqueue",
-                        lambda: (_ for _ in ()).throw(DeviceError("planted")))
+                        lambda *_: (_ for _ in ()).throw(DeviceError("planted")))
     with pytest.raises(DeviceError, match="planted"):
         sessions[0].run(feed(sessions[0]))
     sessions[1].run(feed(sessions[1]))
@@ -198,8 +307,10 @@ def test_an_arena_that_does_not_fit(device, files):
             edgerun.load(files[1], arena=arena)
         assert arena.sessions == 0
         edgerun.load(files[0], arena=arena).close()
-    with pytest.raises(InputError, match="an arena of -1 bytes"):
-        Arena(-1, device)
+    for size in (-1, True, "x", None, 1.5):
+        with pytest.raises(InputError, match="an arena of .* bytes, needed"):
+            Arena(size, device)
+    Arena(np.int64(4), device).close()
 
 
 def test_an_arena_of_another_device(device, files):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgerun
-from edgerun import DeviceError, InputError, dtypes, loader
+from edgerun import DeviceError, InputError, dtypes, loader, routes
 from edgerun.model import Model
 from edgerun.ops import OPS, Launch, OpDef
 from edgerun.session import Session
@@ -223,6 +223,17 @@ def test_closed_session(device, x):
                 lambda: session.write([x]), lambda: session.profile({"x": x})):
         with pytest.raises(DeviceError, match="the session is closed"):
             use()
+
+
+def test_preparing_that_fails_releases_the_route(device, monkeypatch):
+    """Recorded launches are no buffers: nobody else gives them back."""
+    released = []
+    for route in set(routes.ROUTES.values()):
+        monkeypatch.setattr(route, "release", lambda self: released.append(self.name))
+    with monkeypatch.context() as patch, pytest.raises(DeviceError, match="planted"):
+        patch.setattr(Session, "in_reach", lambda *_: (_ for _ in ()).throw(DeviceError("planted")))
+        Session(model_of(small()), device)
+    assert len(released) == 1
 
 
 @pytest.mark.parametrize("failing", ["finish", "enqueue_nd_range_kernel"])
