@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun.errors import InputError
+from edgerun.errors import DeviceError, InputError
 from edgerun.model import Tensor, TensorInfo
 from edgerun.regions import region_of, shared
-from edgerun.session import Session
+from edgerun.session import Session, checked
 
 
 class Stream:
@@ -24,7 +24,8 @@ class Stream:
         session: open as long as this is used; between two steps only this may run it.
         states: output -> the input that it is in the next step.
         way: "arena" (copied inside of the arena: no array is made), or "arrays" (through the host,
-            where tensors are stored differently, the arena is shared or the host cannot reach it).
+            where tensors are stored differently, others may use the arena, see edgerun.Arena, or
+            the host cannot reach it).
     """
 
     def __init__(self, session: Session, states: Mapping[str, str]):
@@ -56,7 +57,7 @@ class Stream:
     def _stays(self) -> bool:
         session, tensors = self.session, self.session.model.tensors
         pairs = [(tensors[a.tensor], tensors[b.tensor]) for a, b in self._pairs if a.tensor >= 0]
-        return (session.arena.host is not None and session.arena.sessions == 1
+        return (session.arena.host is not None and session.arena.private
                 and not session.model.host_ops and len(pairs) == len(self._pairs)
                 and all(not x.constant and not b.pieces and a.perm == b.perm and _alike(x, y)
                         for (x, y), (a, b) in zip(pairs, self._pairs)))
@@ -64,16 +65,20 @@ class Stream:
     def reset(self, states: Mapping[str, np.ndarray] | None = None) -> None:
         """Let the next step start with given states, by the names of inputs; others are 0.
 
+        The arrays are copied.
+
         Raises:
-            InputError: a name is none of a state.
+            InputError: a name is none of a state; an array is none that Session.run() takes.
         """
         given = dict(states or {})
         for name in given:
             if name not in self.states.values():
                 raise InputError(f"{name!r} is no state: needed one of "
                                  f"{', '.join(map(repr, self.states.values()))}")
-        self._given = {b.name: given.get(b.name, _zeros(b)) for _, b in self._pairs}
-        self._carried = False
+        self._given = {b.name: np.array(checked(b, given[b.name])) if b.name in given
+                       else _zeros(b) for _, b in self._pairs}
+        self._carried: int | None = None  # the turn that left the states in the arena
+        self._failed = False
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one step.
@@ -85,27 +90,38 @@ class Stream:
             The outputs that are no states.
 
         Raises:
-            InputError, DeviceError: as Session.run().
+            InputError: as Session.run(); a state is given: that is for reset(). The states stay.
+            DeviceError: as Session.run(), after which the stream needs a reset(); it needs one; the
+                session ran outside of the stream and wrote over states in the arena.
         """
         session, names = self.session, set(self.states.values())
-        arrays = session.check({**{n: a for n, a in inputs.items() if n not in names},
-                                **self._given})
-        if self.way == "arrays":
-            outputs = session.run(dict(zip((info.name for info in session.inputs), arrays)))
-            self._given = {into: outputs.pop(out) for out, into in self.states.items()}
-            return outputs
-        if self._carried:
-            session.arena.require(session)
-            self._carry()
-        try:
-            session.write([None if self._carried and info.name in names else array
-                           for info, array in zip(session.inputs, arrays)])
-            self._carried = False  # until the step is done
+        for name in inputs:
+            if name in names:
+                raise InputError(f"input {name!r} is a state, which the stream carries: give it to "
+                                 "reset()")
+        arrays = session.check(inputs, leave=names)
+        if self._failed:
+            raise DeviceError(f"{session.model.path}: a step of the stream failed, and its states "
+                              "are lost: reset() it")
+        if self._carried not in (None, session.arena.turns):
+            raise DeviceError(f"{session.model.path}: the session ran outside of the stream, and "
+                              "wrote over its states: reset() it")
+        with session.turn():
+            self._failed = True  # until the step is done
+            if self._carried is None:
+                arrays = [self._given.get(info.name, array)
+                          for info, array in zip(session.inputs, arrays)]
+            else:
+                self._carry()
+            session.write(arrays)
             session.enqueue()
-            outputs = session.copy_out(leave=self.states)
-        finally:
-            session.arena.done(session)
-        self._carried = True
+            if self.way == "arrays":
+                outputs = session.read()
+                self._given = {into: outputs.pop(out) for out, into in self.states.items()}
+            else:
+                outputs = session.copy_out(leave=self.states)
+                self._carried = session.arena.turns
+            self._failed = False
         return outputs
 
     def _carry(self) -> None:
