@@ -144,6 +144,38 @@ def test_arg_max_without_an_axis(shape, expected, tmp_path):
     np.testing.assert_array_equal(found.reshape(-1), x.reshape(2, -1).argmax(1))
 
 
+@pytest.mark.parametrize("params, beta", [("", 1), ("swish_param { beta: 2 }", 2)])
+def test_swish(params, beta, tmp_path):
+    path, x = tmp_path / "net.prototxt", array(1, 6)
+    path.write_text(head(1, 6) + layer("Swish", params))
+    np.testing.assert_allclose(compute(path, {"data": x})["swish"], x / (1 + np.exp(-beta * x)),
+                               rtol=1e-5, atol=1e-6)
+
+
+HARMLESS = {
+    "what only training needs": layer(
+        "Convolution", "lr: 3 loss_weight: 1 propagate_down: true param { lr_mult: 1 other: 2 } "
+        "transform_param { mirror: true } convolution_param { engine: CAFFE num_output: 2 "
+        "kernel_size: 1 lr_mult: 2 weight_filler { type: 'msra' file: \"x } {\" } "
+        "cudnn_math: 3 }"),
+    "a layer that feeds": 'layer { name: "l" type: "Input" top: "l" input_param { shape { dim: 3 '
+                          '} } my_param { batch: 3 } }\n' + layer("ReLU", bottom="l"),
+    "a layer that is trained": 'layer { type: "ReLU" bottom: "data" top: "data" include { phase: '
+                               'TRAIN } relu_param { slope: 1 } }\n' + layer("ReLU"),
+    "a loss": layer("ReLU") + layer("SoftmaxWithLoss", "focal_param < alpha: 2 >", bottom="relu"),
+    "a comment": "# relu_param { slope: 1 }\n" + layer("ReLU", "transform_param: { a: [1, 2] }"),
+    "a list": 'layer: [ { name: "a" type: "ReLU" bottom: "data" top: "a" engine { a: 1 } }, '
+              '{ name: "b" type: "TanH" bottom: "a" top: "b" } ]',
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_unknown_fields_that_change_nothing(name, tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(head(1, 3, 4, 4) + HARMLESS[name])
+    assert caffe.load(path, random_weights=0).outputs
+
+
 def test_lrn_adds_k(tmp_path):
     """OpenCV takes k for 1, Caffe does not."""
     x = array(1, 7, 3, 2)
@@ -242,6 +274,24 @@ REFUSED = {
     "axis": (head(1, 4) + layer("Softmax", "softmax_param { axis: 5 }"), {}, ModelError,
              "axis 5 of 2 dimensions"),
     "slice": (head(1, 4) + layer("Slice", top="a b c"), {}, ModelError, "3 tops do not divide"),
+    "unknown parameter": (
+        head(1, 4) + layer("TanH", top="a") + layer("ReLU", "relu_param { negative_slop: 0.5 }",
+                                                    "r", "a"), {}, ModelError,
+        "ReLU 'r': its relu_param has a field 'negative_slop', which is not known"),
+    "unknown parameter of version 1": (
+        'input: "data" input_dim: 1 input_dim: 4 input_dim: 1 input_dim: 1\n'
+        + v1("RELU", "relu_param: { negative_slop: 0.5 }", "r", "data", "r"), {}, ModelError,
+        "ReLU 'r': its relu_param has a field 'negative_slop'"),
+    "unknown parameter inside": (
+        head(1, 4) + layer("Reshape", "reshape_param { shape < dims: 4 > }"), {}, ModelError,
+        "its reshape_param.shape has a field 'dims'"),
+    "unknown parameters": (
+        head(1, 4) + layer("ReLU", "relu_parm { negative_slope: 0.5 }"), {}, ModelError,
+        "ReLU 'relu': it has a field 'relu_parm', which is not known"),
+    "unknown parameter in a list": (
+        head(1, 4) + 'layer: [ { name: "a" type: "TanH" bottom: "data" top: "a" }, { name: "b" '
+        'type: "ReLU" bottom: "a" top: "b" relu_param { slope: 1 } } ]', {}, ModelError,
+        "ReLU 'b': its relu_param has a field 'slope'"),
     "padding of a pool": (head(1, 3, 8, 8) + layer(
         "Pooling", "pooling_param { kernel_size: 2 pad_h: 0 pad_w: 2 }"), {}, ModelError,
         r"has the padding \(0, 2\), needed less than the kernel \(2, 2\)"),

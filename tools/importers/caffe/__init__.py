@@ -160,6 +160,10 @@ def _apply(ctx: Context, layer: Layer, values: Mapping[str, Value],
             raise ModelError(f"reads {missing[0]!r}, which no layer before it makes")
         if not layer.bottoms:
             raise ModelError("reads nothing")
+        if layer.unknown:
+            inside, _, field = layer.unknown[0].rpartition(".")
+            raise ModelError(f"{f'its {inside}' if inside else 'it'} has a field {field!r}, which "
+                             "is not known: correct its name, or remove it if it changes nothing")
         least, most = BOTTOMS.get(layer.type, (1, 1))
         if not least <= len(layer.bottoms) <= (most or len(layer.bottoms)):
             raise ModelError(f"reads {len(layer.bottoms)} blobs, needed "

@@ -52,7 +52,7 @@ MESSAGES = {
     "ArgMax": "bool out_max_val; uint top_k=1; int axis",
     "Reduction": "ReductionOp operation=SUM; int axis; float coeff=1",
     "Mvn": "bool normalize_variance=true; bool across_channels; float eps=1e-9",
-    "Tile": "int axis=1; int tiles", "Input": "repeated BlobShape shape",
+    "Tile": "int axis=1; int tiles", "Swish": "float beta=1", "Input": "repeated BlobShape shape",
     "DummyData": "repeated Filler data_filler; repeated BlobShape shape; repeated uint num; "
                  "repeated uint channels; repeated uint height; repeated uint width",
     "Dropout": "float dropout_ratio; bool scale_train",
@@ -102,7 +102,8 @@ PARAMS = {
     "norm": "Normalize", "permute": "Permute", "pooling": "Pooling", "power": "Power",
     "prelu": "Prelu", "prior_box": "PriorBox", "reduction": "Reduction", "relu": "Relu",
     "reshape": "Reshape", "scale": "Scale", "sigmoid": "Activation", "slice": "Slice",
-    "softmax": "Softmax", "tanh": "Activation", "threshold": "Threshold", "tile": "Tile",
+    "softmax": "Softmax", "swish": "Swish", "tanh": "Activation", "threshold": "Threshold",
+    "tile": "Tile",
 }
 FIRST_PARAM = 2000
 

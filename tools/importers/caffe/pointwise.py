@@ -33,6 +33,14 @@ def prelu(ctx: Context) -> Tensor:
     return ctx.binary("prelu", x, ctx.constant(slope))
 
 
+def swish(ctx: Context) -> Tensor:
+    """x * sigmoid(beta * x)."""
+    x, beta = ctx.bottom(), ctx.param("swish").beta
+    if beta == 1.0:
+        return ctx.unary("silu", x)
+    return ctx.binary("mul", x, ctx.unary("sigmoid", ctx.affine(x, beta)))
+
+
 def elu(ctx: Context) -> Tensor:
     """x, or alpha * (exp(x) - 1) below 0."""
     return ctx.unary("elu", ctx.bottom(), ctx.param("elu").alpha)
@@ -96,7 +104,7 @@ def eltwise(ctx: Context) -> Tensor:
 
 TABLE = {
     "ReLU": relu, "PReLU": prelu, "ELU": elu, "Sigmoid": _unary("sigmoid"), "TanH": _unary("tanh"),
-    "AbsVal": _unary("abs"), "BNLL": _unary("softplus"), "Swish": _unary("silu"), "Power": power,
+    "AbsVal": _unary("abs"), "BNLL": _unary("softplus"), "Swish": swish, "Power": power,
     "Exp": exp, "Log": log, "Threshold": threshold, "Eltwise": eltwise,
     "ReLU6": lambda ctx: ctx.unary("clip", ctx.bottom(), 0.0, 6.0),
 }

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from edgerun.errors import InputError, ModelError
+from edgerun.tools.importers.caffe import unknown
 from edgerun.tools.importers.caffe.messages import Net
 
 TEST = "TEST"
@@ -31,6 +32,7 @@ class Layer:
         bottoms, tops: names of what it reads and writes; the same name twice is in place.
         message: its parameters, see param().
         blobs: its weights.
+        unknown: parameters that are not known, see unknown.of_layers().
     """
     name: str
     type: str
@@ -38,6 +40,7 @@ class Layer:
     tops: list[str]
     message: Any
     blobs: list[np.ndarray] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.type} {self.name!r}"
@@ -61,37 +64,47 @@ def read(path: Path) -> Source:
     Raises:
         ModelError: it is no description of a network.
     """
-    net, problem = _parse(path)
-    layers = [_layer(message) for message in (net.layer or net.layers)
+    net, problem, found = _parse(path)
+    messages = net.layer or net.layers
+    found = found or [[] for _ in messages]
+    if len(found) != len(messages):  # in syntax that only protobuf follows
+        raise ModelError(problem)
+    layers = [_layer(message, names) for message, names in zip(messages, found)
               if _included(message, net.state)]
     if not layers:
         raise ModelError(problem or "is not a Caffe network: it has no layers")
     return Source(net.name or path.stem, _inputs(net), layers)
 
 
-def _parse(path: Path) -> tuple[Any, str]:
-    """Return the network, and what is unknown in it: that matters only if its layers are known."""
+def _parse(path: Path) -> tuple[Any, str, list[list[str]]]:
+    """Return the network, the first that is unknown in it, and what is unknown in each layer.
+
+    That matters only if the layers are of the test phase, and known.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"is not a readable prototxt: {error}") from None
     try:
-        return text_format.Parse(text, Net()), ""
+        return text_format.Parse(text, Net()), "", []
     except text_format.ParseError as error:
         problem = str(error).replace("edgerun_caffe.", "")
     try:
-        return text_format.Parse(text, Net(), allow_unknown_field=True), problem
+        net = text_format.Parse(text, Net(), allow_unknown_field=True)
     except text_format.ParseError as error:
         raise ModelError(f"is not a readable prototxt: {error}".replace("edgerun_caffe.", "")
                          ) from None
+    found = unknown.of_layers(text, Net.DESCRIPTOR, "layer" if net.layer else "layers")
+    return net, problem, found
 
 
-def _layer(message: Any) -> Layer:
+def _layer(message: Any, unknown_fields: list[str]) -> Layer:
     kind = message.type
     if not isinstance(kind, str):
         name = message.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[kind].name
         kind = V1_NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))
-    return Layer(message.name, kind, list(message.bottom), list(message.top), message)
+    return Layer(message.name, kind, list(message.bottom), list(message.top), message,
+                 unknown=unknown_fields)
 
 
 def _included(message: Any, state: Any) -> bool:
