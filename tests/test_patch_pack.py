@@ -32,7 +32,12 @@ def test_visual_wake_words(device, shared_data, tmp_path):
     report = pack(shared_data / VWW, cut, patch="auto")
     assert before.arena_bytes == 55_296 and before.patch is None
     assert 2 * report.arena_bytes <= before.arena_bytes
-    assert report.patch.arena_without_bytes == pack(shared_data / VWW, plain).arena_bytes
+    whole = pack(shared_data / VWW, plain)
+    assert report.patch.arena_without_bytes == whole.arena_bytes
+    assert report.patch.extra_ops == report.ops - whole.ops == len(loader.read(cut).ops) - 30
+    copying = pack(shared_data / VWW, cut, patch="auto", without=["views"])
+    assert report.ops < copying.ops and report.arena_bytes == copying.arena_bytes
+    pack(shared_data / VWW, cut, patch="auto")
     assert report.patch.streamed and loader.read(cut).inputs[0].pieces
     assert macs(cut) - macs(plain) == report.patch.extra_macs
     assert report.patch.extra_part == report.patch.extra_macs / macs(plain) < 0.25
@@ -78,8 +83,10 @@ def test_quantized_network(device, tmp_path):
 def test_a_number_of_strips_and_without(shared_data, tmp_path):
     report = pack(shared_data / VWW, tmp_path / "m.edge", patch=3)
     assert {stage.strips for stage in report.patch.stages} == {3}
-    report = pack(shared_data / VWW, tmp_path / "m.edge", patch="auto", without=["patch"])
-    assert report.patch is None and not loader.read(tmp_path / "m.edge").inputs[0].pieces
+    for asked in (4, "auto"):
+        with pytest.raises(InputError, match=f"--patch {asked}.*--without patch.*needed one"):
+            pack(shared_data / VWW, tmp_path / "n.edge", patch=asked, without=["patch"])
+    assert pack(shared_data / VWW, tmp_path / "n.edge", without=["patch"]).patch is None
 
 
 @pytest.mark.parametrize("bad", ["on", 1, "1", "1000", "2.5", ""])

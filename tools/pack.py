@@ -118,6 +118,7 @@ class Stages:
         self.patched: patches.PatchReport | None = None
         self.reductions: Callable[[], list[reductions.Reduction]] = list
         self.steps: list[tuple[str, int, int]] = []
+        self._whole_ops = 0  # of the file, if every op runs once; known when ops are cut
 
     def run(self, name: str, step: Callable[[Graph], object]) -> None:
         """Run one pass."""
@@ -160,6 +161,8 @@ class Stages:
         layout.apply(self.graph)
         given = replace(self.graph, ops=list(self.graph.ops)), views
         views, plan = reductions.apply(self.graph, views, self.without, self.progress)
+        if self.patched is not None:
+            self.patched = replace(self.patched, extra_ops=len(self.graph.ops) - self._whole_ops)
         brought = [] if self.patched is None else [
             reductions.Reduction("patch", self.patched.arena_without_bytes)]
         self.reductions = lambda: reductions.effects(*given, self.without) + brought
@@ -176,6 +179,8 @@ class Stages:
             convert(trial, real, views, storage=storage | of_strips(names))
             arranged = reductions.best(trial, views, self.without)
             trial.ops = arranged.ops
+            if not names:
+                self._whole_ops = len(trial.ops)
             return planner.plan(trial, arranged.views, 0).arena_bytes
 
         def size_of(tensor: Tensor) -> int:
@@ -266,6 +271,9 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if max_error is not None and precision != "mixed":
         raise InputError(f"an error bound is for --precision mixed, not {precision}")
     without, patch = reductions.check(without), patches.parse(patch)
+    if "patch" in without and patch != patches.OFF:
+        raise InputError(f"patch execution is asked for (--patch {patch}) and switched off "
+                         "(--without patch): needed one of them")
     progress("import")
     graph = import_model(source, shapes, weights, random_weights)
     stages = Stages(graph, progress, without, patch)

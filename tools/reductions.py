@@ -3,7 +3,7 @@
   reorder    the order of ops in which as few bytes as possible are live
   views      concats and slices are no ops: their inputs or outputs are parts of a tensor
   in-place   the output of an op takes the bytes of an input that nobody needs any more
-  patch      the first ops run over strips of the image, see edgerun.tools.patch
+  patch      neighbouring ops run over strips of the image, see edgerun.tools.patch
 """
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from edgerun.tools.graph import Graph, Op, Views
 from edgerun.tools.passes import in_place, views as views_pass
 from edgerun.tools.plan import Plan
 
-NAMES = ("reorder", "views", "in-place", "patch")
+ARRANGED = ("reorder", "views", "in-place")  # what best() does; patch changes the graph before
+NAMES = (*ARRANGED, "patch")
 SEARCHED_SETS = 500  # of ops, while alternatives are compared
 ALTERNATIVES = 20  # sets of views that are compared at most,
 COMPARED = 3_000  # and ops of all of them
@@ -92,7 +93,7 @@ def effects(graph: Graph, views: Views, without: Collection[str] = ()) -> list[R
         graph, views, without: as for apply(); nothing is changed.
     """
     found = []
-    for name in NAMES[:3]:
+    for name in ARRANGED:
         if name not in without:
             arranged = best(graph, views, {*without, name})
             trial = replace(graph, ops=arranged.ops)
@@ -108,7 +109,7 @@ def best(graph: Graph, views: Views, without: Collection[str] = ()) -> Arranged:
     """
     found = _arranged(graph, views, without, (), SEARCHED_SETS)
     kept: list[Op] = []
-    left = min(ALTERNATIVES, COMPARED // max(1, len(graph.ops)))
+    most = left = min(ALTERNATIVES, COMPARED // max(1, len(graph.ops)))
     while left > 0:  # views that keep bytes alive at the peak may not be worth it
         tried = [(_arranged(graph, views, without, [*kept, op], SEARCHED_SETS), op)
                  for op in _at_peak(graph, found)[:left]]
@@ -124,7 +125,15 @@ def best(graph: Graph, views: Views, without: Collection[str] = ()) -> Arranged:
     if "views" in without or not found.replaced:
         return found
     other = _arranged(graph, views, {*without, "views"}, (), schedule.SEARCHED_SETS)
-    return other if other.bound < found.bound else found
+    if other.bound >= found.bound:
+        return found
+    copied = [*kept, *found.replaced]
+    for op in copied[:most]:  # what costs no bytes is a view all the same: fewer ops
+        less = [each for each in copied if each is not op]
+        tried = _arranged(graph, views, without, less, schedule.SEARCHED_SETS)
+        if tried.bound <= other.bound and len(tried.ops) < len(other.ops):
+            other, copied = tried, less
+    return other
 
 
 def _arranged(graph: Graph, views: Views, without: Collection[str], kept: list[Op],

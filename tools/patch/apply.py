@@ -25,7 +25,8 @@ class PatchReport:
         arena_without_bytes: of the plan without.
         extra_macs: multiply-adds of rows that several strips compute; extra_part: of all those of
             the network.
-        extra_ops: how many more ops the file has: strips of them.
+        extra_ops: how many more ops there are: those of the graph from apply(), which may still
+            become views; those of the file in a PackReport.
         streamed: the input arrives in pieces, and never lies in the arena whole.
     """
     stages: list[model.Stage]
