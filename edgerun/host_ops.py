@@ -15,13 +15,13 @@ import numpy as np
 
 from edgerun import dtypes
 from edgerun.errors import ModelError
-from edgerun.model import Model, TensorInfo
+from edgerun.model import MAX_NAME, Model, TensorInfo
 
 Spec = tuple[tuple[int, ...], str]  # shape (-1 for what depends on the values) and dtype
 Options = Mapping[str, float]
 MOST = 2**20  # boxes, classes or rows of a result
 MAX_HOST_OPS = 64
-BLOCK = 256  # candidates that are compared at once
+BLOCK, KEPT = 256, 4096  # candidates that are compared at once, and with how many that were kept
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ def check(model: Model) -> None:
     values: list[TensorInfo] = list(model.outputs)
     for number, op in enumerate(model.host_ops):
         where = f"host op {number} ({op.code[:200]} {op.name[:200]!r})"
+        for name in (op.name, *(info.name for info in op.outputs)):
+            if len(name) > MAX_NAME:
+                raise ModelError(f"{where}: has a name of {len(name)} characters")
         for index in op.inputs:
             if not 0 <= index < len(values):
                 raise ModelError(f"{where}: reads value {index}, there are {len(values)} before it")
@@ -135,6 +138,10 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_boxes(count: int) -> None:
+    _require(count <= MOST, f"reads {count} boxes, at most {MOST} are possible")
+
+
 def _floats(inputs: Sequence[Spec], *ranks: int) -> None:
     for (shape, dtype), rank in zip(inputs, ranks):
         _require(dtype == "fp32" and len(shape) == rank and min(shape) >= 1, f"reads {dtype} "
@@ -171,9 +178,9 @@ def suppress(boxes: np.ndarray, order: np.ndarray, most: int, threshold: float,
         if len(kept) >= most:
             break
         some = order[start:start + block]
-        if kept:
-            worst = overlap(boxes[some][:, None], boxes[kept][None]).max(axis=1)
-            some = some[worst <= threshold]
+        for at in range(0, len(kept), KEPT):
+            better = boxes[kept[at:at + KEPT]]
+            some = some[overlap(boxes[some][:, None], better[None]).max(axis=1) <= threshold]
         while len(some) and len(kept) < most:
             best, some = int(some[0]), some[1:]
             kept.append(best)
@@ -197,6 +204,7 @@ def _infer_postprocess(inputs: Sequence[Spec], options: Options) -> list[Spec]:
     _require(boxes[0] == scores[0] == 1 and boxes[1] == scores[1] == anchors[0] and boxes[2] >= 4
              and anchors[1] == 4, f"reads boxes {boxes}, scores {scores} and anchors {anchors}, "
              "needed [1, N, 4], [1, N, classes] and [N, 4]")
+    _require_boxes(anchors[0])
     _require(scores[2] - classes in (0, 1), f"has {classes} classes and scores of {scores[2]}")
     _require(rows <= MOST, f"writes {rows} rows, at most {MOST} are possible")
     return [((1, rows, 4), "fp32"), ((1, rows), "fp32"), ((1, rows), "fp32"), ((1,), "fp32")]
@@ -248,6 +256,7 @@ def _infer_suppression(inputs: Sequence[Spec], options: Options) -> list[Spec]:
     (boxes, _), (scores, _) = inputs
     _require(boxes[0] == scores[0] and boxes[1] == scores[2] and boxes[2] == 4,
              f"reads boxes {boxes} and scores {scores}, needed [B, N, 4] and [B, classes, N]")
+    _require_boxes(boxes[1])
     return [((-1, 3), "int64")]
 
 
@@ -260,15 +269,15 @@ def _suppression(arrays: Sequence[np.ndarray], options: Options) -> list[np.ndar
     low, high = np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2],
                                                                        boxes[..., 2:])
     boxes = np.concatenate([low, high], axis=-1)
-    rows = []
+    rows = [np.zeros((0, 3), np.int64)]
     for batch in range(len(boxes)):
         for kind, column in enumerate(scores[batch]):
             kept = suppress(boxes[batch],
                             _best_first(column, column > np.float32(options["score_threshold"])),
                             int(options["max_output_boxes_per_class"]),
                             np.float32(options["iou_threshold"]))
-            rows += [(batch, kind, box) for box in kept]
-    return [np.array(rows, np.int64).reshape(-1, 3)]
+            rows.append(np.array([(batch, kind, box) for box in kept], np.int64).reshape(-1, 3))
+    return [np.concatenate(rows)]
 
 
 def _infer_detections(inputs: Sequence[Spec], options: Options) -> list[Spec]:
@@ -281,6 +290,7 @@ def _infer_detections(inputs: Sequence[Spec], options: Options) -> list[Spec]:
              and loc[1] == 4 * boxes * each and loc[0] == conf[0],
              f"reads locations {loc}, confidences {conf} and boxes {prior}, needed [N, 4 boxes], "
              "[N, boxes classes] and [1, 2, 4 boxes]")
+    _require_boxes(boxes)
     _require(prior[1] == 2 or bool(options["variance_encoded_in_target"]),
              f"reads boxes {prior} without variances")
     _require(rows <= MOST, f"writes {rows} rows, at most {MOST} are possible")
@@ -314,8 +324,8 @@ def _detections(arrays: Sequence[np.ndarray], options: Options) -> list[np.ndarr
             found += [(image, kind, column[box], *corners[box])
                       for box in suppress(corners, order, boxes,
                                           np.float32(options["nms_threshold"]), options["eta"])]
-        best = sorted(range(len(found)), key=lambda n: -found[n][2])[:keep]
-        rows = [found[n] for n in sorted(best, key=lambda n: (found[n][1], -found[n][2]))]
+            found = sorted(found, key=lambda row: -row[2])[:keep]
+        rows = sorted(found, key=lambda row: (row[1], -row[2]))
         y[0, 0, at:at + len(rows)] = np.array(rows, np.float32).reshape(-1, 7)
         at += len(rows)
     return [y]

@@ -13,6 +13,7 @@ from edgerun.quantization import Quantization
 VERSION = 1
 PAGE = 4096  # bytes; weight segments start on a multiple of it
 MAX_RANK = 8
+MAX_NAME = 4096  # characters
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from edgerun import dtypes, host_ops
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
-from edgerun.model import MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
+from edgerun.model import MAX_NAME, MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
 from edgerun.ops import OPS
 from edgerun.ops._base import OUTPUT
 from edgerun.ops.recurrent import GATES
@@ -32,7 +32,6 @@ MAX_BYTES = 2**32 - 1  # kernels take byte offsets as 32-bit unsigned integers
 # 65,536) to an index before they compare it with the end.
 MAX_ELEMENTS = 2**31 - 2**16
 MAX_ALL_STEPS = 65_536  # of recurrent ops together: each is a launch
-MAX_NAME = 4096
 MAX_PIECES = 4096  # of an input, and stages of a graph
 PART = 1 << 23  # bytes that one thread sums up at a time
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -290,6 +291,49 @@ def test_hostile_files(packed, changes, message):
     host_ops.check(model)
     with pytest.raises(ModelError, match=message):
         host_ops.check(hostile(model, **changes))
+
+
+def test_names_of_the_host_are_bounded(packed):
+    model = loader.read(packed)
+    kept, = model.host_ops[0].outputs
+    for changes in ({"name": "x" * 5000}, {"outputs": (replace(kept, name="x" * 5000),)}):
+        with pytest.raises(ModelError, match="has a name of 5000 characters"):
+            host_ops.check(hostile(model, **changes))
+
+
+@pytest.mark.parametrize("code, shapes", [
+    ("detection_postprocess", [(1, 2**20 + 1, 4), (1, 2**20 + 1, 1), (2**20 + 1, 4)]),
+    ("non_max_suppression", [(1, 2**20 + 1, 4), (1, 1, 2**20 + 1)]),
+    ("detection_output", [(1, 2**22 + 4), (1, 2**20 + 1), (1, 2, 2**22 + 4)])])
+def test_more_boxes_than_can_be_compared(code, shapes):
+    with pytest.raises(ValueError, match="reads 1048577 boxes, at most 1048576 are possible"):
+        host_ops.specs(code, [(shape, "fp32") for shape in shapes], {})
+
+
+def test_memory_of_many_kept_boxes():
+    """None of them overlap: every one is compared with all that were kept before, some at once."""
+    count = 12_000
+    corner = np.arange(count, dtype=np.float32)[:, None].repeat(2, axis=1) * 2
+    boxes = np.concatenate([corner, corner + 1], axis=1)
+    tracemalloc.start()
+    try:
+        kept = host_ops.suppress(boxes, np.arange(count), count, 0.5)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept == list(range(count))
+    assert most < 48e6
+
+
+def test_boxes_are_compared_with_all_that_were_kept(monkeypatch):
+    boxes, scores = found_boxes(1, 500, False)[0], random((500,), 7)
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]),
+                            np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
+    order = np.argsort(-scores)
+    want = host_ops.suppress(boxes, order, 500, 0.4)
+    monkeypatch.setattr(host_ops, "BLOCK", 16)
+    monkeypatch.setattr(host_ops, "KEPT", 3)
+    assert host_ops.suppress(boxes, order, 500, 0.4) == want and len(want) > 20
 
 
 def test_hostile_results(packed):
