@@ -12,7 +12,7 @@ import pytest
 from edgerun import __main__ as main, loader
 from edgerun.errors import InputError
 from edgerun.session import Session
-from edgerun.tools import budget as budgets, profiles
+from edgerun.tools import budget as budgets, profiles, verify
 from edgerun.tools.budget import Budget, BudgetError, Source, account, sizes
 from edgerun.tools.budget.least import Limits, least_excess, least_noise, noise_of
 from edgerun.tools.budget.suggest import shrink
@@ -344,3 +344,50 @@ def test_command_line(device, folder, tmp_path, capsys):
                   ["pack", model, "-o", str(out), "--target", "cpu"]):
         assert main.main(wrong) == 1, wrong
         assert "needed" in capsys.readouterr().err
+
+
+def test_vectors_are_held_to_the_types_chosen(device, folder, tmp_path, capsys):
+    """The file and the report name one type; the tolerance is the loosest of those in the file."""
+    source = source_of(folder, device, calibration=folder / "samples.npz")
+    whole = budgets.fit(source, Budget(ram=1 << 40))
+    with np.load(folder / "samples.npz") as data:
+        np.savez(tmp_path / "four.npz", x=data["x"][:4])
+    out, seen = tmp_path / "m.edge", set()
+    for part in (1.0, 0.5, 0.4, 0.3, 0.26):
+        command = ["pack", str(source.path), "-o", str(out), "--ram", str(int(whole.ram * part)),
+                   "--calibration", str(folder / "samples.npz"),
+                   "--vectors", str(tmp_path / "four.npz"), "--json"]
+        if main.main(command) != 0:
+            capsys.readouterr()
+            continue
+        report, model = json.loads(capsys.readouterr().out), loader.read(out)
+        assert model.precision == report["precision"]
+        types = report["budget"]["types"]
+        assert model.precision == ([*types][0] if len(types) == 1 else "mixed")
+        loosest = max(map(verify.tolerance_of, types))
+        assert [round(v.tolerance, 6) for v in model.vectors] == [round(loosest, 6)] * 4
+        assert main.main(["verify", str(out)]) == 0
+        capsys.readouterr()
+        seen |= {*types}
+    assert "int8" in seen and "fp32" in seen
+
+
+def test_one_type_for_all_ops_is_the_label(device, folder):
+    finder = budgets.Finder(source_of(folder, device, calibration=folder / "samples.npz"))
+    project = finder.project
+    for dtype in DTYPES:
+        built = project.build({op: dtype for op in project.allowed(project.types)}, "", None)
+        assert loader.from_bytes(np.frombuffer(built.data, np.uint8), "m").precision == dtype
+
+
+def test_options_beside_a_budget(folder, tmp_path, capsys):
+    model, out, page = str(folder / "small.onnx"), tmp_path / "m.edge", tmp_path / "m.html"
+    command = ["pack", model, "-o", str(out), "--ram", "1M"]
+    assert main.main([*command, "--html", str(page)]) == 1
+    assert "--html and a budget exclude each other" in capsys.readouterr().err
+    assert main.main([*command, "--target", ""]) == 1
+    assert "--target is empty: needed the name" in capsys.readouterr().err
+    assert not out.exists() and not page.exists()
+    assert main.main(command) == 0
+    notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: ")]
+    assert notes and len(notes) == len({*notes})

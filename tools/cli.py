@@ -7,9 +7,11 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from edgerun import arrays, cli, info, loader, text
 from edgerun.device import Device
+from edgerun.errors import InputError
 from edgerun.session import Session
 from edgerun.tools import (
     calibrate, layers, mixed, patch, reductions, runtimes, verify as verify_module)
@@ -135,6 +137,9 @@ def pack(argv: Sequence[str]) -> int:
     args = _pack_parser().parse_args(argv)
     arrays.check_writable(args.output)
     if args.html is not None:
+        if Path(args.html).resolve() == Path(args.output).resolve():
+            raise InputError(f"--html {args.html} is the file of the model: needed another path "
+                             "for the page")
         arrays.check_writable(args.html)
     budget = budget_cli.budget_of(args)
     precision = args.precision or "source"
@@ -144,7 +149,7 @@ def pack(argv: Sequence[str]) -> int:
             args.model, dict(args.shape), args.weights, args.random_weights).outputs]
         vectors = verify_module.make_vectors(
             runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors),
-            precision, args.vectors)
+            precision if budget is None else None, args.vectors)
     if budget is not None:
         return budget_cli.pack(args, budget, vectors)
     given = {"precision": precision, "shapes": dict(args.shape), "vectors": vectors,

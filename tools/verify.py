@@ -64,12 +64,13 @@ def _samples_in(array: np.ndarray, info: TensorInfo, where: str) -> int:
     return array.shape[0] if extra else 0
 
 
-def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], precision: str,
-                 where: str) -> list[tuple[list[np.ndarray], list[np.ndarray], float]]:
+def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], precision: str | None,
+                 where: str) -> list[tuple[list[np.ndarray], list[np.ndarray], float | None]]:
     """Run the source model on a few samples.
 
     Returns:
-        (inputs, outputs, tolerance) per sample, as edgerun.tools.pack stores them.
+        (inputs, outputs, tolerance) per sample, as edgerun.tools.pack stores them; the tolerance
+        is None if the precision is, that is, not chosen yet.
 
     Raises:
         InputError: the arrays do not fit the model, hold values that are not finite, or are more
@@ -82,11 +83,11 @@ def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], precision: s
     for name, array in given.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{where}: {name!r} holds values that are not finite numbers")
-    vectors = []
+    vectors, tolerance = [], None if precision is None else tolerance_of(precision)
     for sample in samples:
         outputs = runtime.run(sample)
         vectors.append(([sample[info.name] for info in runtime.inputs],
-                        [outputs[info.name] for info in runtime.outputs], tolerance_of(precision)))
+                        [outputs[info.name] for info in runtime.outputs], tolerance))
     return vectors
 
 

@@ -61,6 +61,12 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
     if getattr(args, "patch", patch.OFF) != patch.OFF:
         raise InputError("--patch and a budget exclude each other: needed one of them, since a "
                          "budget chooses the strips itself (--without patch: none)")
+    if getattr(args, "html", None) is not None:
+        raise InputError("--html and a budget exclude each other: needed one of them; 'edgerun "
+                         "memory OUT.edge --html OUT.html' writes the page of the packed file")
+    if args.target is not None and not args.target:
+        raise InputError("--target is empty: needed the name of a device profile, of "
+                         f"{', '.join(profiles.names())}")
     given = {name: sizes.parse(getattr(args, name), f"--{name}") for name in ("ram", "flash")
              if getattr(args, name) is not None}
     return Budget(**given, max_drop=args.max_drop, target=args.target or "")
@@ -80,7 +86,8 @@ def pack(args: argparse.Namespace, budget: Budget, vectors: Sequence) -> int:
     if args.json:
         print(text.json_text(dataclasses.asdict(report) | {"budget": found.as_dict()}))
     else:
-        print(pack_text(report), "", found.text(), sep="\n")
+        once = [note for note in report.notes if note not in found.notes]
+        print(pack_text(dataclasses.replace(report, notes=once)), "", found.text(), sep="\n")
     return 0
 
 

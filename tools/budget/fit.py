@@ -23,6 +23,7 @@ from edgerun.tools.calibrate.data import Subset
 from edgerun.tools.patch.apply import AUTO, OFF
 from edgerun.tools.precision import widen
 from edgerun.tools.quantize.assign import REALS
+from edgerun.tools.verify import tolerance_of
 
 Progress = Callable[..., None]
 STRIPS = "strips"  # the way to plan the arena with as many as are needed
@@ -34,7 +35,10 @@ QUANTIZED = "the model is quantized already: its own integers are kept as they a
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be packed, and how; see edgerun.tools.pack.pack() for each."""
+    """A model to be packed, and how; see edgerun.tools.pack.pack() for each.
+
+    The tolerance of a vector may be None: that of the types that are chosen.
+    """
     path: str | os.PathLike
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     calibration: str | os.PathLike | None = None
@@ -120,11 +124,15 @@ class Project:
         elif kinds == {"fp16"}:
             label, real, storage = "fp16", "fp16", {}
         else:
-            label, real, storage = "mixed", "fp32", quantize.storage(assigned)
+            label = kinds.copy().pop() if len(kinds) == 1 else "mixed"
+            real, storage = "fp32", quantize.storage(assigned)
             if kinds & {*quantize.INTEGERS}:
                 stages.run("quantize", lambda graph: quantize.insert(
                     graph, assigned, self.ranges.range))
-        data, plan = stages.encode(real, label, self.source.vectors, self.integers, None, storage)
+        loosest = max(map(tolerance_of, kinds or {label}))
+        vectors = [(inputs, outputs, loosest if tolerance is None else tolerance)
+                   for inputs, outputs, tolerance in self.source.vectors]
+        data, plan = stages.encode(real, label, vectors, self.integers, None, storage)
         return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions,
                            stages.patched)
 
