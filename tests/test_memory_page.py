@@ -181,6 +181,25 @@ def test_suggestions_are_planned(planned_page, tmp_path):
     assert "--patch auto" in texts and "--precision fp16 --patch auto" in texts
 
 
+def test_page_is_not_written_over_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = str(convolutions(tmp_path / "m.onnx"))
+    assert main(["pack", source, "-o", "x.edge", "--html", str(tmp_path / "x.edge")]) == 1
+    assert "needed another path for the page" in capsys.readouterr().err
+    assert not (tmp_path / "x.edge").exists()
+
+
+@pytest.mark.parametrize("precision, calibration, types", [
+    ("fp32", None, {"fp16"}), ("fp32", "x.npz", {"fp16", "int16", "int8"}),
+    ("fp16", "x.npz", {"int16", "int8"}), ("fp16", None, set()), ("int8", "x.npz", set())])
+def test_types_that_are_offered(precision, calibration, types):
+    from edgerun.tools.pack import PackReport
+    from edgerun.tools.smaller import _alternatives
+    packed = PackReport("m.edge", precision, 1, 1, 1, 1, True, 1, 1)
+    found = [changed for _, changed in _alternatives({"calibration": calibration}, packed)]
+    assert {each["precision"] for each in found if "precision" in each} == types
+
+
 def chromium(*arguments):
     """Run headless Chromium; skips, and says so, where there is none."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",

@@ -10,7 +10,7 @@ from typing import Any
 from edgerun.errors import EdgerunError
 from edgerun.memory_page import Smaller
 from edgerun.tools import patch
-from edgerun.tools.pack import CALIBRATED, PackReport, pack
+from edgerun.tools.pack import PackReport, pack
 
 Options = Mapping[str, Any]
 
@@ -43,12 +43,12 @@ def _alternatives(given: Options, report: PackReport) -> Iterator[tuple[str, dic
     """Arguments that differ from the given ones, and how they are said on the command line."""
     if given.get("without"):
         yield "without --without", {"without": ()}
-    cut = given.get("patch", patch.OFF) == patch.OFF
+    cut = given.get("patch", patch.OFF) == patch.OFF and "patch" not in given.get("without", ())
     if cut:
         yield "--patch auto", {"patch": "auto"}
-    types = {"fp32": ["fp16"], "fp16": []}.get(report.precision, [])
-    if types and given.get("calibration") is not None:
-        types += [dtype for dtype in ("int16", "int8") if dtype in CALIBRATED]
+    types = ["fp16"] if report.precision == "fp32" else []
+    if report.precision in ("fp32", "fp16") and given.get("calibration") is not None:
+        types += ["int16", "int8"]
     for dtype in types:
         yield f"--precision {dtype}", {"precision": dtype}
         if cut:
