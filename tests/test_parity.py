@@ -33,8 +33,8 @@ MODELS["tflite"] += ["dtln_model_1", "dtln_model_2", "mnist_lstm_fp32", "torchau
 MODELS["onnx"] += ["dtln_model_1", "dtln_model_2", "gtcrn_simple", "silero_old_model_micro"]
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of the output's range
 # Not promised in fp16: the first takes the logarithm of a spectrum times 2^20, which no fp16 number
-# holds; in the second several boxes find the same thing with scores near 1, and the one that wins is
-# another one in fp16, 1.2 % of the image away (docs/models.md).
+# holds; in the second several boxes find the same thing with scores near 1, and the one that wins
+# is another one in fp16, 1.2 % of the image away (docs/models.md).
 FP32_ONLY = ("silero_old_model_micro", "wechatqr_detect")
 SAMPLES = 4
 ARENA = 1.05  # largest arena, in lower bounds
