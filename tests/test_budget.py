@@ -214,8 +214,10 @@ def test_larger_budget_that_is_suggested(folder):
     none = budgets.fit(source_of(folder), Budget(ram=64, flash=half.flash))
     last = none.suggestions[-1]
     assert last.what.startswith("--ram ") and last.cost == "more memory"
-    ram = sizes.parse(last.what.split()[1], "--ram")
-    assert ram >= last.ram and budgets.fit(source_of(folder), Budget(ram, half.flash)).fits
+    words = last.what.split()
+    given = {name[2:]: sizes.parse(size, name) for name, size in zip(words[::2], words[1::2])}
+    larger = Budget(**{"flash": half.flash, **given})
+    assert larger.ram >= last.ram and budgets.fit(source_of(folder), larger).fits
 
 
 def test_strips(device, folder, tmp_path):
