@@ -59,7 +59,11 @@ class Chain:
     @property
     def counter_ints(self) -> int:
         """How many ints, zeros before the first run, the chain counts in."""
-        return LINE * (self.groups + COUNTERS)
+        return _counters(self.groups)
+
+
+def _counters(groups: int) -> int:
+    return LINE * (groups + COUNTERS)
 
 
 def _kind(arg) -> str:
@@ -97,10 +101,9 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
         size = [*launch.global_size, 1, 1][:3]
         items = size[0] * size[1] * size[2]
         tile = max(1, -(-items // (TILES * groups)))
-        words = [word for arg in launch.args for word in _words(arg, lambda a: place(at, a))]
-        rows.append([numbers[key], *size, tile, -(-items // tile), *words])
-    width = max(map(len, rows))
-    table = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
+        rows.append([numbers[key], *size, tile, -(-items // tile),
+                     *_arguments(launch, lambda a: place(at, a))])
+    table = _table(rows)
     text = "\n".join([*sections, source(FAMILY, {
         "LINE": LINE, "HEAD": HEAD, "CASES": " ".join(cases)})])
     return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers), groups)
@@ -108,9 +111,19 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
 
 def table_bytes(launches: Sequence[Launch], groups: int) -> int:
     """Return the bytes of the counters and the table of a chain of launches."""
-    width = max(HEAD + sum(len(_words(arg, lambda a: (0, 0))) for arg in launch.args)
-                for launch in launches)
-    return 4 * (LINE * (groups + COUNTERS) + len(launches) * width)
+    table = _table([[0] * HEAD + _arguments(launch, lambda a: (0, 0)) for launch in launches])
+    return 4 * (_counters(groups) + table.size)
+
+
+def _arguments(launch: Launch, place) -> list[int]:
+    """The ints of a row behind its head."""
+    return [word for arg in launch.args for word in _words(arg, place)]
+
+
+def _table(rows: Sequence[list[int]]) -> np.ndarray:
+    """The rows, as long as the longest of them."""
+    width = max(map(len, rows))
+    return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
 
 
 def _case(kinds: Sequence[str], number: int) -> str:
