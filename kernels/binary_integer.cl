@@ -19,6 +19,7 @@
 // ROUND_TWICE: see integer.cl.
 
 #include "integer.cl"
+#include "outer.cl"
 
 #define TO_I LANED(convert_int)
 #define TO_OF LANED(GLUE(convert_, OE))
@@ -26,21 +27,6 @@
     TENSOR(a), TENSOR(b), TENSOR(y), const int8 dims, const int8 sa, const int8 sb,     \
     const int row_y, const int4 work
 #define R(v, m0, t) requantizev((v), (I)(m0), (I)(t))
-
-// Where the axes 0 .. 5 lead with the row-major index `row` over them.
-int2 outer(int row, const int8 dims, const int8 sa, const int8 sb) {
-    int d[8], pa[8], pb[8];
-    int2 at = (int2)(0, 0);
-    vstore8(dims, 0, d);
-    vstore8(sa, 0, pa);
-    vstore8(sb, 0, pb);
-    for (int axis = 5; axis >= 0 && row > 0; axis--) {
-        const int index = row % d[axis];
-        row /= d[axis];
-        at += index * (int2)(pa[axis], pb[axis]);
-    }
-    return at;
-}
 
 // VEC elements from p on, or one that repeats
 I operand(const int step, __global const S *p) {

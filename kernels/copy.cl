@@ -17,6 +17,8 @@
 //
 // SIZE: bytes of an element: 1, 2 or 4. VEC: elements moved at once: 4, 8 or 16.
 
+#include "outer.cl"
+
 #define V4 GLUE(U, 4)
 #if VEC == 16
 #define HALF_LOAD vload8
@@ -25,21 +27,6 @@
 #else
 #define HALF_LOAD vload2
 #endif
-
-// Where the axes 0 .. 5 lead with the row-major index `row` over them.
-int2 outer(int row, const int8 dims, const int8 sx, const int8 sy) {
-    int d[8], px[8], py[8];
-    int2 at = (int2)(0, 0);
-    vstore8(dims, 0, d);
-    vstore8(sx, 0, px);
-    vstore8(sy, 0, py);
-    for (int axis = 5; axis >= 0 && row > 0; axis--) {
-        const int index = row % d[axis];
-        row /= d[axis];
-        at += index * (int2)(px[axis], py[axis]);
-    }
-    return at;
-}
 
 __kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const int8 sy,
                    const int x0, const int y0, const int run, const int rows) {

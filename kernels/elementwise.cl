@@ -13,6 +13,7 @@
 // y may be one of the inputs: what is read after a part of y was written is read at its own place.
 
 #include "stream.cl"
+#include "outer.cl"
 
 #ifdef OUT_bool
 #define DEFAULT(p, q) (p == q)
@@ -63,21 +64,6 @@ __kernel void unary(TENSOR(x), TENSOR(y), const int n, const int run, const int4
             PUT(EXPRESSION, yp + i);
         }
     }
-}
-
-// Where the axes 0 .. 5 lead with the row-major index `row` over them.
-int2 outer(int row, const int8 dims, const int8 sa, const int8 sb) {
-    int d[8], pa[8], pb[8];
-    int2 at = (int2)(0, 0);
-    vstore8(dims, 0, d);
-    vstore8(sa, 0, pa);
-    vstore8(sb, 0, pb);
-    for (int axis = 5; axis >= 0 && row > 0; axis--) {
-        const int index = row % d[axis];
-        row /= d[axis];
-        at += index * (int2)(pa[axis], pb[axis]);
-    }
-    return at;
 }
 
 #define PERIOD 48  // longest row of b that is repeated in private memory
