@@ -430,8 +430,8 @@ def _check_pitches(op: Op) -> None:
 def _check_steps(model: Model) -> None:
     """Recurrent ops become a launch per step, which the op itself only bounds one by one."""
     steps = sum(op.outputs[0].shape[0] for op in model.ops if op.code in GATES)
-    _require(steps <= MAX_ALL_STEPS, "the graph", f"has recurrent ops of {steps} steps together, at "
-             f"most {MAX_ALL_STEPS} are allowed: each is a launch")
+    _require(steps <= MAX_ALL_STEPS, "the graph", f"has recurrent ops of {steps} steps together, "
+             f"at most {MAX_ALL_STEPS} are allowed: each is a launch")
 
 
 def _check_operands(model: Model, op: Op) -> None:
