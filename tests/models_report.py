@@ -22,6 +22,7 @@ import numpy as np
 from edgerun import loader
 from edgerun.device import Device
 from edgerun.errors import EdgerunError, UnsupportedError
+from edgerun.model import Model
 from edgerun.session import Session
 from edgerun.tools.importers.tflite.source import read as read_tflite
 from edgerun.tools.pack import pack
@@ -95,7 +96,12 @@ def packed(folder: Path, name: str, out: Path, precision: str, golden: Golden | 
     """Pack a model; returns the PackReport."""
     shapes = {key: array.shape[1:] for key, array in golden.inputs.items()} if golden else None
     seed = 1 if name.split("/")[1] == NO_WEIGHTS else None
-    return pack(folder / name, out, precision, shapes=shapes, random_weights=seed)
+    calibration = None
+    if precision in ("int16", "int8"):  # of random numbers
+        calibration = out.with_suffix(".npz")
+        np.savez(calibration, **_random(loader.read(out.with_suffix("").with_suffix(".fp32.edge"))))
+    return pack(folder / name, out, precision, shapes=shapes, random_weights=seed,
+                calibration=calibration)
 
 
 def described(error: BaseException, folder: Path) -> str:
@@ -110,7 +116,8 @@ def rows_of(folder: Path, name: str, devices: Mapping[str, Device], scratch: Pat
     golden = golden_of(folder, name)
     rows: list[dict] = []
     stem = name.replace("/", "-")
-    for precision in ("source", "fp32", "fp16"):
+    more = ("int16", "int8") if name.split("/")[1] == NO_WEIGHTS else ()
+    for precision in ("source", "fp32", "fp16", *more):
         if rows and (rows[0]["precision"] == "source" or not rows[0]["packs"]
                      or rows[0]["precision"] == precision):
             continue
@@ -168,10 +175,10 @@ def _error(y: np.ndarray, golden: np.ndarray, sample: int, step: float) -> tuple
     return "range", difference / (output_range(golden) or 1.0)
 
 
-def _random(session: Session) -> dict[str, np.ndarray]:
+def _random(model: Session | Model) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {info.name: rng.standard_normal(info.shape).astype(info.dtype)
-            for info in session.inputs}
+            for info in model.inputs}
 
 
 def matches(row: Mapping, driver: str) -> bool | None:
