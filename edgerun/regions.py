@@ -147,8 +147,11 @@ class Contents:
                 holes.append(place)
         held.fresh[tensor.index] = place
 
-    def read(self, tensor: Placed, root: int, where: str) -> None:
+    def read(self, tensor: Placed, root: int, where: str) -> tuple[int, ...]:
         """Require that a tensor holds what it should.
+
+        Returns:
+            Indices of the tensors that were written there, in the order of their writing.
 
         Raises:
             ModelError: something of it was never written, or written over.
@@ -157,7 +160,7 @@ class Contents:
         if held is None:
             raise ModelError(f"{where}: reads {tensor.name!r} before anything has written it")
         if tensor.index in held.fresh:
-            return
+            return (tensor.index,)
         if tensor.index in self._written:
             raise ModelError(f"{where}: reads {tensor.name!r}, of which something was written over")
         place, left, parts = region_of(tensor), 0, []
@@ -182,6 +185,7 @@ class Contents:
         if held.seen.setdefault(tensor.index, tuple(parts)) != tuple(parts):
             raise ModelError(f"{where}: reads {tensor.name!r}, of which something was written over "
                              "since it was read before")
+        return tuple(parts)
 
     def _each(self, held: _Root, where: str) -> list[tuple[int, Region]]:
         self._compared += len(held.fresh) + sum(1 + len(holes) for _, holes in held.torn.values())

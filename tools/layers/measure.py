@@ -10,6 +10,7 @@ import numpy as np
 from edgerun.dtypes import FLOAT, name_of
 from edgerun.model import Op, Tensor
 from edgerun.quantization import dequantize, limits
+from edgerun.regions import Contents, region_of
 from edgerun.session import Session
 from edgerun.stepper import Stepper
 from edgerun.tools.calibrate.run import session_of
@@ -194,12 +195,17 @@ class _Run:
                  source: Inside | None):
         self.session, self.model = session, session.model
         self.reference, self.exact, self.source = reference, _Exact(stepper), source
-        self.sums: dict[int, _Sums] = {}  # root -> of the op that writes it
+        self.sums: dict[int, _Sums] = {}  # tensor that is written -> of the op that does
+        self.reads: list[list[tuple[int, ...]]] = []  # per input of every op: the tensors in it
+        contents, arriving = Contents(), self.model.arriving()
         for info in self.model.inputs:
-            tensor = self.model.tensors[info.tensor]
-            self._add(tensor, None, Layer(-1, "input", info.name, name_of(info.dtype),
-                                          tensor.dtype, 0, tensor.bytes))
+            if not info.pieces:
+                tensor = self.model.root_of(self.model.tensors[info.tensor])
+                contents.write(tensor, tensor.index, info.name)
+                self._add(tensor, None, Layer(-1, "input", info.name, name_of(info.dtype),
+                                              tensor.dtype, 0, tensor.bytes))
         for op in self.model.ops:
+            self._follow(contents, op, arriving.get(op.index, ()))
             constants = {(t.segment, t.offset): t.bytes for t in op.inputs
                          if t is not None and t.constant}
             y = op.outputs[0]
@@ -217,13 +223,24 @@ class _Run:
         match = self.reference.find(tensor, op)
         if match is not None and None in map(self.exact.root, (match.exact, match.real)):
             match = None
-        root = self.model.root_of(tensor)
         if tensor.quantization is not None:
             row.rounding = tensor.quantization.rounding
-        self.sums[root.index] = _Sums(row, root, match)
+        self.sums[tensor.index] = _Sums(row, tensor, match)
+
+    def _follow(self, contents: Contents, op: Op, arriving: Sequence[tuple]) -> None:
+        """Note what the inputs of the next op hold, and what it writes."""
+        for _, piece in arriving:
+            tensor = self.model.tensors[piece.tensor]
+            contents.write(tensor, self.model.root_of(tensor).index, tensor.name)
+        self.reads.append([
+            () if x is None or x.constant else
+            contents.read(x, self.model.root_of(x).index, op.name) for x in op.inputs])
+        for y in op.outputs:
+            contents.write(y, self.model.root_of(y).index, op.name)
 
     def _read(self, op: Op) -> list[int]:
-        return [self.model.root_of(x).index for x in op.inputs if x is not None and not x.constant]
+        """Return the tensors that were written and that an op reads."""
+        return [index for indices in self.reads[op.index] for index in indices]
 
     def sample(self, sample: Mapping[str, np.ndarray]) -> None:
         """Take in one sample."""
@@ -233,7 +250,7 @@ class _Run:
         same: set[int] = set()  # roots whose integers are those of the source's runtime
         for tensor, array in trace(self.session, sample):
             sums = self.sums.get(tensor.index)
-            if sums is None or sums.tensor is not tensor:
+            if sums is None:
                 continue
             real = array
             if tensor.quantization is not None:
@@ -263,17 +280,21 @@ class _Run:
         if op is None:
             return self.exact.values[target]
         given = {}
-        for x in op.inputs:
-            if x is None or x.constant:
-                continue
-            root = self.model.root_of(x).index
-            match = self.reference.find(x, self._writer(x))
-            index = self.exact.root(match.real) if match is not None else None
-            if index is None and root in self.sums and self.sums[root].match is not None:
-                index = self.exact.root(self.sums[root].match.real)
-            if index is not None and root in values:
-                given[index] = values[root]
+        for x, written in zip(op.inputs, self.reads[op.index]):
+            whole = (self.reference.find(x, self._writer(x))
+                     if len(written) == 1 and self._covers(written[0], x) else None)
+            for index in written:
+                match = whole or (self.sums[index].match if index in self.sums else None)
+                exact = self.exact.root(match.real) if match is not None else None
+                if exact is None and index in self.sums and self.sums[index].match is not None:
+                    exact = self.exact.root(self.sums[index].match.real)
+                if exact is not None and index in values:
+                    given[exact] = values[index]
         return self.exact.of(target, given)
+
+    def _covers(self, index: int, x: Tensor) -> bool:
+        """Whether a tensor has all the bytes of another one, and no more."""
+        return region_of(self.model.tensors[index]) == region_of(x)
 
     def _writer(self, x: Tensor) -> Op | None:
         sums = self.sums.get(x.index)

@@ -57,8 +57,9 @@ def inside(path: str | os.PathLike, model: Model) -> Inside:
     path = Path(path)
     if not has_inside(model):
         raise InputError(f"{model.path}: was not packed with the integers of its source model")
+    written = {y.index for op in model.ops for y in op.outputs}
     wanted = [t for t in model.tensors if t.quantization is not None and not t.constant
-              and t.alias_of < 0 and t.quantization.axis == -1]
+              and (t.alias_of < 0 or t.index in written) and t.quantization.axis == -1]
     return _onnx(path, wanted) if path.suffix == ".onnx" else _tflite(path, wanted)
 
 
