@@ -26,7 +26,11 @@ def described(failed) -> str:
     return "\n".join(f"{r.name}: {r.reason[:500]}" for r in failed)
 
 
-@pytest.mark.parametrize("op", sorted(TABLE))
+# The suite has no test of it; tests/tools/test_onnx_signal.py compares it with ONNX Runtime.
+NOT_IN_SUITE = {"GlobalLpPool"}
+
+
+@pytest.mark.parametrize("op", sorted(TABLE.keys() - NOT_IN_SUITE))
 def test_supported_op(op, one_device):
     found = results(op, one_device)
     failed = [r for r in found if r.outcome == "failed"]
