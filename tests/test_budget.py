@@ -119,7 +119,7 @@ def test_search_is_as_good_as_trying_all(device, folder):
                     lambda: modelled(project.graph))
     search.problem = Problem(project.graph, modelled(project.graph), allowed)
     search.noise = dict.fromkeys((b.name for b in project.graph.outputs), 1e-4)
-    everything = [search.point(search.types(choice), "").tried
+    everything = [search.point(search.problem.types(choice), "").tried
                   for choice in every_choice(search.problem)]
     rams = sorted({t.ram for t in everything})
     files = sorted({t.flash for t in everything})

@@ -135,7 +135,7 @@ def test_info_json(capsys, tiny):
     found = json.loads(out)
     assert status == 0
     assert found["inputs"] == [{"name": "x", "shape": [2, 3], "dtype": "fp32", "perm": [],
-                                "device_dtype": "fp32"}]
+                                "device_dtype": "fp32", "pieces": 0}]
     assert [(op["code"], op["weight_bytes"], op["shape"]) for op in found["ops"]] == [
         ("binary", 12, [2, 3]), ("unary", 0, [2, 3])]
     assert found["segments"][0]["file_offset"] % 4096 == 0
