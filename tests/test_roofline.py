@@ -168,10 +168,14 @@ def test_an_op_cannot_beat_the_peak(device, tmp_path):
               tmp_path / "m.onnx")
     pack(tmp_path / "m.onnx", tmp_path / "m.edge")
     with Session(loader.read(tmp_path / "m.edge"), device) as session:
-        peaks = roofline.roofline(device, again=True)
-        op = max(timing.profile(session, arrays.random_inputs(session.inputs), 9, peaks),
-                 key=lambda op: op.macs)
-    assert op.limit == "compute" and 0.02 < op.attained <= 1.2
+        for _ in range(5):  # other work may steal time while the peaks are measured
+            peaks = roofline.roofline(device, again=True)
+            op = max(timing.profile(session, arrays.random_inputs(session.inputs), 9, peaks),
+                     key=lambda op: op.macs)
+            assert op.limit == "compute" and op.attained > 0.02
+            if op.attained <= 1.2:
+                return
+    pytest.fail(f"in every of five measurements beyond the peak, at last {op.attained:.2f}")
 
 
 def test_shapes_in_short(tmp_path):
