@@ -37,7 +37,6 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of the output's range
 # is another one in fp16, 1.2 % of the image away (docs/models.md).
 FP32_ONLY = ("silero_old_model_micro", "wechatqr_detect")
 SAMPLES = 4
-ARENA = 1.05  # largest arena, in lower bounds
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,10 @@ def packed(shared_data, tmp_path_factory):
 @pytest.mark.parametrize("precision", list(TOLERANCE))
 @pytest.mark.parametrize("kind,name", [(kind, name) for kind, names in MODELS.items()
                                        for name in names])
-def test_arena_is_close_to_the_lower_bound(packed, kind, name, precision):
+def test_arena_is_the_lower_bound(packed, kind, name, precision):
+    """Or no smaller one is possible: no network of the list has a plan that is only good."""
     _, report, _ = packed(kind, name, precision)
-    assert report.arena_bytes <= ARENA * report.lower_bound_bytes
+    assert report.arena_bytes == report.lower_bound_bytes or report.proven
 
 
 @pytest.mark.parametrize("kind,name,precision", [

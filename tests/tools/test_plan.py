@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from edgerun.tools import plan as planner
@@ -156,6 +158,31 @@ def test_residual_blocks_reach_the_bound():
                    Block(unit, step + 2, step + 5)]
     bound, _ = planner.lower_bound(blocks)
     assert bound == 5 * unit
+    assert planner.solve(blocks, bound) == bound == checked_arena(blocks)
+
+
+def cut(seed: int, count: int) -> list[Block]:
+    """A rectangle of 400 units by 260 ops cut at random: by construction it has no gap."""
+    rng = random.Random(seed)
+    parts = [(0, 400, 0, 260)]
+    while len(parts) < count:
+        low, high, first, end = parts.pop(max(range(len(parts)), key=lambda n: rng.random() * (
+            parts[n][1] - parts[n][0]) * (parts[n][3] - parts[n][2])))
+        if (end - first > 1 and rng.random() < 0.6) or high - low == 1:
+            middle = rng.randrange(first + 1, end)
+            parts += [(low, high, first, middle), (low, high, middle, end)]
+        else:
+            middle = rng.randrange(low + 1, high)
+            parts += [(low, middle, first, end), (middle, high, first, end)]
+    return [Block((high - low) * ALIGNMENT, first, end - 1) for low, high, first, end in parts]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_placement_without_a_gap_is_found(seed):
+    """No greedy order and no sweep meets the bound of seed 0: the search over orders must."""
+    blocks = cut(seed, 60)
+    bound, _ = planner.lower_bound(blocks)
+    assert bound == 400 * ALIGNMENT
     assert planner.solve(blocks, bound) == bound == checked_arena(blocks)
 
 

@@ -54,6 +54,8 @@ def blocks_of(graph: Graph, views: Views) -> tuple[dict[Tensor, Block], dict[Op,
     for boundary in graph.inputs:
         if not boundary.pieces:  # they come right before the op that reads them
             use(boundary.tensor, -1)
+    for tensor in graph.hidden():
+        use(tensor, -1)
     for step, op in enumerate(graph.ops):
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

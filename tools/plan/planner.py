@@ -10,6 +10,7 @@ from edgerun.tools.plan.sweep import sweep
 
 SWEEP_WIDTHS = (1, 4, 16, 64, 256)
 SWEEP_LAYOUTS = 150_000  # largest width times blocks: about two seconds
+STARTS = 2  # orders that the search over orders begins with
 EXACT_SECONDS = 20.0
 
 
@@ -45,27 +46,24 @@ def solve(blocks: list[Block], bound: int) -> int:
         sorted(blocks, key=lambda b: (-(b.last - b.first), -b.size)),
         sorted(blocks, key=lambda b: (-b.last, -b.size)),
     ]
-    best_order, best = [], None
-    for order in orders:
-        top = place(order)
-        if best is None or top < best:
-            best_order, best = order, top
-        if best == bound:
-            return place(best_order)
+    tops = {}
+    for number, order in enumerate(orders):
+        tops[number] = place(order)
+        if tops[number] == bound:
+            return bound
     widths = [w for w in SWEEP_WIDTHS if w * len(blocks) <= SWEEP_LAYOUTS]
     if any(sweep(blocks, bound, width) for width in widths):
         return bound
-    best_order, best = search(blocks, best_order, best, bound)
+    ranked = sorted(tops, key=tops.get)
+    best = place(orders[ranked[0]])
+    best = search(blocks, [orders[number] for number in ranked[:STARTS]], best, bound)
     low, high = bound, best
-    while widths and high - low > bound // 64 + ALIGNMENT:
+    while best > bound and widths and high - low > bound // 64 + ALIGNMENT:
         middle = (low + high) // 2 // ALIGNMENT * ALIGNMENT
         if sweep(blocks, middle, widths[-1]):
             high = middle
         else:
             low = middle
-    if high == best:
-        return place(best_order)
-    sweep(blocks, high, widths[-1])
     return max(b.offset + b.size for b in blocks)
 
 
