@@ -3,7 +3,8 @@
     python -m edgerun.tools.recipes.celsius --out DIR
 
 The smallest model there is shows what a precision does to numbers of a wide range: -273 to 999.
-After the first of the worked examples in Tschopp, "Mixed precision networks for OpenCL", 2022.
+After the first of the worked examples in Tschopp, "Tuning of mixture-of-experts mixed-precision
+neural networks", 2022.
 """
 from __future__ import annotations
 

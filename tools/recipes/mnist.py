@@ -5,9 +5,9 @@ r"""MNIST by two dense layers, or by LeNet, in four precisions.
         --out DIR
 
 Both .npz files have `images` uint8 [N, 28, 28] and `labels` [N] in 0..9. The two networks are the
-second and third of the worked examples in Tschopp, "Mixed precision networks for OpenCL", 2022:
-`simple` has 784 -> 30 -> 10 without a nonlinearity between, `lenet` is LeCun et al., 1998, in
-Caffe's form.
+second and third of the worked examples in Tschopp, "Tuning of mixture-of-experts mixed-precision
+neural networks", 2022: `simple` has 784 -> 30 -> 10 without a nonlinearity between, `lenet` is
+LeCun et al., 1998, in Caffe's form.
 """
 from __future__ import annotations
 
