@@ -15,12 +15,14 @@ NUMPY = {
     "bool": np.dtype(np.bool_),
     "int64": np.dtype(np.int64),
     "fp64": np.dtype(np.float64),
+    "bits": np.dtype(np.uint32),  # 32 of them
 }
-_NAMES = {dtype: name for name, dtype in NUMPY.items()}
+_NAMES = {dtype: name for name, dtype in NUMPY.items() if name != "bits"}  # not of a caller
 BOUNDARY_ONLY = ("int64", "fp64")
 FLOAT = ("fp32", "fp16")
 QUANTIZED = ("uint8", "int8", "int16")  # storage of quantized activations and weights
-BLOCKED = {"fp32": "oc16", "fp16": "oc16", "int16": "oc16x2", "int8": "oc16x4"}  # layout of weights
+# layout of weights
+BLOCKED = {"fp32": "oc16", "fp16": "oc16", "int16": "oc16x2", "int8": "oc16x4", "bits": "oc16"}
 WORD = {"oc16": 1, "oc16x2": 2, "oc16x4": 4}  # input channels side by side in a block
 
 
@@ -52,7 +54,13 @@ def name_of(dtype) -> str:
         return _NAMES[np.dtype(dtype)]
     except KeyError:
         raise ModelError(f"element type {np.dtype(dtype)} is not one of "
-                         f"{', '.join(NUMPY)}") from None
+                         f"{', '.join(_NAMES.values())}") from None
+
+
+def known(dtype) -> str:
+    """Return the dtype name of a NumPy type as it is stored, "bits" for words of them; "" if there
+    is none."""
+    return next((name for name, found in NUMPY.items() if found == np.dtype(dtype)), "")
 
 
 def device_dtype(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from edgerun import dtypes, flat, tuning, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, HostOp, Model, Op, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo,
+    VERSION, HostOp, Mode, Model, Op, Part, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo,
     TestVector, Tuning)
 from edgerun.quantization import Quantization
 
@@ -98,7 +98,8 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
     start = data.__array_interface__["data"][0]
     segments = tuple(
         Segment(s["dtype"], s["crc32"], np.asarray(s["data"], np.uint8),
-                s["data"].__array_interface__["data"][0] - start if len(s["data"]) else 0)
+                s["data"].__array_interface__["data"][0] - start if len(s["data"]) else 0,
+                tuple(Part(**part) for part in s["parts"]))
         for s in root["segments"])
     tensors = tuple(_tensor(t, index) for index, t in enumerate(graph["tensors"]))
 
@@ -128,7 +129,10 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
         graph["target"], tensors, tuple(ops), inputs, outputs, Plan(**plan), segments,
         (), len(root["graph"]), data, tuple(Range(**values) for values in graph["ranges"]),
         graph["observer"], graph["samples"], patch=_patch(graph["patch"]),
-        host_ops=host, results=results)
+        host_ops=host, results=results,
+        modes=tuple(Mode(m["name"], tuple(m["planes"].tolist()) if len(m["planes"]) else ())
+                    for m in graph["modes"]),
+        used=None if graph["used"] == -1 else pick(graph["used"], "the number of planes"))
 
 
 def _host_ops(graph: dict, outputs: tuple[TensorInfo, ...], where: str

@@ -126,12 +126,27 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Neighbouring bytes of a segment of bits: what one more plane of the weights needs."""
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A precision by name: how many planes count, per element of Model.used."""
+    name: str
+    planes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Segment:
     """A page-aligned run of constants of one dtype inside the mapped file."""
     dtype: str
     crc32: int
     data: np.ndarray = field(repr=False)
     file_offset: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,6 +241,8 @@ class Model:
     patch: Patch | None = None
     host_ops: tuple[HostOp, ...] = ()
     results: tuple[TensorInfo, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    used: Tensor | None = None
 
     @property
     def file_bytes(self) -> int:

@@ -15,7 +15,7 @@ from collections import Counter
 
 import numpy as np
 
-from edgerun import dtypes, host_ops
+from edgerun import dtypes, host_ops, modes
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
 from edgerun.model import MAX_NAME, MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
@@ -51,6 +51,7 @@ def check(model: Model) -> None:
             _check_tensor(model, tensor)
         for infos, role in ((model.inputs, "input"), (model.outputs, "output")):
             _check_boundary(model, infos, role)
+        modes.check_used(model)
         _check_order(model)
         for op in model.ops:
             _check_op(model, op)
@@ -60,6 +61,7 @@ def check(model: Model) -> None:
         _check_overlaps(model)
         _check_ranges(model)
         _check_patch(model)
+        modes.check(model)
         host_ops.check(model)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from None
@@ -72,7 +74,15 @@ def check_segments(model: Model) -> None:
         ModelError: a segment is not as it was packed.
     """
     for segment in model.segments:
-        if checksum(segment.data) != segment.crc32:
+        total, at = 0, 0
+        for number, part in enumerate(segment.parts):
+            crc = checksum(segment.data[at:at + part.bytes])
+            if crc != part.crc32:
+                raise ModelError(f"{model.path}: the checksum of part {number} of the "
+                                 f"{segment.dtype} segment does not match: the file is damaged, "
+                                 "copy or pack it again")
+            total, at = joined(total, crc, part.bytes), at + part.bytes
+        if (total if segment.parts else checksum(segment.data)) != segment.crc32:
             raise ModelError(f"{model.path}: the checksum of the {segment.dtype} segment does not "
                              "match: the file is damaged, copy or pack it again")
 
@@ -96,8 +106,13 @@ def checksum(data: np.ndarray) -> int:
         thread.join()
     total = 0
     for part, crc in zip(parts, sums):
-        total = _product(total, _shift(len(part))) ^ crc
+        total = joined(total, crc, len(part))
     return total
+
+
+def joined(first: int, second: int, count: int) -> int:
+    """Return the CRC-32 of bytes from that of the first ones, and of `count` behind them."""
+    return _product(first, _shift(count)) ^ second
 
 
 def _product(a: int, b: int) -> int:
@@ -162,6 +177,7 @@ def _check_segment(model: Model, index: int) -> None:
              f"starts at byte {segment.file_offset} of the file, needed a multiple of {PAGE}")
     _require(len(segment.data) <= MAX_BYTES, where,
              f"has {len(segment.data)} bytes, at most {MAX_BYTES} are allowed")
+    modes.check_parts(model, index)
 
 
 def _check_tensor(model: Model, tensor: Tensor) -> None:
@@ -291,6 +307,8 @@ def _check_boundary(model: Model, infos: tuple[TensorInfo, ...], role: str) -> N
         else:
             _require(info.device_shape == tensor.shape, where,
                      f"has the shape {info.shape} in the order {perm}, its tensor {tensor.shape}")
+        _require("bits" not in (dtypes.known(info.dtype), tensor.dtype), where,
+                 "is bits, which only ops read")
         on_device = dtypes.device_dtype(dtypes.name_of(info.dtype))
         same_kind = on_device == tensor.dtype or {on_device, tensor.dtype} <= {*dtypes.FLOAT}
         if tensor.dtype in dtypes.QUANTIZED and tensor.quantization is not None:
@@ -351,6 +369,8 @@ def _check_order(model: Model) -> None:
     for info in model.inputs:
         if not info.pieces:
             arrive(info, info.tensor)
+    if model.used is not None:
+        contents.write(model.used, model.used.index, "the number of planes")
     for op in model.ops:
         for info, piece in arriving.get(op.index, ()):
             arrive(info, piece.tensor)
@@ -397,6 +417,9 @@ def _check_op(model: Model, op: Op) -> None:
         inferred = definition.infer(op)
     except EdgerunError as error:
         raise ModelError(str(error)) from None
+    for tensor in (*op.inputs, *op.outputs):
+        _require(definition.bits or tensor is None or tensor.dtype != "bits", where,
+                 f"has {tensor and tensor.name!r}, which is bits: it has no words of bits")
     found = [(tensor.shape, tensor.dtype) for tensor in op.outputs]
     _require(len(inferred) == len(found), where,
              f"has {len(found)} outputs, needed {len(inferred)}")
@@ -462,6 +485,8 @@ def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
     for info in model.inputs:
         for piece in info.pieces or (Piece(info.tensor, 0, -1),):
             use(model.tensors[piece.tensor], piece.op)
+    if model.used is not None:
+        use(model.used, -1)
     for op in model.ops:
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

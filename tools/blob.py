@@ -20,6 +20,10 @@ from edgerun.tools.graph import Graph, Tensor, Views, root_of
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
 
 
+MOST_PADDING = 0.01  # of a segment of bits: what it may grow so that its parts lie on own pages
+MODE = "high"  # of a graph that names none: all planes count
+
+
 class Calibration(Protocol):
     """What a file may keep of a calibration; see edgerun.tools.calibrate."""
     ranges: Mapping[str, Range]
@@ -46,7 +50,7 @@ def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tens
     places: dict[Tensor, int] = {}
     known: dict[tuple[str, bytes], int] = {}
     for tensor in tensors:
-        if not tensor.constant:
+        if not tensor.constant or tensor.dtype == "bits":
             continue
         payload = np.ascontiguousarray(tensor.data, dtypes.numpy_dtype(tensor.dtype)).tobytes()
         if (tensor.dtype, payload) in known:  # equal constants are stored once
@@ -59,6 +63,46 @@ def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tens
         ends[tensor.dtype] = end + len(padded)
     return ({dtype: np.frombuffer(b"".join(items) + bytes(SLACK), np.uint8)
              for dtype, items in parts.items()}, places)
+
+
+def bits_of(graph: Graph) -> tuple[list[np.ndarray], dict[Tensor, int]]:
+    """Lay the constants of bits out: what the first planes need, what the second ones add, ...
+
+    A part starts on a page where that makes the segment at most MOST_PADDING larger: pages then
+    hold no planes of two parts. Each part ends with spare bytes, so that whole vectors may be
+    loaded behind its last plane without touching the next part.
+
+    Returns:
+        The bytes of each part (uint8), and tensor -> byte offset in the segment.
+    """
+    number: dict[Tensor, int] = {}  # of the first part that needs it
+    for op in graph.ops:
+        planes = {index: k for k, held in enumerate(OPS[op.code].planes(op)) for index in held}
+        for index, tensor in enumerate(op.inputs):
+            if tensor is not None and tensor.constant and tensor.dtype == "bits":
+                number[tensor] = min(number.get(tensor, 255), planes.get(index, 0))
+    for boundary in graph.outputs:
+        if boundary.tensor.constant and boundary.tensor.dtype == "bits":
+            number.setdefault(boundary.tensor, 0)
+    groups: list[list[bytes]] = [[] for _ in range(max(number.values(), default=-1) + 1)]
+    within: dict[Tensor, tuple[int, int]] = {}
+    known: dict[bytes, tuple[int, int]] = {}
+    ends = [0] * len(groups)
+    for tensor, group in sorted(number.items(), key=lambda pair: pair[1]):  # stable: by op
+        payload = np.ascontiguousarray(tensor.data, dtypes.numpy_dtype("bits")).tobytes()
+        if payload not in known:  # equal ones are stored once: with the first planes that need them
+            known[payload] = group, ends[group]
+            padded = payload + bytes(aligned(len(payload)) - len(payload))
+            groups[group].append(padded)
+            ends[group] += len(padded)
+        within[tensor] = known[payload]
+    found = [b"".join(held) + bytes(aligned(SLACK)) for held in groups]
+    paged = [data + bytes(-len(data) % PAGE) for data in found[:-1]] + found[-1:]
+    if sum(map(len, paged)) <= (1 + MOST_PADDING) * sum(map(len, found)):
+        found = paged
+    starts = np.cumsum([0, *map(len, found)])
+    return ([np.frombuffer(data, np.uint8) for data in found],
+            {tensor: int(starts[group]) + at for tensor, (group, at) in within.items()})
 
 
 def encode(graph: Graph, plan: Plan, views: Views, precision: str,
@@ -80,6 +124,10 @@ def encode(graph: Graph, plan: Plan, views: Views, precision: str,
                 if id(tensor) in known and id(view.root) not in known}.values()
     index = {tensor: i for i, tensor in enumerate(tensors)}
     segments, places = segments_of(tensors)
+    parts, inside = bits_of(graph)
+    if parts:
+        segments["bits"] = np.concatenate(parts)
+        places |= inside
     order = list(segments)
     graph_bytes = _encode_graph(graph, plan, views, precision, tensors, index, order, places,
                                 calibration)
@@ -89,7 +137,10 @@ def encode(graph: Graph, plan: Plan, views: Views, precision: str,
         "graph": aligned_bytes(builder, np.frombuffer(graph_bytes, np.uint8), 8),
         "graph_crc32": zlib.crc32(graph_bytes),
         "segments": [{"dtype": dtype, "crc32": zlib.crc32(segments[dtype]),
-                      "data": aligned_bytes(builder, segments[dtype], PAGE)} for dtype in order],
+                      "data": aligned_bytes(builder, segments[dtype], PAGE),
+                      **({"parts": [{"bytes": len(part), "crc32": zlib.crc32(part)}
+                                    for part in parts]} if dtype == "bits" else {})}
+                     for dtype in order],
         "vectors": [_encode_vector(builder, *vector) for vector in vectors or ()],
     }
     builder.Finish(encode_table(builder, "Model", encoded), flat.schema().identifier)
@@ -152,6 +203,7 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
         "ops": [op_values(op) for op in graph.ops],
         "inputs": [boundary_values(b) for b in graph.inputs],
         "outputs": [boundary_values(b) for b in graph.outputs], **_host_values(graph),
+        **_mode_values(graph, views, index),
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
         "name": graph.name, "source": graph.source, "target": graph.target, "precision": precision,
@@ -160,6 +212,21 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
             "ranges": [asdict(entry) for entry in calibration.ranges.values()],
             "observer": calibration.observer, "samples": calibration.samples})}))
     return bytes(builder.Output())
+
+
+def _mode_values(graph: Graph, views: Views, index: Mapping[Tensor, int]) -> dict[str, Any]:
+    """Return the modes, and what the session writes for them."""
+    planes = graph.planes()
+    if not planes:
+        return {}
+    at = {tensor: views[tensor].at // dtypes.size("int32") for tensor in planes}
+    modes = []
+    for name, counts in (graph.modes or {MODE: {}}).items():
+        numbers = [0] * len(at)
+        for tensor, most in planes.items():
+            numbers[at[tensor]] = counts.get(tensor, most)
+        modes.append({"name": name, "planes": numbers})
+    return {"modes": modes, "used": index[views[next(iter(planes))].root]}
 
 
 def _host_values(graph: Graph) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Tensor:
             (`data` is flat then).
         quantization: what real numbers the integers of the tensor mean; None if it is not
             quantized.
+        hidden: the session writes it before each run, no op and no caller: see Graph.used().
     """
     name: str
     shape: tuple[int, ...]
@@ -42,6 +43,7 @@ class Tensor:
     data: np.ndarray | None = None
     layout: str = "rows"
     quantization: Quantization | None = None
+    hidden: bool = False
 
     @property
     def constant(self) -> bool:
@@ -151,6 +153,9 @@ class Graph:
     source_ops: int = 0  # ops of the source model
     target: str = ""  # device profile that the packer has in mind
     patch: Patch | None = None  # what runs strip by strip, for the file to tell
+    # name of a precision -> how many planes count, per tensor of used(), all of those left out; the
+    # last one is the default
+    modes: dict[str, dict[Tensor, int]] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
 
     def unique(self, name: str) -> str:
@@ -199,6 +204,32 @@ class Graph:
         tensor = Tensor(self.unique(name), tuple(int(n) for n in shape), dtypes.device_dtype(dtype))
         self.inputs.append(Boundary(name, tensor, tensor.shape, dtype))
         return tensor
+
+    def used(self, name: str) -> Tensor:
+        """Return a new input for an op with planes of weights: how many of them count, int32 [1].
+
+        The session writes it before each run, as the mode says; ops that read the same one count
+        alike.
+
+        Args:
+            name: of the op.
+        """
+        return Tensor(self.unique(f"{name}.used"), (1,), "int32", hidden=True)
+
+    def hidden(self) -> list[Tensor]:
+        """Return every tensor of used() that an op reads, in the order of the ops."""
+        return list(dict.fromkeys(t for op in self.ops for t in op.inputs
+                                  if t is not None and t.hidden))
+
+    def planes(self) -> dict[Tensor, int]:
+        """Return for every tensor of used() how many planes the ops have that read it: at most."""
+        found: dict[Tensor, int] = {}
+        for op in self.ops:
+            definition = OPS[op.code]
+            x = op.inputs[definition.used] if definition.used >= 0 else None
+            if x is not None and x.hidden:
+                found[x] = max(found.get(x, 0), len(definition.planes(op)))
+        return found
 
     def output(self, name: str, tensor: Tensor, dtype: str | None = None) -> None:
         """Declare a graph output; `dtype` is the source's, default the tensor's."""
@@ -352,4 +383,6 @@ def copy_of(graph: Graph) -> Graph:
         inputs=[replace(b, tensor=twin(b.tensor), pieces=[(twin(t), row) for t, row in b.pieces])
                 for b in graph.inputs],
         outputs=[replace(b, tensor=twin(b.tensor)) for b in graph.outputs],
+        modes={name: {twin(t): count for t, count in planes.items() if id(t) in twins}
+               for name, planes in graph.modes.items()},
         notes=list(graph.notes), _names=dict(graph._names))

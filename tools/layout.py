@@ -4,12 +4,12 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun import dtypes
+from edgerun.ops import OPS
 from edgerun.ops.conv import needs_zeros
 from edgerun.tools.graph import Graph, Op, Tensor
 
 BLOCK = 16  # output channels
 ROW = 4  # elements: the row of zero points fills whole words
-WEIGHT_INPUT = {"conv2d": 1, "conv_transpose2d": 1, "dense": 1}  # op code -> index of its weights
 
 
 def oc16(weights: np.ndarray, groups: int = 1, word: int = 1) -> np.ndarray:
@@ -44,16 +44,17 @@ def apply(graph: Graph) -> None:
     """
     blocks: dict[tuple[Tensor, int], Tensor] = {}
     for op in graph.ops:
-        if op.code not in WEIGHT_INPUT:
-            continue
-        index, groups = WEIGHT_INPUT[op.code], op.options.get("groups", 1)
-        weights = op.inputs[index]
-        if (weights, groups) not in blocks:
-            layout = dtypes.BLOCKED[weights.dtype]
-            blocks[weights, groups] = Tensor(
-                graph.unique(f"{weights.name}.{layout}"), weights.shape, weights.dtype,
-                oc16(weights.data, groups, dtypes.WORD[layout]), layout, weights.quantization)
-        op.inputs[index] = blocks[weights, groups]
+        groups = op.options.get("groups", 1)
+        for index in OPS[op.code].blocked:
+            weights = op.inputs[index] if index < len(op.inputs) else None
+            if weights is None or weights.layout != "rows":
+                continue
+            if (weights, groups) not in blocks:
+                layout = dtypes.BLOCKED[weights.dtype]
+                blocks[weights, groups] = Tensor(
+                    graph.unique(f"{weights.name}.{layout}"), weights.shape, weights.dtype,
+                    oc16(weights.data, groups, dtypes.WORD[layout]), layout, weights.quantization)
+            op.inputs[index] = blocks[weights, groups]
     _add_zeros(graph)
 
 

@@ -54,7 +54,7 @@ class Liveness:
                     self._users[root] = self._users.get(root, 0) | 1 << number
         kept = {root_of(views, boundary.tensor) for boundary in graph.outputs}
         inputs = {root_of(views, boundary.tensor) for boundary in graph.inputs
-                  if not boundary.pieces}
+                  if not boundary.pieces} | {root_of(views, t) for t in graph.hidden()}
         pieces = {piece for boundary in graph.inputs for piece, _ in boundary.pieces}
         self.start = sum(aligned(t.bytes) for t in inputs if not t.constant)
         self.needs = [0] * self.count  # ops that must have run before

@@ -190,6 +190,11 @@ class OpDef:
         in_place: op -> indices of the inputs in whose bytes the output may lie, if they have the
             same shape and dtype: no work-item reads an element there that another one writes, and
             none reads one after it has written it.
+        used: index of the input that says how many planes of the weights count now: int32 [1]; -1
+            where there are none.
+        planes: op -> for the first, second, ... plane (or pair of planes), most significant first,
+            the indices of the inputs that hold it.
+        bits: its operands may be bits; those of others never are.
     """
     infer: Callable[[OpLike], Outputs]
     prepare: Callable[[OpLike, Facts], list[Launch]]
@@ -201,6 +206,9 @@ class OpDef:
     blocked: tuple[int, ...] = ()
     pitched: Callable[[OpLike], tuple[int, ...]] = _none
     in_place: Callable[[OpLike], tuple[int, ...]] = _none
+    used: int = -1
+    planes: Callable[[OpLike], tuple[tuple[int, ...], ...]] = _none
+    bits: bool = False
 
 
 OUTPUT = -1  # among the operands of OpDef.pitched

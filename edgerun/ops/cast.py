@@ -5,7 +5,7 @@ from edgerun.dtypes import BOUNDARY_ONLY, NUMPY
 from edgerun.ops._base import Facts, Launch, OpLike, Outputs, count, i32, require
 
 RUN = 2048  # elements a work-item of a CPU converts
-DTYPES = tuple(name for name in NUMPY if name not in BOUNDARY_ONLY)
+DTYPES = tuple(name for name in NUMPY if name not in (*BOUNDARY_ONLY, "bits"))
 
 
 def infer_cast(op: OpLike) -> Outputs:

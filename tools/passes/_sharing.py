@@ -26,7 +26,7 @@ class Sharing:
 
     def __init__(self, graph: Graph, views: Views):
         self.graph, self.views = graph, views
-        self.inputs = {tensor for boundary in graph.inputs for tensor in boundary.tensors}
+        self.inputs = {*graph.hidden(), *(t for b in graph.inputs for t in b.tensors)}
         self.pieces = {piece for boundary in graph.inputs for piece, _ in boundary.pieces}
         self.outputs = {boundary.tensor for boundary in graph.outputs}
         self.uses: dict[Tensor, list[tuple[Op, int]]] = {}

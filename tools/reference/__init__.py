@@ -53,11 +53,13 @@ def evaluate(op: Op, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
                 for r, t in zip(results, op.outputs)]
 
 
-def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def execute(graph: Graph, inputs: Mapping[str, np.ndarray], mode: str | None = None
+            ) -> dict[str, np.ndarray]:
     """Run a graph before the layout pass.
 
     Args:
         inputs: name -> array in the source model's shape and dtype.
+        mode: of graph.modes; None for the last one, in which all planes count if there is none.
 
     Returns:
         name -> array in the source model's shape and dtype.
@@ -70,6 +72,10 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         for tensor, row in boundary.pieces or [(boundary.tensor, None)]:
             part = array if row is None else array[:, row:row + tensor.shape[1]]
             values[tensor] = _stored(part, tensor)
+
+    counts = graph.modes[mode or next(reversed(graph.modes))] if graph.modes else {}
+    for tensor, most in graph.planes().items():
+        values[tensor] = np.array([counts.get(tensor, most)], np.int32)
 
     def value(tensor: Tensor | None) -> np.ndarray | None:
         if tensor is None:
