@@ -83,10 +83,10 @@ def test_without_opencl(path):
 
 @pytest.mark.parametrize("path", sources("tools"), ids=name_of)
 def test_tools(path):
-    """Tools use what their extras install; PyTorch is for the recipes and for its own modules."""
+    """Tools use what their extras install; PyTorch is for training, recipes and its own modules."""
     allowed = {"edgerun", "numpy", "flatbuffers"} | of_extras("tools", "verify")
     module = name_of(path).replace("/", ".")
-    if belongs(module, "tools.recipes"):
+    if belongs(module, "tools.recipes") or belongs(module, "tools.train"):
         allowed.add("torch")
     if module == "tools.pytorch.py":
         allowed |= of_extras("torch")

@@ -1,0 +1,55 @@
+"""Layers with a scheme for their weights."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgerun.tools.train.weights import Weights
+
+
+class Conv(nn.Conv2d):
+    """A convolution, x [N, IC, H, W], whose weights pass a scheme."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, scheme: Weights | None = None,
+                 stride: int = 1, padding: int = 0, bias: bool = False):
+        super().__init__(channels, out_channels, kernel, stride, padding, bias=bias)
+        self.scheme = scheme or Weights()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.scheme(self.weight), self.bias)
+
+
+class Dense(nn.Linear):
+    """A dense layer, x [..., IC], whose weights pass a scheme."""
+
+    def __init__(self, channels: int, out_channels: int, scheme: Weights | None = None,
+                 bias: bool = False):
+        super().__init__(channels, out_channels, bias=bias)
+        self.scheme = scheme or Weights()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.scheme(self.weight), self.bias)
+
+
+def layers_of(network: nn.Module) -> Iterator[Conv | Dense]:
+    """Yield the layers that have a scheme, in order."""
+    for module in network.modules():
+        if isinstance(module, (Conv, Dense)):
+            yield module
+
+
+def affine(norm: nn.Module, planes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return factor and shift [OC], fp64, that a normalization is at evaluation.
+
+    A module with a method fold(planes) is asked for what it is when so many planes of the layer in
+    front of it are used; a BatchNorm is the same for every number.
+    """
+    if hasattr(norm, "fold"):
+        return norm.fold(planes)
+    factor = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.detach().double() - norm.running_mean.double() * factor
+    return factor.numpy(), shift.numpy()
