@@ -92,13 +92,41 @@ def test_scatter_nd_into_a_constant():
     ("GatherElements", {"i": [[0] * 5]}, "do not fit"),
     ("ScatterElements", {"i": [[-4, 0]], "u": np.zeros((1, 2))}, "an index is not in"),
     ("ScatterElements", {"i": [[1, 0]], "u": np.zeros((1, 3))}, "do not fit"),
-    ("CumSum", {"i": []}, r"its axis is \[\], needed one number"),
 ])
 def test_models_that_contradict_themselves(op, constants, message):
     arrays = {name: np.array(a, np.float32 if name == "u" else np.int64)
               for name, a in constants.items()}
     model = model_of(make_node(op, ["x", *arrays], ["y"]), {"x": floats(3, 4)}, arrays)
     with pytest.raises(ModelError, match=message):
+        import_proto(model)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("node, shape, opset, what", [
+    (make_node("TopK", ["x", "n"], ["y", ""]), (2, 3), 11, "k"),
+    (make_node("OneHot", ["x", "n", "v"], ["y"]), (3,), 11, "depth"),
+    (make_node("Trilu", ["x", "n"], ["y"]), (3, 3), 14, "diagonal"),
+    (make_node("CumSum", ["x", "n"], ["y"]), (3, 4), 14, "axis"),
+    (make_node("Pad", ["x", "p", "n"], ["y"]), (3, 3), 13, "value"),
+    (make_node("Clip", ["x", "n"], ["y"]), (3, 3), 13, "min"),
+    (make_node("Clip", ["x", "", "n"], ["y"]), (3, 3), 13, "max"),
+    (make_node("DFT", ["x", "n"], ["y"]), (1, 8, 1), 17, "dft_length"),
+    (make_node("DFT", ["x", "", "n"], ["y"]), (1, 8, 1), 20, "axis"),
+    (make_node("STFT", ["x", "n", "", "l"], ["y"]), (1, 50, 1), 17, "frame_step"),
+    (make_node("STFT", ["x", "l", "", "n"], ["y"]), (1, 50, 1), 17, "frame_length"),
+    (make_node("NonMaxSuppression", ["b", "x", "n"], ["y"]), (1, 1, 5), 11,
+     "max_output_boxes_per_class"),
+])
+def test_what_must_be_one_number(node, shape, opset, what, count):
+    """Not the first of several, nor an error of Python for none."""
+    real = what in ("value", "min", "max")
+    arrays = {"n": np.ones(count, np.float32 if real else np.int64), "p": ints(1, 1, 1, 1),
+              "l": ints(16), "v": np.float32([0, 1])}
+    inputs = {"x": floats(*shape)} | ({"b": floats(1, 5, 4)} if "b" in node.input else {})
+    model = model_of(node, inputs, {name: arrays[name] for name in node.input if name in arrays},
+                     opset)
+    with pytest.raises(ModelError, match=f"{node.op_type} '.*': its {what} has {count} elements, "
+                                         "needed 1"):
         import_proto(model)
 
 

@@ -142,3 +142,18 @@ def test_damaged(change):
     model = model_of([the_loop(graph)], {"x": floats(3)}, constants, outputs=("last", "y"))
     with pytest.raises(ModelError):
         import_proto(model)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_condition_of_other_than_one_element(count):
+    constants = {**CONSTANTS, "c": np.ones(count, bool)}
+    branch = {f"{name}_branch": make_graph([make_node("Neg", ["x"], ["y"])], name, [],
+                                           [info("y", FLOAT, None)]) for name in ("then", "else")}
+    for node, outputs in (
+            (the_loop(body(GO, *GROW), condition="c"), ("last", "y")),
+            (the_loop(body(make_node("Identity", ["c"], ["go"]), *GROW)), ("last", "y")),
+            (make_node("If", ["c"], ["y"], **branch), ("y",))):
+        model = model_of([node], {"x": floats(3)}, constants, outputs=outputs)
+        with pytest.raises(ModelError, match=f"{node.op_type} '.*': its condition has {count} "
+                                             "elements, needed 1"):
+            import_proto(model)

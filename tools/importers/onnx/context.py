@@ -184,6 +184,15 @@ class Node:
             raise UnsupportedError(f"its {what} is computed at run time, needed a constant")
         return value.array
 
+    def single(self, index: int, what: str) -> int | float | bool:
+        """Return an input that is one number.
+
+        Raises:
+            ModelError: it has more elements, or none.
+            UnsupportedError: it is computed at run time.
+        """
+        return single(self.known(index, what), what)
+
     def ints(self, name: str, index: int, since: int) -> list[int] | None:
         """Return a list that is an attribute before opset `since` and an input from then on.
 
@@ -340,6 +349,17 @@ def dtypes_name(dtype: np.dtype) -> str | None:
         return dtypes.name_of(dtype)
     except ModelError:
         return None
+
+
+def single(values: np.ndarray, what: str) -> int | float | bool:
+    """Return the only element of an array.
+
+    Raises:
+        ModelError: it has more, or none.
+    """
+    if np.size(values) != 1:
+        raise ModelError(f"its {what} has {np.size(values)} elements, needed 1")
+    return np.asarray(values).item()
 
 
 def normal_axis(axis: int, rank: int) -> int:

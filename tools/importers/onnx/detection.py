@@ -3,9 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from edgerun.errors import ModelError
 from edgerun.host_ops import MOST
 from edgerun.tools.importers.onnx.context import Context, HostCall, Node, Value, need
 
@@ -13,12 +10,7 @@ MOST_BOXES, OVERLAP, SCORE = 2, 3, 4  # inputs
 
 
 def _number(node: Node, index: int, what: str) -> float | None:
-    if not node.given(index):
-        return None
-    values = np.asarray(node.known(index, what)).reshape(-1)
-    if values.size != 1:
-        raise ModelError(f"{what} has {values.size} elements, needed 1")
-    return float(values[0])
+    return float(node.single(index, what)) if node.given(index) else None
 
 
 def _suppression(ctx: Context, node: Node) -> Value:

@@ -89,8 +89,8 @@ def _clip(ctx: Context, node: Node) -> Tensor:
         return unary(ctx, "clip", x, node.attr("min", -INF), node.attr("max", INF))
     known = all(node.value(i).known for i in (1, 2) if node.given(i))
     if known and x.dtype in dtypes.FLOAT:
-        low, high = (float(node.value(i).array.reshape(-1)[0]) if node.given(i) else default
-                     for i, default in ((1, -INF), (2, INF)))
+        low, high = (float(node.single(i, name)) if node.given(i) else default
+                     for i, name, default in ((1, "min", -INF), (2, "max", INF)))
         return x if (low, high) == (-INF, INF) else unary(ctx, "clip", x, low, high)
     for index, kind in ((1, "max"), (2, "min")):
         if node.given(index):

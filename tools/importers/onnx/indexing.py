@@ -16,7 +16,7 @@ from edgerun.tools.importers.onnx.movement import cut
 def _one_hot(ctx: Context, node: Node) -> Tensor:
     """y = on where the index (or the index + depth) is the place along the new axis, else off."""
     indices = ctx.tensor(0)
-    depth = int(node.known(1, "depth").reshape(-1)[0])
+    depth = int(node.single(1, "depth"))
     values = node.value(2)
     need(depth > 0, "its output has no elements")
     axis = normal_axis(node.attr("axis", -1), len(indices.shape) + 1)
@@ -234,10 +234,7 @@ def _cumulative(kind: str, neutral: int):
     2, 4, ..."""
     def function(ctx: Context, node: Node) -> Tensor:
         x = ctx.tensor(0)
-        axis = node.known(1, "axis").reshape(-1)
-        if axis.size != 1:
-            raise ModelError(f"its axis is {axis.tolist()}, needed one number")
-        axis = normal_axis(int(axis[0]), len(x.shape))
+        axis = normal_axis(int(node.single(1, "axis")), len(x.shape))
         reverse = bool(node.attr("reverse", 0))
         if node.attr("exclusive", 0):
             if x.shape[axis] == 1:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from edgerun.errors import ModelError
-from edgerun.tools.importers.onnx.context import Context, Node, Value, need
+from edgerun.tools.importers.onnx.context import Context, Node, Value, need, single
 from edgerun.tools.importers.onnx.scan import MOST_NODES, stacked
 
 TRIPS, CONDITION, CARRIED = range(3)  # inputs; the last and all behind it are carried on
@@ -33,8 +33,8 @@ def unrolled(ctx: Context, node: Node,
                          "and give a condition and as many values")
     if any(value is not None and value.lost for value in node.inputs):
         return [Value(lost=True) for _ in node.outputs]
-    trips = _scalar(node, TRIPS, "trip count")
-    going = _scalar(node, CONDITION, "condition")
+    trips, going = (node.single(index, what) if node.given(index) else None for index, what in (
+        (TRIPS, "trip count"), (CONDITION, "condition")))
     need(trips is not None or going is not None, "it has no trip count and no condition")
     going = True if going is None else bool(going)
     parts: list[list[Value]] = [[] for _ in body.output[len(values) + 1:]]
@@ -52,16 +52,6 @@ def unrolled(ctx: Context, node: Node,
         # ONNX says that it does not count where no first condition is given; ONNX Runtime asks it
         need(condition.known or condition.lost,
              "its condition is computed at run time, needed a constant")
-        going = condition.known and bool(np.asarray(condition.array).reshape(-1)[0])
+        going = condition.known and bool(single(condition.array, "condition"))
     need(step > 0 or not parts, "its output has no elements: it has no steps")
     return values + [stacked(ctx, node, each, 0) for each in parts]
-
-
-def _scalar(node: Node, index: int, what: str) -> int | None:
-    """Return a number that is known at pack time, None if it is left out."""
-    if not node.given(index):
-        return None
-    found = np.asarray(node.known(index, what)).reshape(-1)
-    if found.size != 1:
-        raise ModelError(f"its {what} has {found.size} elements, needed 1")
-    return int(found[0])

@@ -45,7 +45,7 @@ def _eye_like(ctx: Context, node: Node) -> np.ndarray:
 
 def _trilu(ctx: Context, node: Node) -> Tensor:
     x = ctx.tensor(0)
-    k = int(node.known(1, "diagonal").reshape(-1)[0]) if node.given(1) else 0
+    k = int(node.single(1, "diagonal")) if node.given(1) else 0
     inside = np.ones(x.shape[-2:], bool)
     kept = np.triu(inside, k) if node.attr("upper", 1) else np.tril(inside, k)
     return ctx.add("where", [ctx.constant(kept), x, ctx.constant(np.array(0), like=x)])
@@ -202,7 +202,7 @@ def _pad(ctx: Context, node: Node) -> Tensor:
     pads = node.ints("pads", 1, 11)
     value = node.attr("value", 0.0)
     if node.opset >= 11:
-        value = float(node.known(2, "value").reshape(-1)[0]) if node.given(2) else 0.0
+        value = float(node.single(2, "value")) if node.given(2) else 0.0
     axes = list(range(rank))
     if node.opset >= 18 and node.given(3):
         axes = [normal_axis(int(a), rank) for a in node.known(3, "axes").reshape(-1)]

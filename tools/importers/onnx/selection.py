@@ -35,7 +35,7 @@ def _top_k(ctx: Context, node: Node) -> list[Tensor]:
     Where what is left is as low as what is out of the way, the next is the first place not taken.
     """
     x = ctx.tensor(0)
-    k = node.attr("k") if node.opset < 10 else int(node.known(1, "k").reshape(-1)[0])
+    k = node.attr("k") if node.opset < 10 else int(node.single(1, "k"))
     axis = normal_axis(node.attr("axis", -1), len(x.shape))
     if k is None or not 0 <= k <= x.shape[axis]:
         raise ModelError(f"k is {k} for {x.shape[axis]} elements")

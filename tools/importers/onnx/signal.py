@@ -53,7 +53,7 @@ def _dft(ctx: Context, node: Node) -> Tensor:
                          "axis")
     axis = node.attr("axis", 1) if node.opset < 20 else -2
     if node.opset >= 20 and node.given(2):
-        axis = int(node.known(2, "axis").reshape(-1)[0])
+        axis = int(node.single(2, "axis"))
     axis = normal_axis(axis, rank)
     if axis == rank - 1:
         raise ModelError("it transforms the axis of real and imaginary part")
@@ -61,7 +61,7 @@ def _dft(ctx: Context, node: Node) -> Tensor:
     half = inverse and one_sided
     length = 2 * (x.shape[axis] - 1) if half else x.shape[axis]
     if node.given(1):
-        length = int(node.known(1, "dft_length").reshape(-1)[0])
+        length = int(node.single(1, "dft_length"))
     if length < 1 or (half and x.shape[-1] != 2):
         raise ModelError(f"its length is {length}, its input has the shape {x.shape}")
     taken = length // 2 + 1 if half else length
@@ -96,7 +96,7 @@ def _from_half(length: int) -> np.ndarray:
 
 def _stft(ctx: Context, node: Node) -> Tensor:
     """Bins [N, frames, bins, 2] of frames that start every few samples."""
-    x, step = ctx.tensor(0), int(node.known(1, "frame_step").reshape(-1)[0])
+    x, step = ctx.tensor(0), int(node.single(1, "frame_step"))
     if len(x.shape) == 2:
         x = ctx.reshape(x, (*x.shape, 1))
     if len(x.shape) != 3 or x.shape[2] not in (1, 2) or step < 1:
@@ -104,7 +104,7 @@ def _stft(ctx: Context, node: Node) -> Tensor:
     window = node.known(2, "window") if node.given(2) else None
     length = len(window) if window is not None else x.shape[1]
     if node.given(3):
-        length = int(node.known(3, "frame_length").reshape(-1)[0])
+        length = int(node.single(3, "frame_length"))
     if not 1 <= length <= x.shape[1] or (window is not None and window.shape != (length,)):
         raise ModelError(f"frames of {length} samples do not fit a window of the shape "
                          f"{None if window is None else window.shape} or {x.shape[1]} samples")

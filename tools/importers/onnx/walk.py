@@ -153,7 +153,10 @@ class Walker:
         if not condition.known:
             self._problem(node, "its condition is computed at run time, needed a constant")
             return self._guess(node)
-        taken = bool(np.asarray(condition.array).reshape(-1)[0])
+        if np.size(condition.array) != 1:
+            raise ModelError(f"{node}: its condition has {np.size(condition.array)} elements, "
+                             "needed 1")
+        taken = bool(np.asarray(condition.array).item())
         branch = node.attr("then_branch" if taken else "else_branch")
         if branch is None:
             raise ModelError(f"{node}: has no {'then' if taken else 'else'}_branch")
