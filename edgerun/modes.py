@@ -8,15 +8,14 @@ prefix of them. Pages behind that stay on disk.
 """
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgerun import dtypes
+from edgerun import dtypes, pages
 from edgerun.errors import InputError, ModelError
-from edgerun.model import MAX_NAME, PAGE, Model, Op, Tensor
+from edgerun.model import MAX_NAME, Model, Op, Tensor
 from edgerun.ops import OPS
 
 if TYPE_CHECKING:
@@ -24,12 +23,18 @@ if TYPE_CHECKING:
 
 MAX_MODES = 256
 MAX_PLANES = 16  # inputs of an op for planes of its weights
+LEVELS = 1  # input of an op with planes: a row for each number of planes, but for the lowest
 MIXED = "mixed"  # the precision of a session whose ops count planes as no mode and no number says
 
 
 def planes_of(op: Op) -> tuple[tuple[Tensor, ...], ...]:
     """Return for the first, second, ... plane of an op the constants that hold it."""
     return tuple(tuple(op.inputs[index] for index in held) for held in OPS[op.code].planes(op))
+
+
+def least_of(op: Op) -> int:
+    """Return how many planes of an op must count at least: the file has constants for so many."""
+    return len(planes_of(op)) + 1 - op.inputs[LEVELS].shape[0]
 
 
 def readers(model: Model) -> list[list[Op]]:
@@ -84,12 +89,12 @@ def check(model: Model) -> None:
     """
     for op in model.ops:
         _check_planes(model, op)
-    counts = [min((len(planes_of(op)) for op in ops), default=-1) for ops in readers(model)]
-    for number, most in enumerate(counts):
-        if most < 0:
+    users = readers(model)
+    for number, ops in enumerate(users):
+        if not ops:
             raise ModelError(f"the number of planes {number} of {model.used.name[:200]!r}: no op "
                              "reads it")
-    if counts and not model.modes:
+    if users and not model.modes:
         raise ModelError("the graph: has no mode, needed at least one that says how many planes "
                          "count")
     if len(model.modes) > MAX_MODES:
@@ -104,13 +109,15 @@ def check(model: Model) -> None:
         if mode.name in names:
             raise ModelError(f"{where}: is given twice")
         names.add(mode.name)
-        if len(mode.planes) != len(counts):
+        if len(mode.planes) != len(users):
             raise ModelError(f"{where}: says how many planes count for {len(mode.planes)} ops, "
-                             f"needed {len(counts)}")
-        for number, (planes, most) in enumerate(zip(mode.planes, counts)):
-            if planes > most:
-                op = min(readers(model)[number], key=lambda op: len(planes_of(op)))
-                raise ModelError(f"{where}: uses {planes} planes of {op}, which has {most}")
+                             f"needed {len(users)}")
+        for planes, ops in zip(mode.planes, users):
+            for op in ops:
+                least, most = least_of(op), len(planes_of(op))
+                if not least <= planes <= most:
+                    raise ModelError(f"{where}: uses {planes} planes of {op}, needed {least} to "
+                                     f"{most}")
 
 
 def _check_planes(model: Model, op: Op) -> None:
@@ -157,3 +164,141 @@ def check_parts(model: Model, index: int) -> None:
     if segment.parts and total != len(segment.data):
         raise ModelError(f"{where}: has parts of {total} bytes together, needed its "
                          f"{len(segment.data)}")
+
+
+def counting(model: Model, counts: Sequence[int], op: Op) -> int | None:
+    """Return how many planes of an op count; None if that is not for the session to say.
+
+    Args:
+        counts: per element of Model.used.
+    """
+    number = element(model, op)
+    return None if number is None else int(counts[number])
+
+
+def constants(model: Model, counts: Sequence[int], ops: Iterable[Op] | None = None
+              ) -> dict[tuple[int, int], Tensor]:
+    """Return what ops read of the constants: (segment, offset) -> one constant that lies there.
+
+    Args:
+        counts: per element of Model.used; [] for all planes.
+        ops: of the model; None for all.
+    """
+    found: dict[tuple[int, int], Tensor] = {}
+    for op in model.ops if ops is None else ops:
+        count = counting(model, counts, op) if len(counts) else None
+        left = {index for held in OPS[op.code].planes(op)[count:] for index in held
+                } if count is not None else ()
+        for index, tensor in enumerate(op.inputs):
+            if tensor is not None and tensor.constant and index not in left:
+                found.setdefault((tensor.segment, tensor.offset), tensor)
+    return found
+
+
+def constant_bytes(model: Model, counts: Sequence[int]) -> int:
+    """Return the bytes of constants that a run reads; `counts` as for constants()."""
+    return sum(tensor.bytes for tensor in constants(model, counts).values())
+
+
+class Precision:
+    """How many planes count in the runs of a session.
+
+    Attributes:
+        counts: int32, per element of Model.used.
+    """
+
+    def __init__(self, session: Session, precision: str | int | None):
+        self._model = model = session.model
+        self.counts = np.array(model.modes[-1].planes if model.modes else (), np.int32)
+        self._memory = None if model.used is None else session.in_reach(model.used)
+        self._ops = [(op, number) for op in model.ops
+                     if (number := element(model, op)) is not None]
+        self._most = np.array([min(len(planes_of(op)) for op in ops)
+                               for ops in readers(model)], np.int32)
+        self._sparing = False  # pages are read only where planes count
+        self._ahead: set[tuple[int, int]] = set()  # constants that the system was told to read
+        if precision is None:
+            self._advise()
+        else:
+            self.set(precision)
+
+    def set(self, precision: str | int, ops: Iterable[str] | str | None = None) -> None:
+        """As Session.set_precision()."""
+        wanted = self._wanted(precision)
+        numbers = range(len(self.counts)) if ops is None else self._numbers(ops)
+        for op, number in self._ops:
+            if number in numbers and wanted[number] < least_of(op):
+                raise InputError(f"{self._model.path}: a precision of {wanted[number]} bits: the "
+                                 f"file has {op} with {least_of(op)} to {len(planes_of(op))}")
+        self.counts[numbers] = wanted[numbers]
+        self._advise()
+
+    def _wanted(self, precision: str | int) -> np.ndarray:
+        model = self._model
+        if model.used is None:
+            raise InputError(f"{model.path}: has no planes of weights: it runs in the one "
+                             "precision that it was packed in")
+        if isinstance(precision, str):
+            for mode in model.modes:
+                if mode.name == precision:
+                    return np.array(mode.planes, np.int32)
+            raise InputError(f"{model.path}: has no mode {precision!r}: needed one of "
+                             f"{', '.join(repr(mode.name) for mode in model.modes)}, or a number "
+                             "of bits")
+        if isinstance(precision, bool) or not hasattr(precision, "__index__"):
+            raise InputError(f"a precision of {precision!r}: needed the name of a mode or a whole "
+                             "number of bits")
+        bits, most = precision.__index__(), int(self._most.max())
+        if not 0 <= bits <= most:
+            raise InputError(f"{model.path}: a precision of {bits} bits: its weights have {most} "
+                             f"planes at most, needed 0 to {most}")
+        return np.minimum(self._most, bits)
+
+    def _numbers(self, ops: Iterable[str] | str) -> list[int]:
+        names = [ops] if isinstance(ops, str) else list(ops)
+        known = {op.name for op, _ in self._ops}
+        for name in names:
+            if name not in known:
+                raise InputError(f"{self._model.path}: has no op {name!r} with planes of weights: "
+                                 f"needed some of {', '.join(sorted(map(repr, known)))}")
+        return sorted({number for op, number in self._ops if op.name in names})
+
+    @property
+    def name(self) -> str | int | None:
+        """The mode that is in effect, else the number of bits, else MIXED; None without planes."""
+        if self._model.used is None:
+            return None
+        for mode in reversed(self._model.modes):
+            if mode.planes == tuple(self.counts):
+                return mode.name
+        bits = int(self.counts.max())
+        return bits if np.array_equal(self.counts, np.minimum(self._most, bits)) else MIXED
+
+    @property
+    def planes(self) -> dict[str, int]:
+        """Name of an op -> how many planes of its weights count."""
+        return {op.name: int(self.counts[number]) for op, number in self._ops}
+
+    def put(self, session: Session) -> None:
+        """Write the numbers into the arena, where the kernels read them."""
+        if self._memory is not None:
+            self._memory[...] = self.counts
+        elif self._model.used is not None:
+            with session.access(self._model.used, session.device.cl.map_flags.
+                                WRITE_INVALIDATE_REGION) as mapped:
+                mapped[...] = self.counts
+
+    def _advise(self) -> None:
+        """Have the planes that count read from disk, and no pages around them."""
+        model = self._model
+        if not self._sparing and np.array_equal(self.counts, self._most):
+            return  # everything counts, as without planes
+        if not self._sparing:
+            pages.only_what_is_touched(model.data)
+            self._sparing = True
+        new = {place: tensor for place, tensor in constants(model, self.counts).items()
+               if place not in self._ahead}
+        self._ahead |= new.keys()
+        starts = [segment.file_offset for segment in model.segments]
+        pages.ahead(model.data, [(starts[t.segment] + t.offset,
+                                  starts[t.segment] + t.offset + t.bytes) for t in new.values()])
