@@ -148,7 +148,7 @@ def _case(kinds: Sequence[str], number: int) -> str:
 
 def _section(launch: Launch, number: int) -> str:
     """The text of a variant: a function, and what it needs, under names of its own."""
-    names, macros, body = _body(launch.family, launch.kernel)
+    names, macros, body = _body(launch.family, launch.kernel, "KTANH" in launch.defines)
     own = [name.partition("(")[0] for name in launch.defines]
     return "\n".join([
         *(f"#define {name} {value}" for name, value in sorted(launch.defines.items())),
@@ -157,9 +157,10 @@ def _section(launch: Launch, number: int) -> str:
 
 
 @lru_cache
-def _body(family: str, kernel: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+def _body(family: str, kernel: str, ktanh: bool
+          ) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """What the variants of a kernel share: names of types and functions, macros, the text."""
-    text = source(family, {})
+    text = source(family, {"KTANH": 1} if ktanh else {})
     helpers = _KERNEL.sub("", text)
     names = {*_TYPE.findall(helpers), *_FUNCTION.findall(helpers)}
     for pair in _GENERATED.findall(helpers):

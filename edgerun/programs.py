@@ -56,7 +56,8 @@ def options_of(defines: dict) -> list[str]:
 
 
 def source(family: str, defines: dict) -> str:
-    """Return the text of a program: defines, common.cl, kernels/<family>.cl, with real file names.
+    """Return the text of a program: defines, common.cl, kernels/<family>.cl, with real file names;
+    ktanh.cl before the last, if KTANH is defined.
 
     An #include of another kernel file is replaced by its text: drivers get no path to look in.
 
@@ -66,7 +67,8 @@ def source(family: str, defines: dict) -> str:
     assert all(_DEFINE.fullmatch(name) for name in defines), defines
     lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
     files = folder("kernels")
-    return "\n".join([*lines, _text(files, "common.cl"), _text(files, f"{family}.cl")])
+    shared = ["common.cl", "ktanh.cl"] if "KTANH" in defines else ["common.cl"]
+    return "\n".join([*lines, *(_text(files, name) for name in (*shared, f"{family}.cl"))])
 
 
 @functools.cache

@@ -16,6 +16,7 @@
 // cell_clip: c is clipped to -cell_clip .. cell_clip, if it is above 0.
 //
 // VEC: 1, 2, 4, 8 or 16, at most hidden.
+// KTANH: sigmoid and tanh of lstm and gru are those of ktanh.cl.
 // LEVELS: a float, at least 1: see below.
 
 #if VEC == 1
@@ -24,7 +25,14 @@
 #define VLOAD(p) GLUE(vload, VEC)(0, p)
 #endif
 
+#ifdef KTANH
+#define SIGMOID(x) ksigmoid(x)
+#define TANH(x) ktanh(x)
+#else
 F sigmoid(const F x) { return 1.0f / (1.0f + exp(-x)); }
+#define SIGMOID(x) sigmoid(x)
+#define TANH(x) tanh(x)
+#endif
 #define CLIPPED(x) (clip > 0 ? fmin(fmax((x), (F)(-clip)), (F)(clip)) : (x))
 
 #ifdef LEVELS  // h' is rounded to multiples of its largest magnitude / LEVELS
@@ -86,22 +94,22 @@ __kernel void lstm(PARAMETERS, TENSOR(last), TENSOR(cell), const int state_c,
         i = fma(VLOAD(bp), c, i);
         f = fma(VLOAD(bp + 2 * hidden), c, f);
     }
-    F next = sigmoid(CLIPPED(f)) * c + sigmoid(CLIPPED(i)) * tanh(CLIPPED(g));
+    F next = SIGMOID(CLIPPED(f)) * c + SIGMOID(CLIPPED(i)) * TANH(CLIPPED(g));
     if (cell_clip > 0)
         next = fmin(fmax(next, (F)(-cell_clip)), (F)(cell_clip));
     if (given)
         o = fma(VLOAD(bp + hidden), next, o);
     store_fresh(next, seen, cp);
-    store_fresh(sigmoid(CLIPPED(o)) * tanh(next), seen, yp);
+    store_fresh(SIGMOID(CLIPPED(o)) * TANH(next), seen, yp);
 }
 
 __kernel void gru(PARAMETERS) {
     PLACE(3)
     PRODUCTS(3)
-    const F z = sigmoid(CLIPPED(sum[0] + LOADV(pp)));
-    const F r = sigmoid(CLIPPED(sum[1] + LOADV(pp + hidden)));
+    const F z = SIGMOID(CLIPPED(sum[0] + LOADV(pp)));
+    const F r = SIGMOID(CLIPPED(sum[1] + LOADV(pp + hidden)));
     const F inner = sum[2] + (given ? VLOAD(bp) : (F)(0));
-    const F n = tanh(CLIPPED(fma(r, inner, LOADV(pp + 2 * hidden))));
+    const F n = TANH(CLIPPED(fma(r, inner, LOADV(pp + 2 * hidden))));
     const F h = state ? LOADV(hp + j) : (F)(0);
     store_fresh(fma(z, h - n, n), seen, yp);
 }
@@ -111,8 +119,8 @@ __kernel void gru(PARAMETERS) {
 __kernel void gru_gates(PARAMETERS, TENSOR(update), TENSOR(reset)) {
     PLACE(3)
     PRODUCTS(3)
-    const F z = sigmoid(CLIPPED(sum[0] + LOADV(pp)));
-    const F r = sigmoid(CLIPPED(sum[1] + LOADV(pp + hidden)));
+    const F z = SIGMOID(CLIPPED(sum[0] + LOADV(pp)));
+    const F r = SIGMOID(CLIPPED(sum[1] + LOADV(pp + hidden)));
     const F h = state ? LOADV(hp + j) : (F)(0);
     float zs[VEC], rs[VEC];
     SPILL(z, zs);
@@ -131,7 +139,7 @@ __kernel void gru_state(PARAMETERS, TENSOR(update), TENSOR(reset)) {
     F sum = LOADV(pp + 2 * hidden);
     for (int k = 0; k < hidden; k++)
         sum = fma((F)(rp[k]), LOADV(wp + k * 3 * hidden + 2 * hidden), sum);
-    const F n = tanh(CLIPPED(sum)), z = VLOAD(AT(const float, update) + sample * hidden + j);
+    const F n = TANH(CLIPPED(sum)), z = VLOAD(AT(const float, update) + sample * hidden + j);
     const F h = state ? LOADV(hp + j) : (F)(0);
     store_fresh(fma(z, h - n, n), seen, yp);
 }

@@ -17,7 +17,7 @@ from edgerun.tools import (
     calibrate, layers, mixed, patch, reductions, runtimes, verify as verify_module)
 from edgerun.tools.budget import cli as budget_cli
 from edgerun.tools.pack import (
-    IMPROVEMENTS, PRECISIONS, PackReport, import_model, pack as pack_model)
+    IMPROVEMENTS, PRECISIONS, TANH, PackReport, import_model, pack as pack_model)
 
 MODEL_HELP = "source model: .onnx, .tflite, .prototxt"
 PACK_EXAMPLES = """\
@@ -121,6 +121,9 @@ def _pack_parser() -> argparse.ArgumentParser:
     parser.add_argument("--patch", metavar="auto|off|K", default=patch.OFF,
                         help="let ops with large images run over strips of their rows: auto where "
                              "that pays, or K strips; default: off")
+    parser.add_argument("--tanh", choices=TANH,
+                        help="how tanh, sigmoid, SiLU and GELU of real numbers are computed; "
+                             "default: exact")
     parser.add_argument("--tune", action="store_true",
                         help="find the fastest variants of the kernels on the device, and keep "
                              "them in the file; see 'edgerun tune'")
@@ -157,7 +160,7 @@ def pack(argv: Sequence[str]) -> int:
              "observer": args.observer, "samples": args.samples, "device": args.device,
              "overrides": args.overrides, "improve": args.improve, "max_error": args.max_error,
              "tune": args.tune, "weights": args.weights, "random_weights": args.random_weights,
-             "without": args.without, "patch": args.patch}
+             "without": args.without, "patch": args.patch, "tanh": args.tanh or "exact"}
     with progress() as show:
         report = pack_model(args.model, args.output, progress=show, **given)
         if args.html is not None:

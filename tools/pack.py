@@ -18,6 +18,7 @@ from edgerun.tools.precision import convert, widen
 from edgerun.tune.report import TuneReport
 
 IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
+TANH = ("exact", "ktanh")
 PRECISIONS = ("source", "fp32", "fp16", "int16", "int8", "mixed")
 CALIBRATED = (*quantize.INTEGERS, "mixed")
 
@@ -105,12 +106,14 @@ class Stages:
     Args:
         patch: see edgerun.tools.patch.parse.
         most_bytes: of the arena, for patch; see edgerun.tools.patch.apply.
+        tanh: "exact", or "ktanh": see edgerun.tools.passes.ktanh.
     """
 
     def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None,
                  without: Sequence[str] = (), patch: str | int = patches.OFF,
-                 most_bytes: int | None = None):
+                 most_bytes: int | None = None, tanh: str = "exact"):
         self.graph = graph
+        self.tanh = tanh
         self.progress = progress
         self.without = without
         self.most_bytes = most_bytes
@@ -152,6 +155,8 @@ class Stages:
         self.run("lower", lower.apply)
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
+        if self.tanh == "ktanh":
+            self.run("ktanh", passes.ktanh.apply)
         storage = dict(storage or {})
         if self.patch != patches.OFF:
             self.run("patch", lambda graph: self._cut(graph, real, storage))
@@ -201,7 +206,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          samples: int | None = None, device: str | int | None = None,
          improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False,
          weights: str | os.PathLike | None = None, random_weights: int | None = None,
-         without: Sequence[str] = (), patch: str | int = patches.OFF) -> PackReport:
+         without: Sequence[str] = (), patch: str | int = patches.OFF,
+         tanh: str = "exact") -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -243,6 +249,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         patch: "auto" lets ops with large images run over strips of their rows, where that lowers
             the arena for little extra work; a number does so with that many strips; "off" does not.
             See edgerun.tools.patch.
+        tanh: "exact"; "ktanh" computes the tanh, sigmoid, SiLU and GELU of real numbers by K-TanH,
+            off by up to 0.012: see edgerun.tools.passes.ktanh.
 
     Returns:
         PackReport.
@@ -262,6 +270,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if calibration is None and precision in CALIBRATED:
         raise InputError(f"precision {precision} needs the range of every tensor: give samples, "
                          "images, or a file that was calibrated (--calibration)")
+    if tanh not in TANH:
+        raise InputError(f"tanh {tanh!r} is not available, needed one of {', '.join(TANH)}")
     unknown = [name for name in improve if name not in IMPROVEMENTS]
     if unknown:
         raise InputError(f"improvement {unknown[0]!r} is not available, needed one of "
@@ -276,7 +286,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                          "(--without patch): needed one of them")
     progress("import")
     graph = import_model(source, shapes, weights, random_weights)
-    stages = Stages(graph, progress, without, patch)
+    stages = Stages(graph, progress, without, patch, tanh=tanh)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
@@ -314,7 +324,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
         built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress,
-                             without, patch)
+                             without, patch, tanh)
         report = _written(out, precision, built.data, built.plan, built.graph,
                           [*stages.steps, *built.steps], choice, built.reductions(), built.patched)
         return _tuned(report, device, progress) if tune else report
@@ -351,11 +361,11 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
 def _mix(graph: Graph, ranges: calibrate.Calibration, samples: calibrate.Samples,
          vectors: Sequence, max_error: float | None, overrides: str | os.PathLike | None,
          device: str | int | None, progress: Callable[..., None], without: Sequence[str],
-         patch: str | int
+         patch: str | int, tanh: str
          ) -> tuple[mixed.Built, mixed.MixedReport]:
     """Search the types of all ops; see edgerun.tools.mixed.search."""
     def build(dtypes: dict[Op, str]) -> mixed.Built:
-        stages = Stages(copy_of(graph), without=without, patch=patch)
+        stages = Stages(copy_of(graph), without=without, patch=patch, tanh=tanh)
         assigned = {twin: dtypes[op] for op, twin in zip(graph.ops, stages.graph.ops)
                     if op in dtypes}
         stages.run("quantize", lambda graph: quantize.insert(graph, assigned, ranges.range))

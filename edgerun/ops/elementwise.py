@@ -55,7 +55,14 @@ UNARY = {
     "atanh": "atanh(x)",
     "is_nan": "isnan(x)",
     "is_inf": "isinf(x)",
+    "ktanh": "ktanh(x)",
+    "ksigmoid": "ksigmoid(x)",
+    "kswish": "kswish(x)",
+    "kgelu": "kgelu(x)",
 }
+# Those of kernels/ktanh.cl, and the exact ones that they approximate.
+KTANH = {"tanh": "ktanh", "sigmoid": "ksigmoid", "silu": "kswish", "gelu_tanh": "kgelu",
+         "gelu": "kgelu"}
 # Those that also have an int32 form; and those whose result, or input too, is bool.
 UNARY_INT = {"abs": "(x < 0 ? -x : x)", "neg": "(-x)", "square": "(x * x)",
              "sign": "(x > 0 ? (x * 0 + 1) : (x < 0 ? (x * 0 - 1) : x * 0))",
@@ -131,7 +138,12 @@ def activation(op: OpLike) -> Activation:
     require(kind in UNARY and kind not in UNARY_TO_BOOL, op, f"has the unknown activation {kind!r}")
     if kind == "relu":
         kind, alpha, beta = "clip", 0.0, float("inf")
-    return Activation({"ACTIVATE(x)": UNARY[kind]}, alpha, beta)
+    return Activation({"ACTIVATE(x)": UNARY[kind], **ktanh(kind in KTANH.values())}, alpha, beta)
+
+
+def ktanh(used: bool) -> dict[str, int]:
+    """Return the define of programs that use kernels/ktanh.cl."""
+    return {"KTANH": 1} if used else {}
 
 
 def _past_caches(op: OpLike, facts: Facts) -> dict[str, int]:
@@ -166,6 +178,10 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
     x [...] fp32, fp16, for a few kinds int32 or bool -> y [...] of the same dtype (is_nan, is_inf,
     not: bool). Quantized uint8 or int16 x has relu, clip and leaky_relu -> y quantized uint8 or
     int16, as requantize; leaky_relu has a second multiplier for negative x. Other kinds are tables.
+
+    ktanh, and ksigmoid, kswish and kgelu made of it, approximate tanh by a table of 32 entries over
+    the bits of x (Kundu et al. 2019, arXiv 1909.07729): see kernels/ktanh.cl. Exact in bits for
+    every bf16 and fp16 x; NaN stays NaN.
     """
     x, y = op.inputs[0], op.outputs[0]
     if quantize.is_quantized(x):
@@ -175,6 +191,7 @@ def unary(op: OpLike, facts: Facts) -> list[Launch]:
         n, rows = x.shape[-1], n // x.shape[-1]
     past = _past_caches(op, facts)
     defines = {"VEC": facts.lanes, "EXPRESSION": _unary_expression(op), **past,
+               **ktanh(op.options["kind"] in KTANH.values()),
                **({f"T_{x.dtype}": 1} if y.dtype == "bool" else float_types(x, y))}
     if y.dtype == "bool":
         defines["OUT_bool"] = 1

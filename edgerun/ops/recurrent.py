@@ -11,7 +11,7 @@ from edgerun.ops import recurrent_integer
 from edgerun.ops._base import (
     Facts, Launch, OpLike, Outputs, Scratch, TensorLike, f32, i32, lanes_within, require,
     require_dtype, require_rank, require_same_dtype)
-from edgerun.ops.elementwise import activation
+from edgerun.ops.elementwise import activation, ktanh
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 MAX_STEPS = 10_000  # each is a launch
@@ -51,6 +51,8 @@ def infer_recurrent(op: OpLike) -> Outputs:
                 f"a state has the shape {getattr(state, 'shape', '')}, needed {(samples, hidden)}")
     require(not op.options["reset_first"] or (op.code == "gru" and bias is None), op,
             "resets first, which a gru without a bias does")
+    require(not op.options["ktanh"] or op.code != "rnn", op,
+            "has ktanh, which for an rnn is an activation")
     _check_options(op)
     activation(op)
     if recurrent_integer.integers(op):
@@ -78,7 +80,8 @@ def _steps(op: OpLike, facts: Facts, rest: Callable[[int], tuple]) -> list[Launc
     bias, state = _optional(op, BIAS), _optional(op, STATE)
     steps, samples, hidden = y.shape
     vec = lanes_within(hidden, facts)
-    defines = {f"T_{p.dtype}": 1, "VEC": vec, **activation(op).defines}
+    defines = {f"T_{p.dtype}": 1, "VEC": vec, **activation(op).defines,
+               **ktanh(op.options["ktanh"])}
     if op.options["levels"]:
         defines["LEVELS"] = f"{op.options['levels']}.0f"
     order = range(steps - 1, -1, -1) if op.options["reverse"] else range(steps)
@@ -104,7 +107,7 @@ def lstm(op: OpLike, facts: Facts) -> list[Launch]:
     c [N, H] of the last step; fp32 or fp16. `reverse` runs from the last step to the first. `clip`
     above 0 clips what goes into sigmoid and tanh, `cell_clip` c. With `levels` above 0, y[t-1] is
     rounded to multiples of its largest magnitude / levels, per sample, before it is multiplied.
-    T launches.
+    With `ktanh`, sigmoid and tanh are the unary kinds ksigmoid and ktanh. T launches.
     Integers: p int16 in steps of 2^-12, w int8 with a scale per gate, y uint8, c int16 in steps of
     2^-15 to 2^-11, no peepholes, no `clip`; arithmetic as in TFLite's LSTM of 8 bits.
     """
@@ -125,7 +128,7 @@ def gru(op: OpLike, facts: Facts) -> list[Launch]:
 
     p [T, N, 3H] (the products with the inputs, biases of both added, but for the second of n),
     w [H, 3H], bias [H] fp32 optional, y[-1] [N, H] optional (else 0) -> y [T, N, H]; fp32 or fp16.
-    `reverse`, `clip` as in lstm. T launches; twice as many, and scratch for z and r y[t-1], with
+    `reverse`, `clip`, `ktanh` as in lstm. T launches; twice as many, and scratch for z and r y[t-1], with
     `reset_first`.
     """
     launches = _steps(op, facts, lambda number: ())

@@ -34,8 +34,8 @@ def require_integers(op: OpLike) -> None:
             require_dtype(op.inputs[index], (dtype,), op)
     require(len(op.inputs) < 3 or op.inputs[2] is None, op,
             "has peepholes, which its integer form has not")
-    require(not op.options["clip"] and not op.options["levels"], op,
-            "has clipped gates or levels, which its integer form has not")
+    require(not op.options["clip"] and not op.options["levels"] and not op.options["ktanh"], op,
+            "has clipped gates, levels or ktanh, which its integer form has not")
     hidden = op.inputs[W].shape[0]
     require(hidden <= MOST_HIDDEN, op, f"sums {hidden} products, at most {MOST_HIDDEN} fit")
 

@@ -3,10 +3,10 @@ from collections.abc import Callable
 
 from edgerun.tools.graph import Graph
 from edgerun.tools.passes import (
-    activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, linear,
-    norms, pads, pieces, reshapes, splits, transposes)
+    activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, ktanh,
+    linear, norms, pads, pieces, reshapes, splits, transposes)
 
-__all__ = ["FINISH", "PIPELINE", "alias", "pipeline"]
+__all__ = ["FINISH", "PIPELINE", "alias", "ktanh", "pipeline"]
 
 _CLEAN = [
     ("dead_code", dead_code.apply),

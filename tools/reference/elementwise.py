@@ -15,6 +15,40 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, x)
 
 
+# K-TanH: exponent, shift and addend of each t (Kundu et al., arXiv 1909.07729)
+KTANH = np.array([
+    (126, 2, 119), (126, 4, 122), (126, 4, 123), (126, 4, 123), (126, 6, 126), (126, 6, 126),
+    (126, 6, 126), (126, 6, 126), (125, 1, 1), (125, 0, -4), (125, 0, -6), (125, 0, -7),
+    (125, 0, -10), (125, 0, -12), (125, 0, -15), (125, 0, -18), (125, 0, 112), (126, 1, -4),
+    (126, 1, -1), (126, 1, 2), (126, 1, 3), (126, 1, 4), (126, 1, 4), (126, 1, 4), (126, 0, 65),
+    (126, 1, 72), (126, 1, 73), (126, 1, 73), (126, 2, 88), (126, 2, 89), (126, 2, 89),
+    (126, 4, 110)])
+
+
+def ktanh(x: np.ndarray) -> np.ndarray:
+    """K-TanH: tanh from the bits of x, rounded to fp32 first; returns fp32."""
+    x = np.asarray(x, np.float32)
+    bits = x.view(np.uint32).astype(np.int64)
+    mantissa = bits >> 16 & 127
+    exponent, shift, addend = np.moveaxis(KTANH[(bits >> 23 & 3) << 3 | mantissa >> 4], -1, 0)
+    found = bits & 0x80000000 | exponent << 23 | (mantissa >> shift) + addend << 16
+    y = np.where(np.abs(x) > 3.75, np.copysign(np.float32(1), x),
+                 found.astype(np.uint32).view(np.float32))
+    return np.where(np.isnan(x) | (np.abs(x) < 0.25), x, y)
+
+
+def ksigmoid(x: np.ndarray) -> np.ndarray:
+    """0.5 + 0.5 ktanh(x / 2), in fp32."""
+    return np.float32(0.5) + np.float32(0.5) * ktanh(np.float32(0.5) * np.asarray(x, np.float32))
+
+
+def _kgelu(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, np.float32)
+    product = (np.float32(0.044715) * x * x).astype(np.float64)
+    inner = np.float32(0.79788456) * (product * x + x).astype(np.float32)
+    return np.float32(0.5) * x * (np.float32(1) + ktanh(inner))
+
+
 # kind -> function of x, alpha, beta
 UNARY = {
     "relu": lambda x, a, b: np.maximum(x, 0),
@@ -62,6 +96,10 @@ UNARY = {
     "atanh": lambda x, a, b: np.arctanh(x),
     "is_nan": lambda x, a, b: np.isnan(x),
     "is_inf": lambda x, a, b: np.isinf(x),
+    "ktanh": lambda x, a, b: ktanh(x),
+    "ksigmoid": lambda x, a, b: ksigmoid(x),
+    "kswish": lambda x, a, b: x * ksigmoid(x),
+    "kgelu": lambda x, a, b: _kgelu(x),
     "not": lambda x, a, b: x == 0,
     "bit_not": lambda x, a, b: ~x,
 }

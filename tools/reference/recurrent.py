@@ -8,13 +8,18 @@ import numpy as np
 from edgerun.quantization import fixed_point
 from edgerun.tools.graph import Op
 from edgerun.tools.reference import fixed
-from edgerun.tools.reference.elementwise import activate
+from edgerun.tools.reference.elementwise import activate, ksigmoid, ktanh
 from edgerun.tools.reference.integer import requantize
 from edgerun.tools.reference.norm import round_rows
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
+
+
+def _functions(op: Op):
+    """Return the sigmoid and the tanh of the gates."""
+    return (ksigmoid, ktanh) if op.options["ktanh"] else (_sigmoid, np.tanh)
 
 
 def _clip(op: Op, x: np.ndarray) -> np.ndarray:
@@ -67,32 +72,34 @@ def _lstm(op: Op, p, w, peepholes=None, h=None, c=None) -> list[np.ndarray]:
     if p.dtype == np.int16:
         return _lstm_integer(op, p, w, h, c)
     h, c = _start(p, w, h), _start(p, w, c)
+    sigmoid, tanh = _functions(op)
     k_i, k_o, k_f = np.split(peepholes, 3) if peepholes is not None else (0.0, 0.0, 0.0)
     y = np.empty((*p.shape[:2], len(w)))
     for step in _order(op, p):
         i, o, f, g = np.split(p[step] + _rounded(op, h) @ w.astype(np.float64), 4, axis=-1)
         before = c
-        c = (_sigmoid(_clip(op, f + k_f * before)) * before
-             + _sigmoid(_clip(op, i + k_i * before)) * np.tanh(_clip(op, g)))
+        c = (sigmoid(_clip(op, f + k_f * before)) * before
+             + sigmoid(_clip(op, i + k_i * before)) * tanh(_clip(op, g)))
         if op.options["cell_clip"] > 0:
             c = np.clip(c, -op.options["cell_clip"], op.options["cell_clip"])
-        h = _sigmoid(_clip(op, o + k_o * c)) * np.tanh(c)
+        h = sigmoid(_clip(op, o + k_o * c)) * tanh(c)
         y[step] = h
     return [y, c]
 
 
 def _gru(op: Op, p, w, bias=None, h=None) -> np.ndarray:
+    sigmoid, tanh = _functions(op)
     h = _start(p, w, h)
     y = np.empty((*p.shape[:2], len(w)))
     for step in _order(op, p):
         (p_z, p_r, p_n) = np.split(p[step].astype(np.float64), 3, axis=-1)
         (w_z, w_r, w_n) = np.split(h @ w.astype(np.float64), 3, axis=-1)
-        z, r = _sigmoid(_clip(op, p_z + w_z)), _sigmoid(_clip(op, p_r + w_r))
+        z, r = sigmoid(_clip(op, p_z + w_z)), sigmoid(_clip(op, p_r + w_r))
         if op.options["reset_first"]:
             inner = (r * h) @ np.split(w.astype(np.float64), 3, axis=-1)[2]
         else:
             inner = r * (w_n + (0.0 if bias is None else bias))
-        n = np.tanh(_clip(op, p_n + inner))
+        n = tanh(_clip(op, p_n + inner))
         h = (1 - z) * n + z * h
         y[step] = h
     return y
