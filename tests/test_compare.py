@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from edgerun.errors import InputError
-from edgerun import timing
+from edgerun import arrays, timing
+from edgerun.errors import EdgerunError, InputError
 from edgerun.tools.compare import (
-    bandwidth, files as files_module, process as process_module, report, show, suite)
+    bandwidth, convert, files as files_module, process as process_module, report, show, suite)
 from edgerun.tools.compare.__main__ import main
 from edgerun.tools.compare.files import Files, NoFile, Source
 from edgerun.tools.compare.measure import Result, Turns, difference, runners
-from edgerun.tools.compare.plot import points
+from edgerun.tools.compare.plot import plot, points
 from edgerun.tools.compare.process import Process, WorkerError
 from edgerun.tools.compare.ratios import BEST, geometric_mean, ratios, summary
 
@@ -250,12 +251,46 @@ def test_files_are_made_once(tmp_path, monkeypatch):
     files = Files(tmp_path)
     found = files.source("mlp")
     assert found.path.is_file() and not found.quantized
-    with np.load(found.inputs) as arrays, np.load(found.samples) as several:
-        assert arrays["image"].shape == (1, 784) and several["image"].shape == (4, 1, 784)
+    with np.load(found.inputs) as one, np.load(found.samples) as several:
+        assert one["image"].shape == (1, 784) and several["image"].shape == (4, 1, 784)
     packed = files.file(found, "edgerun", "int8")
     monkeypatch.setattr(Files, "_convert", lambda *_, **__: pytest.fail("converted again"))
     assert Files(tmp_path).file(found, "edgerun", "int8") == packed
     assert files.file(found, "onnxruntime", "fp32") == found.path
+
+
+def test_inputs_may_have_any_name(tmp_path):
+    """numpy.savez() takes names as keywords, and has some of its own."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["file"], ["y"])], "names",
+        [onnx.helper.make_tensor_value_info("file", onnx.TensorProto.FLOAT, [1, 3])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])])
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), tmp_path / "m.onnx")
+    request = {name: str(tmp_path / name) for name in ("samples", "inputs", "out")}
+    convert.inputs({"source": str(tmp_path / "m.onnx")} | request)
+    assert {name: array.shape for name, array in arrays.read_npz(request["samples"]).items()} == \
+        {"file": (4, 1, 3)}
+    assert arrays.read_npz(request["inputs"])["file"].shape == (1, 3)
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    """The page, its picture and the files of numbers appear whole or not at all."""
+    for path in (ROOT / "docs" / "performance").glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    out = tmp_path / "page.md"
+    assert report.main([str(tmp_path), str(out)]) == 0
+    before = {path: path.read_bytes() for path in (out, out.with_suffix(".svg"))}
+    monkeypatch.setattr("edgerun.files.os.fsync", raising)
+    with pytest.raises(EdgerunError, match="nothing was changed"):
+        report.main([str(tmp_path), str(out)])
+    with pytest.raises(EdgerunError, match="nothing was changed"):
+        plot(report._results([report.read(tmp_path)["precisions-alexnet"]]),
+             out.with_suffix(".svg"))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def raising(*_) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("runtime, precision, why", [

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import edgerun
+from edgerun import arrays
 from edgerun.tools.pack import PackReport, pack
 
 DATA = Path(__file__).resolve().parent / "demo_data"
@@ -79,8 +80,8 @@ class Sample:
     @classmethod
     def read(cls) -> Sample:
         """Read what the recipe wrote."""
-        with np.load(DATA / "fashion_mnist_images.npz") as arrays:
-            return cls(arrays["images"], arrays["labels"], arrays["predictions"],
+        with np.load(DATA / "fashion_mnist_images.npz") as kept:
+            return cls(kept["images"], kept["labels"], kept["predictions"],
                        json.loads((DATA / "fashion_mnist.json").read_text(encoding="utf-8")))
 
     @property
@@ -217,8 +218,8 @@ def play(folder: Path, sample: Sample,
          device: str | None) -> tuple[list[PackReport], list[Outcome]]:
     """Pack the bundled model at every precision into a folder and run each file."""
     samples = folder / "calibration.npz"
-    np.savez(samples, **{name: np.stack([sample.input(i)[name] for i in range(CALIBRATION)])
-                         for name in sample.input(0)})
+    arrays.write_npz(samples, {name: np.stack([sample.input(i)[name] for i in range(CALIBRATION)])
+                               for name in sample.input(0)})
     reports = [pack(sample.model, folder / f"fashion_mnist_{precision}.edge", precision,
                     **({"calibration": samples, "device": device} if precision == "int8" else {}))
                for precision in PRECISIONS]

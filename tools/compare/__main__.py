@@ -5,10 +5,10 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
 from edgerun import cli, text
 from edgerun.errors import EdgerunError
+from edgerun.files import replacing
 from edgerun.tools.compare import files as files_module, measure
 from edgerun.tools.compare.machine import default_folder, machine
 from edgerun.tools.compare.peers import PEERS
@@ -71,10 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     found = ratios(results)
     if args.json:
-        Path(args.json).write_text(json.dumps(text.plain({
+        document = text.plain({
             "machine": machine(args.threads), "rounds": args.rounds,
             "results": [r.as_dict() for r in results], "ratios": [r.as_dict() for r in found],
-            "summary": summary(found)}), indent=1) + "\n")
+            "summary": summary(found)})
+        with replacing(args.json) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
     if args.plot:
         from edgerun.tools.compare.plot import plot
         plot([r.as_dict() for r in results], args.plot)

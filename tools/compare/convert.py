@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgerun import arrays
 from edgerun.errors import EdgerunError
 
 SAMPLES = 4
@@ -39,10 +40,9 @@ def inputs(request: dict[str, str]) -> None:
     from edgerun.tools.quantize import quantized
     graph = import_model(request["source"])
     random = np.random.default_rng(1)
-    arrays = {b.name: _random(b.shape, _numpy(b.dtype), SAMPLES, random) for b in graph.inputs}
-    _write(request["samples"], lambda path: np.savez(path, **arrays))
-    _write(request["inputs"], lambda path: np.savez(path, **{
-        name: array[0] for name, array in arrays.items()}))
+    samples = {b.name: _random(b.shape, _numpy(b.dtype), SAMPLES, random) for b in graph.inputs}
+    arrays.write_npz(request["samples"], samples)
+    arrays.write_npz(request["inputs"], {name: array[0] for name, array in samples.items()})
     _write(request["out"], lambda path: path.write_text(json.dumps(
         {"quantized": bool(quantized(graph))})))
 
@@ -70,8 +70,7 @@ def qdq(request: dict[str, str]) -> None:
     """Quantize for ONNX Runtime and OpenVINO."""
     import onnx
     from edgerun.tools.networks.qdq import quantized
-    with np.load(request["samples"]) as arrays:
-        model = quantized(onnx.load(request["source"]), {n: arrays[n] for n in arrays.files})
+    model = quantized(onnx.load(request["source"]), arrays.read_npz(request["samples"]))
     _write(request["out"], lambda path: onnx.save(model, path))
 
 
@@ -94,9 +93,8 @@ def ncnn(request: dict[str, str]) -> None:
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if command is None:
         raise EdgerunError("pnnx, the converter, is missing: pip install pnnx")
-    with np.load(request["inputs"]) as arrays:
-        shapes = ",".join(json.dumps(list(arrays[name].shape)).replace(" ", "")
-                          for name in arrays.files)
+    shapes = ",".join(json.dumps(list(array.shape)).replace(" ", "")
+                      for array in arrays.read_npz(request["inputs"]).values())
     out = Path(request["out"])
     with tempfile.TemporaryDirectory() as folder:
         source = shutil.copy(request["source"], Path(folder, "model.onnx"))

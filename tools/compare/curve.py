@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import files, loader, text
+from edgerun import arrays, files, loader, text
 from edgerun.device import Device
 from edgerun.errors import EdgerunError, InputError
 from edgerun.session import Session
@@ -65,7 +65,7 @@ class Study:
                              f"{', '.join(map(str, paths))}")
 
 
-def _gray(train: str, test: str, scale: float) -> Callable:
+def gray(train: str, test: str, scale: float) -> Callable:
     """Return what loads small gray images, multiplied by a number."""
     def load(folder: Path) -> tuple[list[np.ndarray], list[Sample]]:
         with np.load(folder / train) as data:
@@ -110,11 +110,11 @@ def _imagenet(folder: Path) -> tuple[list[np.ndarray], list[Sample]]:
 
 STUDIES = {
     "mnist_cntk": Study("onnx/mnist_cntk_op13.onnx",
-                        _gray("mnist_train.npz", "mnist_test_A.npz", 1.0),
+                        gray("mnist_train.npz", "mnist_test_A.npz", 1.0),
                         "MNIST, half of the test set",
                         ("mnist_train.npz", "mnist_test_A.npz")),
     "fashion_mnist_cnn": Study("onnx/fashion_mnist_cnn.onnx",
-                               _gray("fashion_mnist_train_20k.npz", "fashion_mnist_test_A.npz",
+                               gray("fashion_mnist_train_20k.npz", "fashion_mnist_test_A.npz",
                                      1 / 255), "Fashion-MNIST, half of the test set",
                                ("fashion_mnist_train_20k.npz", "fashion_mnist_test_A.npz")),
     "ic01_resnet8": Study("tflite/ic01_resnet8_fp32.tflite", _cifar,
@@ -155,7 +155,7 @@ def measure(study: Study, data: Path, device: Device, folder: Path,
     seen, samples = study.load(data / "datasets")
     model = data / "models" / study.model
     calibration = folder / "calibration.npz"
-    np.savez(calibration, **{import_model(model).inputs[0].name: np.stack(seen)})
+    arrays.write_npz(calibration, {import_model(model).inputs[0].name: np.stack(seen)})
     finder = budgets.Finder(budgets.Source(model, calibration=calibration, device=device))
     whole, _ = finder.find(Budget(ram=1 << 40))  # fp32
     found = found or {"model": Path(study.model).stem, "about": study.about,

@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from edgerun import files
 
 COLORS = {"fp32": "#1f77b4", "fp16": "#2ca02c", "int16": "#9467bd", "int8": "#d62728",
           "mixed": "#ff7f0e"}
@@ -62,6 +65,7 @@ def plot(studies: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
         handles.append(Line2D([], [], color="black", marker="s", linestyle="", label="in strips"))
     figure.legend(handles=handles, loc="lower center", ncols=6, frameon=False)
     figure.tight_layout(rect=(0, 0.12 / len(studies), 1, 1))
-    metadata = {"Date": None} if os.fspath(path).endswith(".svg") else None
-    figure.savefig(path, metadata=metadata)
+    kind = Path(path).suffix[1:]
+    with files.replacing(path) as file:
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
     pyplot.close(figure)

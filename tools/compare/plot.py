@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from edgerun import files
 
 OWN = ("#d62728", "#f7a072", "#8b0000")  # edgerun, by device
 COLORS = {"onnxruntime": "#1f77b4", "openvino": "#2ca02c",
@@ -72,6 +75,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
                           markerfacecolor="none", label="arena and weights alone"))
     figure.legend(handles=handles, loc="lower center", ncols=min(6, len(handles)), frameon=False)
     figure.tight_layout(rect=(0, 0.12 / rows, 1, 1))
-    metadata = {"Date": None} if os.fspath(path).endswith(".svg") else None
-    figure.savefig(path, metadata=metadata)
+    kind = Path(path).suffix[1:]
+    with files.replacing(path) as file:
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
     pyplot.close(figure)

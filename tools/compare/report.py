@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgerun import text
+from edgerun import files, text
 from edgerun.tools.compare import suite
 from edgerun.tools.compare.ratios import Ratio, geometric_mean, summary
 
@@ -343,7 +343,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("page", metavar="PAGE.md", type=Path, help="the page to write")
     args = parser.parse_args(argv)
     parts = read(args.folder)
-    args.page.write_text(page(parts))
+    with files.replacing(args.page) as file:
+        file.write(page(parts).encode())
     mixed = [d for name, d in parts.items() if name.startswith("precisions-")]
     if mixed:
         from edgerun.tools.compare.plot import plot

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgerun import text
+from edgerun import files, text
 from edgerun.errors import EdgerunError, InputError
 from edgerun.tools.compare import measure
 from edgerun.tools.compare.files import Files
@@ -238,7 +238,8 @@ def main(argv: list[str] | None = None) -> int:
             found = suite.run(name, args.prepare)
             if found is not None and not args.prepare:
                 document = text.plain({"part": name, "machine": machine(args.threads), **found})
-                (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+                with files.replacing(out / f"{name}.json") as file:
+                    file.write((json.dumps(document, indent=1) + "\n").encode())
     except EdgerunError as error:
         print(f"edgerun: {error}", file=sys.stderr)
         return 1
