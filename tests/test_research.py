@@ -58,10 +58,10 @@ def test_numpy_scalars_and_device(tmp_path):
 def test_rows_of_other_runs_stay(tmp_path):
     rows = [{"seed": seed, "accuracy %": 90.0 + seed} for seed in (1, 2)]
     written(tmp_path, ours=rows, seeds=[1, 2])
-    written(tmp_path, ours=[{"seed": 2, "accuracy %": 95.0}, {"seed": 3, "accuracy %": 93.0}],
-            seeds=[2, 3], minutes=1.0, merge=("seed",))
+    written(tmp_path, ours=[{"seed": 3, "accuracy %": 93.0}, {"seed": 1, "accuracy %": 95.0}],
+            seeds=[1, 3], minutes=1.0, merge=("seed",))
     found = results.read(tmp_path / "bsq.json")
-    assert [(r["seed"], r["accuracy %"]) for r in found["ours"]] == [(1, 91), (2, 95), (3, 93)]
+    assert [(r["seed"], r["accuracy %"]) for r in found["ours"]] == [(1, 95), (2, 92), (3, 93)]
     assert found["seeds"] == [1, 2, 3] and found["minutes"] == 3.6
     written(tmp_path)
     assert results.read(tmp_path / "bsq.json")["ours"] == GIVEN["ours"]
@@ -115,13 +115,14 @@ def test_no_json(tmp_path):
         page.read(tmp_path)
 
 
-def test_a_file_belongs_to_the_longest_name(tmp_path):
+def test_a_file_belongs_to_one_system(tmp_path):
     assert page.system_of("bsq-fashion").title == page.system_of("bsq").title == "BSQ"
     assert page.system_of("precision-batching-lstm").title == "PrecisionBatching"
     written(tmp_path, "bsqx")
     with pytest.raises(InputError, match="bsqx.json: belongs to no system"):
         page.read(tmp_path)
     names = [name for system in systems.SYSTEMS for name in system.names]
+    assert not [(a, b) for a in names for b in names if a != b and f"{a}-".startswith(f"{b}-")]
     assert len(set(names)) == len(names)
 
 

@@ -36,14 +36,12 @@ def read(folder: Path) -> dict[str, Document]:
 
 
 def system_of(name: str) -> System:
-    """Return the system with whose name (the longest such) a file's begins."""
-    fits = [(len(prefix), system) for system in SYSTEMS for prefix in system.names
-            if name == prefix or name.startswith(f"{prefix}-")]
-    if not fits:
-        known = ", ".join(prefix for system in SYSTEMS for prefix in system.names)
-        raise InputError(f"{name}.json: belongs to no system; its name must begin with one of "
-                         f"{known}")
-    return max(fits, key=lambda fit: fit[0])[1]
+    """Return the system with one of whose names a file's begins."""
+    for system in SYSTEMS:
+        if any(name == prefix or name.startswith(f"{prefix}-") for prefix in system.names):
+            return system
+    known = ", ".join(prefix for system in SYSTEMS for prefix in system.names)
+    raise InputError(f"{name}.json: belongs to no system; its name must begin with one of {known}")
 
 
 def cell(value: Any, column: str) -> str:

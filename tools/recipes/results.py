@@ -77,10 +77,9 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
         "differs": list(differs)}
     check(document, path.name)
     if merge and path.is_file():
-        before, new = read(path), document["ours"]
-        fresh = {tuple(row.get(key) for key in merge) for row in new}
-        document["ours"] = [row for row in before["ours"]
-                            if tuple(row.get(key) for key in merge) not in fresh] + new
+        before = read(path)
+        document["ours"] = list({tuple(row.get(key) for key in merge): row
+                                 for row in before["ours"] + document["ours"]}.values())
         document["minutes"] = round(before["minutes"] + document["minutes"], 1)
         document["seeds"] = sorted({*before["seeds"], *document["seeds"]})
     try:
