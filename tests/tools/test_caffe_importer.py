@@ -144,6 +144,15 @@ def test_arg_max_without_an_axis(shape, expected, tmp_path):
     np.testing.assert_array_equal(found.reshape(-1), x.reshape(2, -1).argmax(1))
 
 
+@pytest.mark.parametrize("params", ["", "argmax_param { axis: 1 }"])
+def test_arg_max_of_equal_elements_is_the_last(params, tmp_path):
+    """Caffe's ArgMaxLayer sorts pairs (value, index) with std::greater."""
+    path, x = tmp_path / "net.prototxt", np.float32([[1, 3, 3, 2], [0, 0, 0, 0]])
+    path.write_text(head(2, 4) + layer("ArgMax", params))
+    found = compute(path, {"data": x})["argmax"].reshape(-1)
+    np.testing.assert_array_equal(found, [2, 3])
+
+
 @pytest.mark.parametrize("params, beta", [("", 1), ("swish_param { beta: 2 }", 2)])
 def test_swish(params, beta, tmp_path):
     path, x = tmp_path / "net.prototxt", array(1, 6)

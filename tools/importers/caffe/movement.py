@@ -139,15 +139,18 @@ def reduction(ctx: Context) -> Tensor:
 
 
 def arg_max(ctx: Context) -> Tensor:
-    """Index of the largest element, as a real number; without an axis, [N, 1, 1, ...]."""
+    """Index of the largest element, as a real number; without an axis, [N, 1, 1, ...].
+
+    Of equal elements the last one counts: Caffe sorts pairs of value and index, the largest first.
+    """
     param, x = ctx.param("argmax"), ctx.bottom()
     need(param.top_k == 1 and not param.out_max_val, "it gives more than one index")
     if param.HasField("axis"):
         axis = ctx.axis(param.axis, len(x.shape))
-        y = ctx.add("arg", [x], kind="max", axis=axis, keep_dims=True)
+        y = ctx.add("arg", [x], kind="max", axis=axis, keep_dims=True, last=True)
     else:
         flat = ctx.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
-        y = ctx.add("arg", [flat], kind="max", axis=1, keep_dims=True)
+        y = ctx.add("arg", [flat], kind="max", axis=1, keep_dims=True, last=True)
         y = ctx.reshape(y, (x.shape[0], *[1] * (max(len(x.shape), 3) - 1)))
     return ctx.add("cast", [y], dtype="fp32")
 
