@@ -42,7 +42,7 @@ class Bits(Weights):
     """Weights as trainable bits, least significant first; the layer's own weights are not used.
 
     Attributes:
-        positive, negative: planes [n, ...], real numbers in 0..2.
+        positive, negative: planes [n, P] of P weights, real numbers in 0..2.
         scale: s, a float.
         strength: of the group lasso.
         signs: how a file stores the planes.
@@ -57,6 +57,7 @@ class Bits(Weights):
 
     def store(self, integers: torch.Tensor, count: int) -> None:
         """Replace the planes by those of integers."""
+        self.shape, integers = integers.shape, integers.flatten()
         self.positive = nn.Parameter(bits_of(integers.clamp(min=0), count))
         self.negative = nn.Parameter(bits_of((-integers).clamp(min=0), count))
 
@@ -72,7 +73,8 @@ class Bits(Weights):
 
     def sums(self) -> torch.Tensor:
         """Return the real numbers that the integers are rounded from."""
-        return torch.tensordot(2.0 ** torch.arange(self.count), self.positive - self.negative, 1)
+        powers = 2.0 ** torch.arange(self.count)
+        return (powers @ (self.positive - self.negative)).reshape(self.shape)
 
     def integers(self) -> torch.Tensor:
         """Return the integers -(2^n - 1) .. 2^n - 1, fp32."""
@@ -88,7 +90,7 @@ class Bits(Weights):
 
     def penalty(self, w: torch.Tensor) -> torch.Tensor:
         """Return strength * P n sum over planes of the length of each, with P weights."""
-        squares = (self.positive.square() + self.negative.square()).flatten(1).sum(1)
+        squares = (self.positive.square() + self.negative.square()).sum(1)
         lengths = torch.sqrt(EPSILON + squares).sum()
         return self.strength * self.positive[0].numel() * self.count * lengths
 
