@@ -9,11 +9,12 @@ prefix of them. Pages behind that stay on disk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerun import dtypes, pages
+from edgerun import dtypes, pages, text
 from edgerun.errors import InputError, ModelError
 from edgerun.model import MAX_NAME, Model, Op, Tensor
 from edgerun.ops import OPS
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_MODES = 256
 MAX_PLANES = 16  # inputs of an op for planes of its weights
-LEVELS = 1  # input of an op with planes: a row for each number of planes, but for the lowest
+LEVELS = 1  # input of an op with planes: a row for each number of them that may count
 MIXED = "mixed"  # the precision of a session whose ops count planes as no mode and no number says
 
 
@@ -32,9 +33,11 @@ def planes_of(op: Op) -> tuple[tuple[Tensor, ...], ...]:
     return tuple(tuple(op.inputs[index] for index in held) for held in OPS[op.code].planes(op))
 
 
-def least_of(op: Op) -> int:
-    """Return how many planes of an op must count at least: the file has constants for so many."""
-    return len(planes_of(op)) + 1 - op.inputs[LEVELS].shape[0]
+def counts_of(op: Op) -> tuple[int, ...]:
+    """Return how many planes of an op may count, ascending: those that its levels have rows for."""
+    most = len(planes_of(op))
+    given = tuple(op.options.get("counts") or ())
+    return given or tuple(range(most + 1 - op.inputs[LEVELS].shape[0], most + 1))
 
 
 def readers(model: Model) -> list[list[Op]]:
@@ -103,7 +106,7 @@ def check(model: Model) -> None:
     names: set[str] = set()
     for mode in model.modes:
         where = f"mode {mode.name[:200]!r}"
-        if not mode.name or len(mode.name) > MAX_NAME or mode.name.isdigit():
+        if not mode.name or len(mode.name) > MAX_NAME or mode.name.isdecimal():
             raise ModelError(f"{where}: needed a name of 1 to {MAX_NAME} characters that is no "
                              "number")
         if mode.name in names:
@@ -114,10 +117,9 @@ def check(model: Model) -> None:
                              f"needed {len(users)}")
         for planes, ops in zip(mode.planes, users):
             for op in ops:
-                least, most = least_of(op), len(planes_of(op))
-                if not least <= planes <= most:
-                    raise ModelError(f"{where}: uses {planes} planes of {op}, needed {least} to "
-                                     f"{most}")
+                if planes not in counts_of(op):
+                    raise ModelError(f"{where}: uses {planes} planes of {op}, needed one of "
+                                     f"{counts_of(op)}")
 
 
 def _check_planes(model: Model, op: Op) -> None:
@@ -195,9 +197,45 @@ def constants(model: Model, counts: Sequence[int], ops: Iterable[Op] | None = No
     return found
 
 
-def constant_bytes(model: Model, counts: Sequence[int]) -> int:
-    """Return the bytes of constants that a run reads; `counts` as for constants()."""
-    return sum(tensor.bytes for tensor in constants(model, counts).values())
+def counted(model: Model, counts: Sequence[int], op: Op) -> Op:
+    """Return an op without the inputs that do not count; `counts` as for constants()."""
+    left = set(constants(model, (), [op])) - set(constants(model, counts, [op]))
+    return replace(op, inputs=tuple(
+        None if t is not None and t.constant and (t.segment, t.offset) in left else t
+        for t in op.inputs)) if left else op
+
+
+def described(model: Model) -> list[dict[str, Any]]:
+    """Return for each mode its "name", "planes" (name of an op -> how many count), and the bytes of
+    constants that a run reads: "plane_bytes" of them planes, "constant_bytes" all."""
+    ops = [(op, number) for op in model.ops if (number := element(model, op)) is not None]
+    planes = {(t.segment, t.offset) for op, _ in ops for held in planes_of(op) for t in held}
+    found = []
+    for mode in model.modes:
+        read = constants(model, mode.planes)
+        found.append({
+            "name": mode.name, "planes": {op.name: mode.planes[number] for op, number in ops},
+            "plane_bytes": sum(t.bytes for place, t in read.items() if place in planes),
+            "constant_bytes": sum(t.bytes for t in read.values())})
+    return found
+
+
+def lines(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what described() found as a table for a terminal."""
+    return text.table(("mode", "planes", "bytes of planes", "of all constants"), [
+        (entry["name"] + (" (default)" if entry is found[-1] else ""),
+         _few(list(entry["planes"].values())), f"{entry['plane_bytes']:,}",
+         f"{entry['constant_bytes']:,}") for entry in found], left=(0,)) if found else []
+
+
+def _few(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def parsed(value: str | None) -> str | int | None:
+    """Return a precision as it was typed: the name of a mode, or a number of bits."""
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 class Precision:
@@ -227,9 +265,9 @@ class Precision:
         wanted = self._wanted(precision)
         numbers = range(len(self.counts)) if ops is None else self._numbers(ops)
         for op, number in self._ops:
-            if number in numbers and wanted[number] < least_of(op):
-                raise InputError(f"{self._model.path}: a precision of {wanted[number]} bits: the "
-                                 f"file has {op} with {least_of(op)} to {len(planes_of(op))}")
+            if number in numbers and wanted[number] not in counts_of(op):
+                raise InputError(f"{self._model.path}: a precision of {wanted[number]} bits: of "
+                                 f"the planes of {op} one of {counts_of(op)} may count")
         self.counts[numbers] = wanted[numbers]
         self._advise()
 
