@@ -1,6 +1,6 @@
 """Quantization-aware training: how weights and activations are rounded, and one loop for all of it.
 
-Only `codes`, `schedule` and `rounding` are free of PyTorch: the extra "train" is for everything else.
+`codes`, `schedule` and `rounding` need no PyTorch; everything else needs the extra "train".
 
 | module | holds |
 |---|---|

@@ -16,7 +16,7 @@ from edgerun.tools.train.weights import through
 
 @dataclass(frozen=True)
 class Quantization:
-    """real = scale * (integer - zero_point), with integers 0..levels (signed: -levels-1..levels)."""
+    """real = scale * (integer - zero_point); integers 0..levels, signed -levels-1..levels."""
     scale: float
     zero_point: int
     levels: int
@@ -62,7 +62,7 @@ class Clipped(Activations):
         return through((clipped / step).round() * step, clipped)
 
     def quantization(self) -> Quantization:
-        return Quantization(float(self.high) / (2 ** self.bits - 1), 0, 2 ** self.bits - 1)
+        return Quantization(self.high.item() / (2 ** self.bits - 1), 0, 2 ** self.bits - 1)
 
 
 class Ranged(Activations):
@@ -101,7 +101,7 @@ class Ranged(Activations):
 
 
 class FixedPoint(Activations):
-    """Dynamic fixed point: signed, one fraction length, from a running mean of the largest value."""
+    """Dynamic fixed point: signed, a fraction length from a running mean of the largest value."""
 
     def __init__(self, bits: int = 8, momentum: float = 0.99):
         super().__init__()

@@ -22,8 +22,8 @@ class Codes:
     Attributes:
         codes: integers [OC, ...]; in a table's form indices of its values.
         bits: how many planes (with signs "pairs": pairs of planes) the codes take.
-        signs: "twos" complement, sign and "magnitude" (the sign is one of the planes), or "pairs" of
-            positive and negative planes.
+        signs: "twos" complement, sign and "magnitude" (the sign is one of the planes), or "pairs"
+            of positive and negative planes.
         scale, offset: fp32 [bits + 1, OC].
         table: integer values of the codes, ascending; empty: a code is its own value.
     """
@@ -182,8 +182,8 @@ def exponents(w: np.ndarray, bits: int) -> tuple[int, int]:
 def power_of_two(w: np.ndarray, bits: int, highest: int | None = None) -> Codes:
     """Zhou et al., "Incremental network quantization", 2017: 0 or +-2^n, n2 <= n <= n1.
 
-    n1 = floor(log2(4 max|w| / 3)) unless given, n2 = n1 + 1 - 2^(bits-2): the sign, and a code for 0,
-    are among the bits. Each weight becomes the nearest of these values.
+    n1 = floor(log2(4 max|w| / 3)) unless given, n2 = n1 + 1 - 2^(bits-2): the sign, and a code for
+    0, are among the bits. Each weight becomes the nearest of these values.
     """
     highest = exponents(w, bits)[1] if highest is None else highest
     count = 2 ** (bits - 2)

@@ -63,6 +63,17 @@ class FixedPoint(Hook):
         return False
 
 
+class Positive(Hook):
+    """Keeps the factors of all batch normalizations above 0, so that they move into a table."""
+
+    def after(self, network: nn.Module, step: int, steps: int) -> bool:
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                    module.weight.clamp_(min=1e-3)
+        return False
+
+
 def seeded(seed: int) -> None:
     """Make what follows the same in every run: PyTorch's random numbers, and one thread."""
     torch.manual_seed(seed)
@@ -90,6 +101,9 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
         log: told one line per epoch; None for silence.
     """
     seeded(seed)
+    if x.dim() == 4:  # a third faster on a CPU
+        network.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
     hooks, layers = tuple(hooks), list(layers_of(network))
     optimizer = _optimizer(network, rate, weight_decay, momentum)
     per_epoch = len(x) // batch

@@ -12,8 +12,9 @@ def fixed(x: Array, integer: int, fraction: int, uniform: Array | float = NEARES
     """Round to whole steps of 2^-fraction, saturating at the range of integer + fraction bits.
 
     floor(x 2^FL + u) 2^-FL within [-2^(IL-1), 2^(IL-1) - 2^-FL]. Gupta et al., "Deep learning with
-    limited numerical precision", 2015: with u uniform in [0, 1) a value goes up with the probability
-    of its rest, so that the expectation is the value; with u = 1/2 it goes to the nearest.
+    limited numerical precision", 2015: with u uniform in [0, 1) a value goes up with the
+    probability of its rest, so that the expectation is the value; with u = 1/2 it goes to the
+    nearest.
 
     Args:
         x: NumPy array or tensor, fp32 or fp64, any shape.

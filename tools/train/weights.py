@@ -184,7 +184,7 @@ class TrainedTernary(Weights):
         self.negative.data.clamp_(min=1e-6)
 
     def codes(self, w: torch.Tensor) -> Codes:
-        return codes.trained_ternary(array(w), float(self.positive), float(self.negative),
+        return codes.trained_ternary(array(w), self.positive.item(), self.negative.item(),
                                      self.threshold)
 
 
@@ -218,10 +218,12 @@ class PowerOfTwo(Weights):
             self.values = torch.zeros_like(w)
         free = w.detach().abs().masked_fill(self.frozen, -1.0).flatten()
         count = round(portion * w.numel()) - int(self.frozen.sum())
-        chosen = free.topk(max(count, 0)).indices
+        chosen = torch.zeros(w.numel(), dtype=torch.bool)
+        chosen[free.topk(max(count, 0)).indices] = True
+        chosen = chosen.reshape(w.shape)
         rounded = codes.power_of_two(array(w), self.bits, self.highest).decode()
-        self.values.view(-1)[chosen] = torch.from_numpy(rounded).flatten()[chosen]
-        self.frozen.view(-1)[chosen] = True
+        self.values = torch.where(chosen, torch.from_numpy(rounded), self.values)
+        self.frozen = self.frozen | chosen
 
     def codes(self, w: torch.Tensor) -> Codes:
         w = self(w)
