@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edgerun import text, tuning
+from edgerun import mixture, modes, text, tuning
 from edgerun.dtypes import name_of
 from edgerun.model import Model, Op, TensorInfo
 from edgerun.ops import OPS
@@ -20,7 +20,8 @@ def describe(model: Model) -> dict[str, Any]:
         "graph_bytes": model.graph_bytes, "vectors": len(model.vectors),
         "ranges": len(model.ranges), "observer": model.observer, "samples": model.samples,
         "inputs": _boundary(model, model.inputs), "outputs": _boundary(model, model.outputs),
-        "macs": sum(OPS[op.code].macs(op) for op in model.ops),
+        "macs": mixture.macs(model),
+        "mixtures": mixture.planned(model),
         "ops": [_op(op) for op in model.ops],
         "host_ops": [{"code": op.code, "name": op.name, "options": op.options,
                       "inputs": op.inputs, "outputs": _results(op.outputs)}
@@ -110,6 +111,7 @@ def describe_text(found: dict[str, Any]) -> str:
                   f"{plan['alignment']}" + (", proven smallest" if plan["proven"] else "")),
         ("multiply-adds", f"{found['macs'] / 1e6:.2f} million"),
         *_patch_pairs(found),
+        *(("experts", line.strip()) for line in mixture.lines(found["mixtures"])),
         ("test vectors", found["vectors"]),
         *([("calibrated", f"{found['ranges']} ranges by {found['observer']} of "
                           f"{found['samples']} samples")] if found["ranges"] else [])])

@@ -84,6 +84,11 @@ class Buffers:
         self.arena_bytes: np.ndarray | None = None
         self._shared: list = []
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the device works on weights where the file is mapped."""
+        return all(rung == IN_PLACE for rung in self.rung.values())
+
     def create(self, category: str, flags: int, size: int, hostbuf: np.ndarray | None = None):
         """Create a buffer and count it. The only place where a buffer is made.
 

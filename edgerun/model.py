@@ -140,6 +140,24 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Neighbouring ops: the number of the first, how many."""
+    first: int
+    ops: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts: tensors of gates, chosen experts and slots (-1: none), its route, the
+    ops of each expert; see the schema."""
+    gates: int
+    chosen: int
+    slot: int
+    route: int
+    experts: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
 class Segment:
     """A page-aligned run of constants of one dtype inside the mapped file."""
     dtype: str
@@ -243,6 +261,7 @@ class Model:
     results: tuple[TensorInfo, ...] = ()
     modes: tuple[Mode, ...] = ()
     used: Tensor | None = None
+    mixtures: tuple[Mixture, ...] = ()
 
     @property
     def file_bytes(self) -> int:

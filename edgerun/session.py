@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgerun import boundary, dtypes, host_ops, loader, routes, tuning
+from edgerun import boundary, dtypes, host_ops, loader, mixture, modes, routes, tuning
 from edgerun.arena import Arena
 from edgerun.device import Device
 from edgerun.errors import DeviceError, InputError
@@ -61,8 +61,9 @@ class Session:
         inputs, outputs: TensorInfo of each, as the source model declares them.
         choices: text of a Key -> tuned variant; what is given here, else what edgerun.tuning finds.
         prepared: (op, launch) of everything a run does, in the order of the ops.
-        parts: the launches in spans of their numbers. In front of each pieces of streamed inputs
-            are copied in; one, if no input is streamed.
+        parts: the launches in spans of their numbers: in front of each, pieces of streamed inputs
+            are copied in, or it is an expert's. One, if there is neither.
+        experts: which of the experts' parts a run enqueues.
         steps: the same as kernels with their arguments set. Where the route is another one they
             are made when somebody asks for them, as profile() does.
         route: how a run reaches the device, see edgerun/routes.py.
@@ -109,7 +110,7 @@ class Session:
     def _cut(self) -> tuple[list[list[tuple[TensorInfo, Piece]]], list[range]]:
         """Cut the launches where pieces are copied in; returns those, and the spans behind them."""
         arriving = self.model.arriving()
-        stops = sorted({0, *arriving})
+        stops = sorted({0, *arriving, *mixture.stops(self.model)})
         numbers = [next((n for n, (op, _) in enumerate(self.prepared) if op.index >= stop),
                         len(self.prepared)) for stop in stops]
         return ([arriving.get(stop, []) for stop in stops],
@@ -118,6 +119,7 @@ class Session:
     def _launches(self, op: Op) -> list[Launch]:
         return OPS[op.code].prepare(op, replace(self.device.facts_for(op), choices=self.choices))
 
+        self.experts = mixture.Experts(self.model, stops, self.buffers.in_place)
     @cached_property
     def steps(self) -> list[Step]:
         """The prepared launches, one kernel each."""
@@ -205,25 +207,31 @@ class Session:
     def enqueue(self, queue=None, events: list | None = None) -> None:
         """Enqueue every launch on the arrays that write() got, without waiting for the last one.
 
-        Where an input is streamed, this waits for launches before it copies a piece.
+        Where an input is streamed, this waits for launches before it copies a piece; where experts
+        are chosen, before it reads which, and leaves out the launches of the others.
 
         Args:
-            queue: another queue of the same device; None for the session's own.
-            events: collects one event per launch if given.
+            queue: another queue of the same device; None for the session's own. Every expert runs
+                then, for one sample.
+            events: collects one event per launch if given; experts as with another queue.
 
         Raises:
             DeviceError: OpenCL refused a launch, or the session is closed.
         """
         self._require_open()
         self.arena.require(self)
-        for number, (pieces, part) in enumerate(zip(self._arriving, self.parts)):
+        apart = queue is not None or events is not None
+        for number, sample in self.experts.walk(self, apart):
+            pieces, part = self._arriving[number], self.parts[number]
+            if sample:
+                mixture.point(self, *sample, queue)
             if pieces:
                 if queue is not None:
                     queue.finish()
                 self.copy_pieces(pieces)
                 if queue is not None:
                     self.device.queue.finish()
-            if queue is None and events is None:
+            if not apart:
                 self.arena.launched(self.device.queue)
                 self.route.enqueue(number)
             else:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun.errors import DeviceError
+from edgerun.errors import DeviceError, UnsupportedError
 from edgerun.model import Tensor
 from edgerun.session import Session, Step
 
 
 class Stepper:
-    """A session whose ops run one after the other.
+    """A session whose ops run one after the other, those of all experts too.
 
     Attributes:
         session: open as long as this is used.
@@ -19,6 +19,9 @@ class Stepper:
     """
 
     def __init__(self, session: Session):
+        if any(mixture.slot >= 0 for mixture in session.model.mixtures):
+            raise UnsupportedError(f"{session.model.path}: experts run sample by sample, which no "
+                                   "range of ops does: needed a batch of 1")
         self.session = session
         self.count = len(session.model.ops)
         self._launches: list[list[Step]] = [[] for _ in range(self.count)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import host_ops, routes, text
+from edgerun import host_ops, mixture, routes, text
 from edgerun.errors import DeviceError, InputError
 from edgerun.model import Op
 from edgerun.ops import OPS
@@ -319,7 +319,7 @@ def bench(session: Session, inputs: Mapping[str, np.ndarray], runs: int = 50, wa
         _spread([w + e + r for w, e, _, r in parts]), len(session.prepared),
         session.route.as_dict(),
         {"built": programs.built, "cached": programs.cached}, created,
-        sum(OPS[op.code].macs(op) for op in session.model.ops),
+        mixture.macs(session.model),
         profile(session, inputs, peaks=peaks) if per_op else [], peaks)
 
 

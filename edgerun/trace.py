@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from edgerun import mixture
 from edgerun.model import Tensor
 from edgerun.session import Session, Step
 
@@ -40,7 +41,9 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]
         launches: dict[int, list[Step]] = {}
         for step in session.steps:
             launches.setdefault(step.op.index, []).append(step)
-        for op in model.ops:
+        for op, sample in mixture.order(model):  # all experts, for every sample
+            if sample:
+                mixture.point(session, *sample)
             session.copy_pieces(arriving.get(op.index, []))
             for _, piece in arriving.get(op.index, ()):
                 with session.access(model.tensors[piece.tensor], read) as array:

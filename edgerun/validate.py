@@ -15,7 +15,7 @@ from collections import Counter
 
 import numpy as np
 
-from edgerun import dtypes, host_ops, modes
+from edgerun import dtypes, host_ops, mixture, modes
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
 from edgerun.model import MAX_NAME, MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
@@ -57,6 +57,7 @@ def check(model: Model) -> None:
             _check_op(model, op)
             _check_pitches(op)
             _check_operands(model, op)
+        mixture.check(model)
         _check_steps(model)
         _check_overlaps(model)
         _check_ranges(model)
@@ -147,7 +148,9 @@ def _check_counts(model: Model) -> None:
                                ("op inputs", sum(len(op.inputs) for op in model.ops), MAX_INPUTS),
                                ("inputs", len(model.inputs), MAX_TENSORS),
                                ("outputs", len(model.outputs), MAX_TENSORS),
-                               ("ranges", len(model.ranges), MAX_TENSORS)):
+                               ("ranges", len(model.ranges), MAX_TENSORS),
+                               ("mixtures", len(model.mixtures), MAX_OPS),
+                               ("experts", sum(len(m.experts) for m in model.mixtures), MAX_OPS)):
         _require(count <= limit, "the graph", f"has {count} {what}, at most {limit} are allowed")
     _require(len(model.outputs) > 0, "the graph", "has no output")
     seen = [segment.dtype for segment in model.segments]

@@ -16,6 +16,7 @@ from edgerun.flat_writer import Offset, encode_table
 from edgerun.memory import SLACK
 from edgerun.model import PAGE, VERSION, Range
 from edgerun.ops import OPS
+from edgerun.tools import mixture
 from edgerun.tools.graph import Graph, Tensor, Views, root_of
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
 
@@ -39,30 +40,44 @@ def aligned_bytes(builder: flatbuffers.Builder, data: np.ndarray, alignment: int
     return Offset(builder.EndVector())
 
 
-def segments_of(tensors: list[Tensor]) -> tuple[dict[str, np.ndarray], dict[Tensor, int]]:
+def segments_of(tensors: list[Tensor], experts: Mapping[Tensor, int] | None = None
+                ) -> tuple[dict[str, np.ndarray], dict[Tensor, int]]:
     """Lay constants out, one segment per dtype.
+
+    What only one expert reads follows what others need. A page and more of it starts on a page, and
+    shares none with others, not even for whole vectors loaded behind its end; less lies within one.
+
+    Args:
+        tensors: in the order of the file; those of bits are left out.
+        experts: constant -> number of the expert that reads it, if no other op does.
 
     Returns:
         dtype -> bytes (uint8, padded for whole-vector loads), and tensor -> byte offset in it.
     """
-    parts: dict[str, list[bytes]] = {}
-    ends: dict[str, int] = {}
-    places: dict[Tensor, int] = {}
-    known: dict[tuple[str, bytes], int] = {}
+    groups: dict[str, dict[int, dict[bytes, list[Tensor]]]] = {}
+    owner: dict[tuple[str, bytes], int] = {}
     for tensor in tensors:
-        if not tensor.constant or tensor.dtype == "bits":
-            continue
-        payload = np.ascontiguousarray(tensor.data, dtypes.numpy_dtype(tensor.dtype)).tobytes()
-        if (tensor.dtype, payload) in known:  # equal constants are stored once
-            places[tensor] = known[tensor.dtype, payload]
-            continue
-        end = ends.get(tensor.dtype, 0)
-        places[tensor] = known[tensor.dtype, payload] = end
-        padded = payload + bytes(aligned(len(payload)) - len(payload))
-        parts.setdefault(tensor.dtype, []).append(padded)
-        ends[tensor.dtype] = end + len(padded)
-    return ({dtype: np.frombuffer(b"".join(items) + bytes(SLACK), np.uint8)
-             for dtype, items in parts.items()}, places)
+        if tensor.constant and tensor.dtype != "bits":
+            payload = np.ascontiguousarray(tensor.data, dtypes.numpy_dtype(tensor.dtype)).tobytes()
+            group = owner.setdefault((tensor.dtype, payload), (experts or {}).get(tensor, -1))
+            held = groups.setdefault(tensor.dtype, {-1: {}}).setdefault(group, {})
+            held.setdefault(payload, []).append(tensor)  # equal constants are stored once
+    segments: dict[str, np.ndarray] = {}
+    places: dict[Tensor, int] = {}
+    for dtype, held in groups.items():
+        data, apart = bytearray(), False
+        for group, payloads in held.items():
+            size = sum(aligned(len(payload)) for payload in payloads)
+            if group != -1 and (apart or -len(data) % PAGE < size):
+                data += bytes(SLACK)
+                data += bytes(-len(data) % PAGE)
+            apart = group != -1 and size >= PAGE
+            for payload, same in payloads.items():
+                places |= dict.fromkeys(same, len(data))
+                data += payload + bytes(-len(payload) % ALIGNMENT)
+        data += bytes(SLACK)
+        segments[dtype] = np.frombuffer(data, np.uint8)
+    return segments, places
 
 
 def bits_of(graph: Graph) -> tuple[list[np.ndarray], dict[Tensor, int]]:
@@ -123,7 +138,7 @@ def encode(graph: Graph, plan: Plan, views: Views, precision: str,
     tensors += {id(view.root): view.root for tensor, view in views.items()
                 if id(tensor) in known and id(view.root) not in known}.values()
     index = {tensor: i for i, tensor in enumerate(tensors)}
-    segments, places = segments_of(tensors)
+    segments, places = segments_of(tensors, mixture.constants(graph))
     parts, inside = bits_of(graph)
     if parts:
         segments["bits"] = np.concatenate(parts)
@@ -203,7 +218,7 @@ def _encode_graph(graph: Graph, plan: Plan, views, precision, tensors, index, or
         "ops": [op_values(op) for op in graph.ops],
         "inputs": [boundary_values(b) for b in graph.inputs],
         "outputs": [boundary_values(b) for b in graph.outputs], **_host_values(graph),
-        **_mode_values(graph, views, index),
+        **_mode_values(graph, views, index), **mixture.values(graph, index),
         "plan": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
                  "peak_op": plan.peak_op, "alignment": ALIGNMENT, "proven": plan.proven},
         "name": graph.name, "source": graph.source, "target": graph.target, "precision": precision,

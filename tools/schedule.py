@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from edgerun.ops import OPS
 from edgerun.regions import Region, shared
+from edgerun.tools import mixture
 from edgerun.tools.graph import Graph, Op, Tensor, Views, placed, root_of
 from edgerun.tools.plan import aligned
 
@@ -77,8 +78,9 @@ class Liveness:
                 if x is not None and not x.constant:
                     root, place = placed(views, x)
                     for writer, other in writers.get(root, ()):
-                        if writer != number and shared(place, other) != 0:
+                        if writer < number and shared(place, other) != 0:
                             self.needs[number] |= 1 << writer
+        _keep_sections(graph, self.needs)
         self.after: list[list[int]] = [[] for _ in range(self.count)]  # that need an op
         for number, needs in enumerate(self.needs):
             for writer in _bits(needs):
@@ -123,6 +125,17 @@ class Liveness:
             if self.needs[other] & done == self.needs[other]:
                 ready |= 1 << other
         return ready
+
+
+def _keep_sections(graph: Graph, needs: list[int]) -> None:
+    """Let every op need those of the section before its own; see tools/mixture.py."""
+    numbers = mixture.sections(graph)
+    members = {section: 0 for section in numbers}
+    for number, section in enumerate(numbers):
+        members[section] |= 1 << number
+    before = dict(zip([*members][1:], members.values()))
+    for number, section in enumerate(numbers):
+        needs[number] |= before.get(section, 0)
 
 
 def _bits(users: int) -> list[int]:

@@ -10,7 +10,7 @@ from edgerun import dtypes, loader, quantization
 from edgerun.device import Device
 from edgerun.errors import InputError
 from edgerun.session import Session
-from edgerun.tools import blob, layout, lower, passes, plan as planner
+from edgerun.tools import blob, layout, lower, mixture, passes, plan as planner
 from edgerun.tools.calibrate.data import Samples, given, infos_of
 from edgerun.tools.calibrate.observers import OBSERVERS, Observation
 from edgerun.tools.calibrate.ranges import Calibration
@@ -122,7 +122,9 @@ def session_of(graph: Graph, device: Chosen = None) -> Iterator[tuple[Session, d
         lower.apply(copy)
     views = passes.alias.apply(copy)
     roots = {tensor.name: view.root.name for tensor, view in views.items()}
+    mixture.place(copy, views)
     layout.apply(copy)
+    mixture.arrange(copy, views)
     data = blob.encode(copy, _quick_plan(copy, views), views, "fp32")
     model = loader.from_bytes(np.frombuffer(data, np.uint8), graph.source or graph.name or "graph",
                               check_weights=False)

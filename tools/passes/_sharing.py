@@ -8,6 +8,7 @@ import numpy as np
 from edgerun import dtypes
 from edgerun.ops import OPS
 from edgerun.ops._base import OUTPUT, count
+from edgerun.tools import mixture
 from edgerun.tools.graph import Graph, Op, Tensor, View, Views, root_of
 from edgerun.tools.plan import aligned
 
@@ -32,6 +33,7 @@ class Sharing:
         self.uses: dict[Tensor, list[tuple[Op, int]]] = {}
         self.step: dict[Op, int] = {}
         self.steps = len(graph.ops)
+        self._experts = mixture.experts(graph)
         self.members: dict[Tensor, list[Tensor]] = {}
         self._scratch = np.zeros(self.steps + 2, np.int64)
         self._spans: dict[Tensor, tuple[int, int, int]] = {}
@@ -106,8 +108,11 @@ class Sharing:
             pitch: elements from one position of the last axis of `root` to the next; 0: dense.
 
         Returns:
-            None where a member, or an op that uses it, cannot have its rows apart.
+            None where a member, or an op that uses it, cannot have its rows apart, or where an
+            expert would write into what others use.
         """
+        if self._experts and not self._apart(root, to):
+            return None
         found, size = {}, dtypes.size(root.dtype)
         width = root.shape[-1] if root.shape else 1
         for tensor in self.members[root]:
@@ -125,6 +130,16 @@ class Sharing:
                 return None
             found[tensor] = View(to, at + (row * pitch + column) * size, apart)
         return found
+
+    def _apart(self, *roots: Tensor) -> bool:
+        """Whether what an expert writes in some groups together is used by that expert only."""
+        uses = [(self._experts.get(self.step[op]), index, op.code) for root in roots
+                for tensor in self.members[root] for op, index in self.uses[tensor]]
+        writers = {who for who, index, code in uses
+                   if index == OUTPUT and who is not None and code != "blend"}
+        outer = any(tensor in held for root in roots for tensor in self.members[root]
+                    for held in (self.inputs, self.outputs))
+        return not writers or not outer and {who for who, _, _ in uses} == writers
 
     def join(self, root: Tensor, views: Views) -> None:
         """Make the views that moved() has returned for the group of a root."""

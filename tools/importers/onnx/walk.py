@@ -11,7 +11,7 @@ from onnx import helper
 
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.tools.graph import Graph, Tensor
-from edgerun.tools.importers.onnx import functions, host, loop, quantized, scan
+from edgerun.tools.importers.onnx import functions, host, loop, mixture, quantized, scan
 from edgerun.tools.importers.onnx.context import Context, Node, Refused, Value, contents
 from edgerun.tools.importers.onnx.table import DOMAINS
 
@@ -109,6 +109,9 @@ class Walker:
             if function is None and node.domain == "" and node.op_type in UNROLLED:
                 return UNROLLED[node.op_type](self.context, node, lambda body, values: self._body(
                     body, values, scope))
+            if (node.domain, node.op_type) == (mixture.DOMAIN, mixture.OP):
+                return self._values(node, mixture.imported(
+                    self.context, node, lambda body, values: self._body(body, values, scope)))
             if function is None:
                 return self._expand(node)
             result = function(self.context, node)

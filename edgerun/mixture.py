@@ -1,0 +1,334 @@
+"""Mixture of experts at run time: which experts run for which sample, and which pages they touch.
+
+The ops of an expert are a span of the graph's ops, and their launches a part of the session's (see
+Session.parts). A run enqueues everything up to the route op, reads from it which experts are chosen,
+once, and enqueues their parts: expert by expert, and for each sample that chose it. Which sample an
+expert runs for is in a slot of the arena, which the queue fills in front of each part.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edgerun import pages, text
+from edgerun.errors import DeviceError, ModelError
+from edgerun.model import Mixture, Model, Op, Span, Tensor
+from edgerun.ops import OPS
+from edgerun.ops.mixture import CHOSEN, SLOT, SLOTS, WEIGHTS, Y
+from edgerun.regions import region_of
+
+CODES = ("route", "blend")
+KEPT = SLOT + 1  # inputs of a blend from here on: what the expert's ops read, for the next sample
+
+
+def read(tables: list[dict[str, Any]]) -> tuple[Mixture, ...]:
+    """Return the mixtures of a Graph table."""
+    return tuple(Mixture(t["gates"], t["chosen"], t["slot"], t["route"],
+                         tuple(Span(**span) for span in t["experts"])) for t in tables)
+
+
+def check(model: Model) -> None:
+    """Check that the spans are whole, in order, and touch nothing that others need.
+
+    Raises:
+        ModelError: names the mixture and what was needed.
+    """
+    inside: dict[int, tuple[int, int]] = {}  # op -> mixture, expert
+    at = 0
+    for number, mixture in enumerate(model.mixtures):
+        at = _check_spans(model, number, mixture, at, inside)
+    routes = {mixture.route for mixture in model.mixtures}
+    for op in model.ops:
+        if op.code == "route" and op.index not in routes or (
+                op.code == "blend" and op.index not in inside):
+            raise ModelError(f"op {op.index} ({op}): belongs to no mixture")
+    if inside:
+        _check_apart(model, inside)
+
+
+def _check_spans(model: Model, number: int, mixture: Mixture, at: int,
+                 inside: dict[int, tuple[int, int]]) -> int:
+    """Check one mixture, whose route is op `at` or later; returns the op behind it."""
+    where, ops = f"mixture {number}", model.ops
+
+    def need(condition: bool, message: str) -> None:
+        if not condition:
+            raise ModelError(f"{where}: {message}")
+
+    need(at <= mixture.route < len(ops), f"is routed by op {mixture.route}, needed {at} to "
+                                         f"{len(ops) - 1}, behind the mixture before it")
+    route = ops[mixture.route]
+    need(route.code == "route", f"is routed by {route}, needed a route")
+    gates, batch = route.inputs[0], route.inputs[0].shape[0]
+    slots = route.outputs[SLOTS].index if batch > 1 else -1
+    for what, given, right in (("gates", mixture.gates, gates.index),
+                               ("chosen experts", mixture.chosen, route.outputs[CHOSEN].index),
+                               ("slots", mixture.slot, slots)):
+        need(given == right, f"has the {what} in tensor {given}, its route in {right}")
+    need(len(mixture.experts) == gates.shape[1],
+         f"has {len(mixture.experts)} experts, its gates {gates.name!r} are of {gates.shape[1]}")
+    before, end = route.outputs[Y], mixture.route + 1
+    for expert, span in enumerate(mixture.experts):
+        who = f"expert {expert}"
+        need(span.first == end, f"{who} starts at op {span.first}, needed {end}, behind the one "
+                                "before it")
+        need(1 <= span.ops <= len(ops) - span.first,
+             f"{who} has {span.ops} ops, needed 1 to {len(ops) - span.first}")
+        end = span.first + span.ops
+        inside.update(dict.fromkeys(range(span.first, end), (number, expert)))
+        *others, blend = ops[span.first:end]
+        need(blend.code == "blend" and blend.options["expert"] == expert,
+             f"{who} ends with {blend}, needed the blend of expert {expert}")
+        need(all(op.code not in CODES for op in others),
+             f"{who} has a route or a blend before its end")
+        need(blend.inputs[0] is before and blend.inputs[2] is route.outputs[WEIGHTS],
+             f"{who} does not add to {before.name!r} with the weights of its route")
+        y = blend.outputs[0]
+        need(model.root_of(y) is model.root_of(before) and region_of(y) == region_of(before),
+             f"{who} writes {y.name!r} elsewhere than in place of {before.name!r}")
+        if batch > 1:
+            _check_slot(model, f"{where}: {who}", route.outputs[SLOTS], expert, others, blend)
+        before = y
+    return end
+
+
+def _check_slot(model: Model, where: str, slots: Tensor, expert: int, others: list[Op],
+                blend: Op) -> None:
+    """An expert that runs sample by sample finds its slot, and all it reads as it was."""
+    slot = blend.inputs[SLOT]
+    if model.root_of(slot) is not model.root_of(slots) or (
+            slot.offset != slots.offset + slot.bytes * expert):
+        raise ModelError(f"{where} has its slot in {slot.name!r}, needed element {expert} of "
+                         f"{slots.name!r}")
+    written = {t.index for op in (*others, blend) for t in op.outputs}
+    kept = {t.index for t in blend.inputs if t is not None}
+    for op in others:
+        for t in op.inputs:
+            if t is not None and not t.constant and t.index not in written | kept:
+                raise ModelError(f"{where} reads {t.name!r}, which its blend does not keep for the "
+                                 "next sample")
+
+
+def _check_apart(model: Model, inside: dict[int, tuple[int, int]]) -> None:
+    """What an expert writes, but for the sum, is written and read by itself only."""
+    users: dict[int, set[tuple[int, int] | None]] = {}
+    sums = {model.ops[m.route].outputs[Y].index for m in model.mixtures}
+    sums |= {op.outputs[0].index for op in model.ops if op.code == "blend"}
+
+    def use(tensor: Tensor, who: tuple[int, int] | None) -> None:
+        users.setdefault(model.root_of(tensor).index, set()).add(who)
+
+    for op in model.ops:
+        who = inside.get(op.index)
+        for tensor in (*op.inputs, *op.outputs):
+            if tensor is not None and not tensor.constant:
+                use(tensor, who)
+        if who is not None and op.code != "blend" and any(
+                t is not None and t.index in sums for t in op.inputs):
+            raise ModelError(f"op {op.index} ({op}): expert {who[1]} reads the sum of the experts")
+    for info in (*model.inputs, *model.outputs):
+        for index in info.tensors:
+            if not model.tensors[index].constant:
+                use(model.tensors[index], None)
+    for op in model.ops:
+        who = inside.get(op.index)
+        for tensor in op.outputs if who is not None and op.code != "blend" else ():
+            if users[model.root_of(tensor).index] != {who}:
+                raise ModelError(f"op {op.index} ({op}): expert {who[1]} of mixture {who[0]} "
+                                 f"writes {tensor.name!r}, whose bytes others use")
+    last = {model.ops[m.experts[-1].first + m.experts[-1].ops - 1].outputs[0].index
+            for m in model.mixtures}
+    for op in model.ops:
+        for tensor in op.inputs if op.code != "blend" else ():
+            if tensor is not None and tensor.index in sums - last:
+                raise ModelError(f"op {op.index} ({op}): reads {tensor.name!r} before every expert "
+                                 "has added to it")
+    for info in model.outputs:
+        if info.tensor in sums - last:
+            raise ModelError(f"output {info.name!r}: is taken before every expert has added to it")
+    for info in model.inputs:
+        for piece in info.pieces:
+            if piece.op in inside:
+                raise ModelError(f"input {info.name!r}: a piece arrives before op {piece.op}, "
+                                 "between the ops of experts")
+
+
+def stops(model: Model) -> set[int]:
+    """Return the ops at which a part of the launches starts: each expert, and what follows."""
+    found = {span.first for mixture in model.mixtures for span in mixture.experts}
+    return found | {span.first + span.ops for mixture in model.mixtures
+                    for span in mixture.experts[-1:] if span.first + span.ops < len(model.ops)}
+
+
+def order(model: Model) -> Iterator[tuple[Op, tuple[Mixture, int, int] | None]]:
+    """Yield every op as often as it runs if every expert runs for every sample.
+
+    Yields:
+        The op; at the first one of an expert that has a slot: the mixture, the expert, the sample.
+    """
+    starts = {span.first: (mixture, expert, span) for mixture in model.mixtures
+              for expert, span in enumerate(mixture.experts) if mixture.slot >= 0}
+    at = 0
+    while at < len(model.ops):
+        if at not in starts:
+            yield model.ops[at], None
+            at += 1
+            continue
+        mixture, expert, span = starts[at]
+        for sample in range(model.tensors[mixture.gates].shape[0]):
+            for op in model.ops[span.first:span.first + span.ops]:
+                yield op, (mixture, expert, sample) if op.index == span.first else None
+        at = span.first + span.ops
+
+
+def point(session, mixture: Mixture, expert: int, sample: int, queue=None) -> None:
+    """Enqueue that an expert runs for a sample.
+
+    Raises:
+        DeviceError: the device refuses it.
+    """
+    device, slots = session.device, session.model.tensors[mixture.slot]
+    try:
+        device.cl.enqueue_fill_buffer(
+            queue or device.queue, session.memory_objects[0], np.int32(sample),
+            slots.offset + 4 * expert, 4)
+    except device.cl.Error as error:
+        raise DeviceError(f"{session.model.path}: {device.info.name} refuses to choose a sample: "
+                          f"{error}") from None
+
+
+class Experts:
+    """Which parts of a session's launches a run enqueues.
+
+    Attributes:
+        every: run every expert for every sample, those of weight 0 too: the result has the same
+            bits. For measurements.
+        chosen: of each mixture what the last run read: int32 [batch, k], or None.
+    """
+
+    def __init__(self, model: Model, starts: list[int], in_place: bool):
+        """Find the parts.
+
+        Args:
+            model: of the session.
+            starts: the op at which each part of the launches starts.
+            in_place: the device works on the mapped file.
+        """
+        self.every = False
+        self._mixtures = model.mixtures
+        self.chosen: list[np.ndarray | None] = [None] * len(model.mixtures)
+        whose = {span.first: (number, expert) for number, mixture in enumerate(model.mixtures)
+                 for expert, span in enumerate(mixture.experts)}
+        self._parts = [whose.get(start) for start in starts]
+        self._cold = runs(model) if in_place and model.mixtures else {}
+        if self._cold:  # pages are read when they are touched, what every run needs at once
+            pages.only_what_is_touched(model.data)
+            pages.ahead(model.data, _others(model, self._cold))
+
+    def walk(self, session, all_once: bool = False
+             ) -> Iterator[tuple[int, tuple[Mixture, int, int] | None]]:
+        """Yield the parts to enqueue, each before the next one is asked for.
+
+        Args:
+            session: theirs.
+            all_once: every part once, as for a profile.
+
+        Yields:
+            Number of the part; mixture, expert, sample for point() if it needs that first.
+        """
+        for number, whose in enumerate(self._parts):
+            if whose is None:
+                yield number, None
+                continue
+            which, expert = whose
+            mixture = self._mixtures[which]
+            for sample in self._samples(session, which, expert, all_once):
+                yield number, (mixture, expert, sample) if mixture.slot >= 0 else None
+
+    def _samples(self, session, which: int, expert: int, all_once: bool) -> list[int]:
+        if all_once:
+            return [0]
+        if self.every:
+            return list(range(session.model.tensors[self._mixtures[which].gates].shape[0]))
+        if expert == 0:
+            tensor = session.model.tensors[self._mixtures[which].chosen]
+            with session.access(tensor, session.device.cl.map_flags.READ) as found:
+                self.chosen[which] = np.array(found)
+            self._warm(session.model, which)
+        return np.flatnonzero((self.chosen[which] == expert).any(axis=1)).tolist()
+
+    def _warm(self, model: Model, which: int) -> None:
+        """Let the system read the weights of experts that are chosen for the first time."""
+        for expert in np.unique(self.chosen[which]).tolist() if self._cold else ():
+            pages.ahead(model.data, self._cold.pop((which, expert), ()))
+
+
+def runs(model: Model) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return the weights that only one expert reads.
+
+    Returns:
+        (mixture, expert) -> (first byte in the file, byte behind the last), one for each segment.
+    """
+    whose = {index: (number, expert) for number, mixture in enumerate(model.mixtures)
+             for expert, span in enumerate(mixture.experts)
+             for index in range(span.first, span.first + span.ops)}
+    readers: dict[tuple[int, int], set[tuple[int, int] | None]] = {}
+    ends: dict[tuple[int, int], int] = {}
+    for op in model.ops:
+        for tensor in op.inputs:
+            if tensor is not None and tensor.constant:
+                at = tensor.segment, tensor.offset
+                readers.setdefault(at, set()).add(whose.get(op.index))
+                ends[at] = max(ends.get(at, 0), tensor.offset + tensor.bytes)
+    found: dict[tuple[int, int], dict[int, tuple[int, int]]] = {
+        who: {} for who in dict.fromkeys(whose.values())}
+    for (segment, start), who in readers.items():
+        if len(who) == 1 and None not in who:
+            held = found[next(iter(who))]
+            low, high = held.get(segment, (start, start))
+            held[segment] = min(low, start), max(high, ends[segment, start])
+    return {who: [(model.segments[number].file_offset + low, model.segments[number].file_offset + high)
+                  for number, (low, high) in sorted(held.items())] for who, held in found.items()}
+
+
+def _others(model: Model, found: dict[tuple[int, int], list[tuple[int, int]]]
+            ) -> list[tuple[int, int]]:
+    """Return the bytes of the file between those that runs() has found, of all segments."""
+    left = []
+    for segment in model.segments:
+        at, stop = segment.file_offset, segment.file_offset + len(segment.data)
+        for start, end in sorted(run for held in found.values() for run in held
+                                 if at <= run[0] < stop):
+            left.append((at, start))
+            at = end
+        left.append((at, stop))
+    # of pages that an expert shares with nothing but the padding behind it, nothing is needed
+    return [(start, end) for start, end in left if end - start > pages.PAGE or not found]
+
+
+def macs(model: Model) -> int:
+    """Return the multiply-accumulates of a run, of the experts as many as are chosen."""
+    total = sum(OPS[op.code].macs(op) for op in model.ops)
+    for mixture in model.mixtures:
+        inside = sum(OPS[op.code].macs(op) for span in mixture.experts
+                     for op in model.ops[span.first:span.first + span.ops])
+        batch, k = model.tensors[mixture.chosen].shape
+        total += inside * batch * k // len(mixture.experts) - inside
+    return total
+
+
+def planned(model: Model) -> list[dict[str, Any]]:
+    """Return per mixture: how many experts, how many a sample takes, bytes of weights of each."""
+    sizes = {who: sum(end - start for start, end in held) for who, held in runs(model).items()}
+    return [{"experts": len(mixture.experts), "chosen": model.tensors[mixture.chosen].shape[1],
+             "weight_bytes": [sizes[number, expert] for expert in range(len(mixture.experts))]}
+            for number, mixture in enumerate(model.mixtures)]
+
+
+def lines(mixtures: list[dict[str, Any]]) -> list[str]:
+    """Return what planned() found, a line per mixture."""
+    return [f"  {found['chosen']} of {found['experts']} experts run for a sample: they touch at "
+            f"most {text.size(sum(sorted(found['weight_bytes'])[-found['chosen']:]))} of the "
+            f"{text.size(sum(found['weight_bytes']))} of their weights" for found in mixtures]
