@@ -12,6 +12,7 @@ import numpy as np
 from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.passes._rewrite import (
     WEIGHTED, Rewriter, channels, input_at, is_float, rewrite)
+from edgerun.tools.planes.codes import coded
 
 SMALL = 1024  # elements by which merged constants may be larger than what they are merged from
 
@@ -57,7 +58,9 @@ def _into_producer(rewriter: Rewriter, op: Op) -> bool:
     if producer is None or producer.code not in WEIGHTED or producer.options["activation"]:
         return False
     w, bias = producer.inputs[1], input_at(producer, 2)
-    if input_at(producer, 3) is not None or not w.constant or not is_float(w):
+    stored = rewriter.producer(w, "dequantize")
+    planes = stored is not None and coded(stored.inputs[0])
+    if input_at(producer, 3) is not None or not (w.constant or planes) or not is_float(w):
         return False
     if bias is not None and not bias.constant:
         return False
@@ -69,7 +72,12 @@ def _into_producer(rewriter: Rewriter, op: Op) -> bool:
         last = producer.code == "depthwise_conv2d"
         scale = np.broadcast_to(found.scale, out_c)
         scale_w = scale if last else scale.reshape(-1, *[1] * (len(w.shape) - 1))
-        rewriter.set_input(producer, 1, rewriter.graph.constant(w.data * scale_w, w.name))
+        if planes:  # of every number of planes that may count
+            q = stored.inputs[0]
+            rewriter.set_input(stored, 0, rewriter.graph.constant(
+                q.data, q.name, quantization=q.quantization.times(scale)))
+        else:
+            rewriter.set_input(producer, 1, rewriter.graph.constant(w.data * scale_w, w.name))
         shift = shift * scale
     if found.offset is not None:
         shift = shift + found.offset

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgerun.quantization import Quantization, dequantize, quantize
 from edgerun.tools.graph import Graph, Op, Tensor
+from edgerun.tools.planes.codes import Planes, coded
 from edgerun.tools.quantize.assign import INTEGERS, WEIGHTED, keeps_grid
 from edgerun.tools.quantize.chains import BITS, STORED, links
 from edgerun.tools.quantize.grids import (
@@ -20,6 +21,7 @@ REAL_RESULTS = (*WEIGHTED, "matmul")
 WITH_CONSTANTS = ("binary", "matmul", "concat", "where")  # their constants are activations to them
 
 Range = Callable[[str, int], tuple[float, float]]
+PlanesOf = Callable[[Op], "tuple[np.ndarray, Planes] | None"]
 
 
 def follows_readers(op: Op) -> bool:
@@ -30,8 +32,12 @@ def follows_readers(op: Op) -> bool:
 
 class _Inserter:
     def __init__(self, graph: Graph, dtypes: dict[Op, str], range_of: Range,
-                 weights_of: Callable[[Op, str], Quantization], means: Mapping[str, np.ndarray]):
+                 weights_of: Callable[[Op, str], Quantization], means: Mapping[str, np.ndarray],
+                 planes_of: PlanesOf):
         self.graph, self.dtypes, self.weights_of, self.means = graph, dtypes, weights_of, means
+        self.planes_of = planes_of
+        self.coded = {op.outputs[0] for op in graph.ops  # weights that are planes already
+                      if op.code == "dequantize" and coded(op.inputs[0])}
         self.links, self.between = links(graph, dtypes)
         self.masks = Masks(graph, range_of)
         self.needed = Saturation(graph, self.links, self.between, self.masks.range)
@@ -93,6 +99,11 @@ class _Inserter:
     def weights(self, op: Op, dtype: str, inputs: list[Tensor | None]) -> None:
         """Put quantized weights among the inputs, and the bias that makes up for their rounding."""
         real, bias = op.inputs[1].data, op.inputs[2] if len(op.inputs) > 2 else None
+        mean = self.means.get(op.inputs[0].name)
+        found = self.planes_of(op)
+        if found is not None:
+            inputs[1:3] = self.planes(op, *found, mean)
+            return
         quantization = self.weights_of(op, dtype)
         x, y = self.behind[inputs[0]], op.outputs[0]
         quantization = roomy(quantization, dtype, x.quantization.step,
@@ -100,11 +111,23 @@ class _Inserter:
                              bias.data if bias is not None and bias.constant else 0.0)
         q = quantize(real, quantization, dtype)
         inputs[1] = self.view(self.graph.constant(q, op.inputs[1].name, quantization=quantization))
-        mean = self.means.get(op.inputs[0].name)
         if mean is not None:
             shift = bias_shift(op, real - dequantize(q, quantization), mean)
             inputs[2:3] = [self.graph.constant(shift if bias is None else bias.data + shift,
                                                f"{op.name}.bias")]
+
+    def planes(self, op: Op, q: np.ndarray, given: Planes, mean: np.ndarray | None
+               ) -> list[Tensor | None]:
+        """Return weights as planes, and the bias of all planes; of fewer the shifts tell."""
+        real, bias = op.inputs[1].data, op.inputs[2] if len(op.inputs) > 2 else None
+        if mean is not None:
+            shifts = np.stack([bias_shift(op, real - given.reals(q, t), mean).astype(np.float64)
+                               for t in range(given.bits + 1)])
+            given = given.shifted(shifts - shifts[-1])
+            bias = self.graph.constant(
+                (shifts[-1] if bias is None else bias.data + shifts[-1]).astype(np.float32),
+                f"{op.name}.bias")
+        return [self.view(self.graph.constant(q, op.inputs[1].name, quantization=given)), bias]
 
     def keep(self, x: Tensor, op: Op | None) -> None:
         """Quantize a new real tensor if its readers want integers."""
@@ -141,7 +164,7 @@ class _Inserter:
             for i, x in enumerate(op.inputs):
                 if x is None or x.dtype != "fp32":
                     continue
-                if x in self.between:
+                if x in self.between or x in self.coded:
                     continue
                 if not x.constant:
                     inputs[i] = self.integers(x, dtype) if integer else self.real(x)
@@ -158,7 +181,8 @@ class _Inserter:
 
 def insert(graph: Graph, dtypes: dict[Op, str], range_of: Range,
            weights_of: Callable[[Op, str], Quantization] | None = None,
-           means: Mapping[str, np.ndarray] | None = None) -> None:
+           means: Mapping[str, np.ndarray] | None = None,
+           planes_of: PlanesOf = lambda op: None) -> None:
     """Make every op that has an integer dtype read and write quantized tensors.
 
     Args:
@@ -169,9 +193,11 @@ def insert(graph: Graph, dtypes: dict[Op, str], range_of: Range,
             channel, nothing clipped.
         means: name of a real tensor -> its mean per channel [C] over the calibration data; biases
             of layers that read such a tensor make up for the rounding of the weights.
+        planes_of: op -> codes of its weights and what they mean, for weights that become bit
+            planes; None for others.
     """
     def unclipped(op: Op, dtype: str) -> Quantization:
         return weight_quantization(op.inputs[1].data, WEIGHT_AXIS[op.code], dtype)
 
     _Inserter(graph, dtypes, range_of, weights_of or unclipped,
-              means or {}).run()
+              means or {}, planes_of).run()

@@ -27,14 +27,18 @@ def quantized(graph: Graph) -> bool:
         boundary.tensor.quantization is not None for boundary in graph.inputs)
 
 
-def strip(graph: Graph) -> None:
+def strip(graph: Graph, planes: bool = True) -> None:
     """Replace every rounding to integers by the clamp that it also is, and make constants real.
 
     Conversions at a boundary of integers stay.
+
+    Args:
+        graph: changed in place.
+        planes: also make weights real that are bit planes.
     """
     bypass(graph)
     dead_code.apply(graph)
-    fold.apply(graph, reals=True)
+    fold.apply(graph, reals=True, planes=planes)
 
 
 def keep_rows(graph: Graph) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from edgerun import quantization
 from edgerun.quantization import Quantization, clamp, fixed_point
 from edgerun.tools.graph import Op, Tensor
+from edgerun.tools.planes.codes import Planes
 from edgerun.tools.reference import integer
 
 
@@ -15,7 +16,8 @@ def _quantize(op: Op, x: np.ndarray) -> np.ndarray:
 
 
 def _dequantize(op: Op, x: np.ndarray) -> np.ndarray:
-    return quantization.dequantize(x, op.inputs[0].quantization)
+    given = op.inputs[0].quantization
+    return given.reals(x) if isinstance(given, Planes) else quantization.dequantize(x, given)
 
 
 def requantized(x: np.ndarray, given: Quantization, y: Tensor) -> np.ndarray:

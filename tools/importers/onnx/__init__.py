@@ -11,6 +11,7 @@ from onnx import inliner
 
 from edgerun.errors import InputError, ModelError, UnsupportedError
 from edgerun.tools.graph import Graph
+from edgerun.tools.importers.onnx import planes
 from edgerun.tools.importers.onnx.context import Node, Value
 from edgerun.tools.importers.onnx.functions import source_dtype
 from edgerun.tools.importers.onnx.quantized import settle
@@ -54,6 +55,7 @@ def import_proto(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
     _check_version(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
+    planes.check_readers(model.graph)
     graph = Graph(name=model.graph.name, source=source,
                   source_ops=len(model.graph.node))
     scope: dict[str, Value] = {}

@@ -15,6 +15,7 @@ from edgerun import dtypes
 from edgerun.errors import ModelError, UnsupportedError
 from edgerun.quantization import Quantization
 from edgerun.tools.graph import Graph, Tensor
+from edgerun.tools.planes.codes import Planes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,9 @@ class Integers:
             along = np.moveaxis(which, axis, -1).reshape(-1, which.shape[axis])[0]
             along = along if differing else along[:1]
             scale, zero = scale[along], zero[along]
+            if isinstance(given, Planes):
+                axis = q.shape.index(1) if axis == -1 else axis  # of a single output channel
+                return Integers(np.ascontiguousarray(q), given.taken(along, axis, factor))
         return Integers(np.ascontiguousarray(q), Quantization(scale, zero, axis))
 
 

@@ -1,0 +1,4 @@
+"""Weights as bit planes: what they mean, how float weights become them, and how they are packed."""
+from edgerun.tools.planes.codes import MOST, SIGNS, Planes, cut
+
+__all__ = ["MOST", "SIGNS", "Planes", "cut"]

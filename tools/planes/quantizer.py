@@ -1,0 +1,91 @@
+"""Quantize float weights to planes: symmetric, clipped where the squared error of prefixes is least.
+
+PrecisionBatching (arXiv 2003.00822) rounds magnitudes down to bits of a fixed-point number: it
+wastes a bit of magnitude, has no code for 0 and clips nothing. Here weights are rounded to nearest
+on a grid per output channel whose step is searched, and every prefix of the planes has a scale and
+an offset of its own; tests/tools/test_planes.py compares the errors.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgerun.tools.planes.codes import Planes, bounds, check, cut
+from edgerun.tools.planes.prefixes import derive
+
+RATIOS = np.geomspace(1.0, 0.2, 33)  # of the largest weight of a channel, tried as clipping bounds
+ENOUGH = 4096  # weights of a channel, evenly spread, that the search looks at
+AT_ONCE = 2**22  # weights that the search looks at together
+TINY = 1e-30
+
+
+def quantize(weights: np.ndarray, bits: int, signs: str = "twos",
+             prefixes: Sequence[int] | None = None, axis: int = 0) -> tuple[np.ndarray, Planes]:
+    """Return codes of float weights and what they mean.
+
+    The step of each output channel minimizes the product over the prefixes of the mean squared
+    error that is left when scale and offset of the prefix are fitted: no prefix gains by what loses
+    another one a larger factor.
+
+    Args:
+        weights: real, any shape.
+        bits: planes (signs "pairs": pairs), at least 1.
+        signs: key of codes.MOST.
+        prefixes: numbers of planes that count; default all from 2 on.
+        axis: of the output channels.
+
+    Returns:
+        int8 or int16 codes in the shape of the weights, and their Planes.
+
+    Raises:
+        ModelError: there are no so many planes.
+    """
+    check(bits, signs)
+    rows = np.moveaxis(np.asarray(weights, np.float64), axis, 0).reshape(weights.shape[axis], -1)
+    wanted = sorted({t for t in prefixes or range(2, bits + 1) if 0 < t <= bits} or {bits})
+    top = np.maximum(np.abs(rows).max(axis=1), TINY)
+    step = np.empty(len(rows))
+    at_once = max(1, AT_ONCE // min(rows.shape[1], ENOUGH))
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
+        step[some] = _steps(rows[some, ::max(1, rows.shape[1] // ENOUGH)], top[some], bits, signs,
+                            wanted)
+    low, high = bounds(bits, signs)
+    q = np.clip(np.rint(rows / step[:, None]), low, high).astype(
+        np.int8 if high < 128 else np.int16)
+    scales, offsets = derive(q, bits, signs, rows, 0, step)
+    moved = np.moveaxis(weights, axis, 0).shape
+    return (np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis)),
+            Planes.of(signs, scales, offsets, axis))
+
+
+def _steps(rows: np.ndarray, top: np.ndarray, bits: int, signs: str, prefixes: Sequence[int]
+           ) -> np.ndarray:
+    """Return the best step of each row."""
+    low, high = bounds(bits, signs)
+    unit = top / max(high, 1 if signs != "twos" else 0.5)  # one bit: codes -1 and 0
+    best, least = unit, None
+    for ratio in RATIOS:
+        step = unit * ratio
+        q = np.clip(np.rint(rows / step[:, None]), low, high).astype(np.int32)
+        error = np.zeros(len(rows))
+        for t in prefixes:
+            error += np.log(left_over(cut(q, bits, t, signs), rows) + TINY)
+        if least is None:
+            least = error
+        better = error < least
+        best, least = np.where(better, step, best), np.minimum(error, least)
+    return best
+
+
+def left_over(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the mean squared error of each row when the best scale and offset are used.
+
+    That is var(w) - cov(w, q)^2 / var(q).
+    """
+    codes = codes - codes.mean(axis=1, keepdims=True)
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    together, own = (codes * centred).mean(axis=1), np.square(codes).mean(axis=1)
+    explained = np.divide(np.square(together), own, where=own > 0, out=np.zeros(len(rows)))
+    return np.maximum(np.square(centred).mean(axis=1) - explained, 0.0)
