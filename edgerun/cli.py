@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from edgerun import __version__, arrays, info as info_module, loader, text
+from edgerun import __version__, arrays, info as info_module, loader, modes, text
 from edgerun.errors import DeviceError, InputError
 
 DEVICE_HELP = ("index, or part of the platform, device or driver name (see 'edgerun devices'); "
@@ -26,6 +26,11 @@ def command(subparsers, name: str, summary: str, examples: str,
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mode", metavar="NAME|BITS", help="precision of a file with planes of "
+                        "weights (see 'edgerun info'); default: the file's")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +94,7 @@ source model declares: numpy.savez("in.npz", **{"input": image}).""", _run)
     p.add_argument("--inputs", metavar="IN.npz", help="arrays by tensor name")
     p.add_argument("--outputs", metavar="OUT.npz",
                    help="file to write; appears whole or not at all")
+    _add_mode(p)
     add_device(p)
 
 
@@ -104,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     inputs = arrays.read_npz(args.inputs)
     from edgerun.device import Device
     from edgerun.session import Session
-    with Session(model, Device(args.device)) as session:
+    with Session(model, Device(args.device), precision=modes.parsed(args.mode)) as session:
         arrays.write_npz(args.outputs, session.run(inputs))
     return 0
 
@@ -133,16 +139,19 @@ def _add_memory(commands) -> None:
     p.add_argument("--no-run", action="store_true",
                    help="only what the file plans; opens no device")
     p.add_argument("--html", metavar="OUT.html", help="also write a page with pictures")
+    _add_mode(p)
     add_device(p)
     add_json(p)
 
 
 def _memory(args: argparse.Namespace) -> int:
     from edgerun import report
+    if args.no_run and args.mode is not None:
+        raise InputError("memory: --mode does not go with --no-run, which tells all modes")
     if args.html is not None:
         arrays.check_writable(args.html)
     found = (report.planned_report(loader.read(args.model)) if args.no_run
-             else report.measure(args.model, args.device))
+             else report.measure(args.model, args.device, modes.parsed(args.mode)))
     if args.html is not None:
         from edgerun import files, memory_page
         with files.replacing(args.html) as file:
@@ -178,6 +187,7 @@ def _add_bench(commands) -> None:
                         "stage, with and without compiled programs")
     p.add_argument("--starts", metavar="N", type=positive, default=3,
                    help="with --cold: processes of each kind (3)")
+    _add_mode(p)
     add_device(p)
     add_json(p)
 
@@ -192,7 +202,7 @@ def _bench(args: argparse.Namespace) -> int:
     from edgerun.session import Session
     device = Device(args.device)
     start = time.perf_counter_ns()
-    with Session(loader.read(args.model), device) as session:
+    with Session(loader.read(args.model), device, precision=modes.parsed(args.mode)) as session:
         load_ns = time.perf_counter_ns() - start
         if inputs is None:
             inputs = arrays.random_inputs(session.inputs)
@@ -247,6 +257,9 @@ def _cold(args: argparse.Namespace) -> int:
     if args.inputs is not None or args.per_op:
         raise InputError("bench: --inputs and --per-op do not go with --cold, which gives each "
                          "process random inputs")
+    if args.mode is not None:
+        raise InputError("bench: --mode does not go with --cold: processes start in the file's "
+                         "default precision")
     from edgerun import cold
     found = cold.measure(args.model, args.device, args.starts)
     print(text.json_text(found.as_dict()) if args.json else found.text())

@@ -30,7 +30,7 @@ def describe(model: Model) -> dict[str, Any]:
         "tensors": _tensors(model),
         "segments": [{"dtype": s.dtype, "bytes": len(s.data), "file_offset": s.file_offset,
                       "crc32": f"{s.crc32:08x}"} for s in model.segments],
-        "tuning": tuning.plain(model.tuning),
+        "modes": modes.described(model), "tuning": tuning.plain(model.tuning),
         "patch": None if model.patch is None else asdict(model.patch),
         "plan": {"arena_bytes": model.plan.arena_bytes,
                  "lower_bound_bytes": model.plan.lower_bound_bytes,
@@ -139,5 +139,6 @@ def describe_text(found: dict[str, Any]) -> str:
         [(s["dtype"], f"{s['bytes']:,}", f"{s['file_offset']:,}", s["crc32"])
          for s in found["segments"]], left=(0,))
     parts = [header, boundary, ops, host if found["host_ops"] else [], tensors,
-             segments if found["segments"] else [], tuning.table_text(found["tuning"])]
+             segments if found["segments"] else [], modes.lines(found["modes"]),
+             tuning.table_text(found["tuning"])]
     return "\n\n".join("\n".join(part) for part in parts if part)

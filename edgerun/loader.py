@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import dtypes, flat, tuning, validate
+from edgerun import dtypes, flat, mixture, pages, tuning, validate
 from edgerun.errors import ModelError
 from edgerun.model import (
-    VERSION, HostOp, Mode, Model, Op, Part, Patch, Piece, Plan, Range, Segment, Stage, Tensor, TensorInfo,
-    TestVector, Tuning)
+    VERSION, HostOp, Mode, Model, Op, Part, Patch, Piece, Plan, Range, Segment, Stage, Tensor,
+    TensorInfo, TestVector, Tuning)
 from edgerun.quantization import Quantization
 
 
@@ -59,7 +59,13 @@ def read(path: str | os.PathLike, check_weights: bool = True) -> Model:
     Raises:
         ModelError: anything in the file is not as schema/README.md says it must be.
     """
-    return from_bytes(map_file(path), os.fspath(path), check_weights)
+    data = map_file(path)
+    if not check_weights:
+        pages.only_what_is_touched(data)
+    model = from_bytes(data, os.fspath(path), check_weights)
+    if not check_weights and not model.modes:
+        pages.as_usual(data)
+    return model
 
 
 def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Model:
@@ -70,6 +76,9 @@ def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Mode
         raise ModelError(f"{where}: format version {root['version']}, this edgerun reads "
                          f"{VERSION}: pack the model again, or install the matching edgerun")
     graph_data = np.asarray(root["graph"], np.uint8)
+    if not check_weights:
+        start = graph_data.__array_interface__["data"][0] - data.__array_interface__["data"][0]
+        pages.ahead(data, [(start, start + len(graph_data))])
     if zlib.crc32(graph_data) != root["graph_crc32"]:
         raise ModelError(f"{where}: the checksum of the graph does not match: the file is damaged, "
                          "copy or pack it again")
@@ -132,7 +141,8 @@ def _assemble(root: dict, graph: dict, data: np.ndarray, where: str) -> Model:
         host_ops=host, results=results,
         modes=tuple(Mode(m["name"], tuple(m["planes"].tolist()) if len(m["planes"]) else ())
                     for m in graph["modes"]),
-        used=None if graph["used"] == -1 else pick(graph["used"], "the number of planes"))
+        used=None if graph["used"] == -1 else pick(graph["used"], "the number of planes"),
+        mixtures=mixture.read(graph["mixtures"]))
 
 
 def _host_ops(graph: dict, outputs: tuple[TensorInfo, ...], where: str

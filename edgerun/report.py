@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import arrays, loader, routes, smaps, text
+from edgerun import arrays, loader, mixture, modes, routes, smaps, text
 from edgerun.device import Device, opencl
 from edgerun.memory import IN_PLACE
 from edgerun.model import Model, Op
@@ -34,11 +34,12 @@ class MemoryReport:
             "padding_bytes", "arena_bytes", "lower_bound_bytes", "proven" (no arena is
             smaller for these ops in this order), "device_bytes" (what a session will ask of
             OpenCL: arena and segments), "scratch_bytes" (largest, inside the arena),
-            "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there).
+            "io_bytes" (the caller's arrays), "peak" (op, bytes, tensors there), "modes" (what each
+            reads of the constants, see edgerun.modes.described()).
         allocated: what the session asked OpenCL for: "categories" ("arena", "weights fp32", ... ->
             bytes), "rungs" (how weights got there), "total_bytes", "programs", "kernels",
             "buffers", "route" (how launches reach the device), "arena_sessions" (how many share
-            the arena); empty without a session.
+            the arena), "precision" (of the runs); empty without a session.
         measured: "stages" (label -> pss, private dirty, anonymous, file bytes), "parts" (Python and
             libraries, driver, session), "model_file" (its mapping), "explained" (what the session's
             part consists of), "gpu_bytes" (if the kernel's GPU driver tells), "notes"; only notes
@@ -95,13 +96,18 @@ def memory_report(session: Session, stages: Stages | None = None) -> MemoryRepor
     return MemoryReport(planned, allocated, _measured(session, stages, mapped, planned))
 
 
-def measure(path: str | os.PathLike, device: str | int | None = None) -> MemoryReport:
+def measure(path: str | os.PathLike, device: str | int | None = None,
+            precision: str | int | None = None) -> MemoryReport:
     """Load a model, run it on random inputs, and measure the process on the way.
 
     Best called in a fresh process: what was loaded before belongs to no part of the report.
 
+    Args:
+        path, device, precision: as for edgerun.load().
+
     Raises:
         ModelError: the file is not a valid model.
+        InputError: there is no such precision.
         DeviceError: there is no such device, or it cannot run the model.
     """
     loader.map_file(path)  # a missing file must not cost the start of a driver
@@ -116,7 +122,7 @@ def measure(path: str | os.PathLike, device: str | int | None = None) -> MemoryR
     stages.take(OPENED)
     model = loader.read(path)
     stages.take(READ)
-    with Session(model, opened) as session:
+    with Session(model, opened, precision=precision) as session:
         stages.take(PREPARED)
         inputs = arrays.random_inputs(session.inputs)
         outputs = session.run(inputs)
@@ -167,11 +173,12 @@ def _planned(model: Model) -> dict[str, Any]:
     weights: dict[str, int] = {}
     constants: dict[str, int] = {}
     for op in model.ops:
+        held = {index for plane in OPS[op.code].planes(op) for index in plane} or {1}
         for number, tensor in enumerate(op.inputs):
             if tensor is None or not tensor.constant or (tensor.segment, tensor.offset) in seen:
                 continue
             seen.add((tensor.segment, tensor.offset))
-            group = weights if number == 1 and OPS[op.code].macs(op) else constants
+            group = weights if number in held and OPS[op.code].macs(op) else constants
             group[tensor.dtype] = group.get(tensor.dtype, 0) + tensor.bytes
     used = sum(weights.values()) + sum(constants.values())
     plan = model.plan
@@ -186,7 +193,7 @@ def _planned(model: Model) -> dict[str, Any]:
         "scratch_bytes": max((op.scratch_bytes for op in model.ops), default=0),
         "io_bytes": sum(int(info.dtype.itemsize) * int(np.prod(info.shape, dtype=object))
                         for info in (*model.inputs, *model.outputs)),
-        "peak": _peak(model)}
+        "modes": modes.described(model), "peak": _peak(model), "mixtures": mixture.planned(model)}
 
 
 def _peak(model: Model) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _allocated(session: Session) -> dict[str, Any]:
         "categories": categories, "rungs": dict(buffers.rung),
         "total_bytes": sum(categories.values()), "arena_sessions": session.arena.sessions,
         "buffers": len(buffers.buffers) + len(shared), "kernels": session.route.kernels,
-        "route": session.route.as_dict(),
+        "route": session.route.as_dict(), "precision": session.precision,
         "programs": {"count": len(device.programs), "built": device.programs.built,
                      "cached": device.programs.cached, "bytes": device.programs.binary_bytes()}}
 
@@ -286,10 +293,11 @@ def _planned_lines(planned: dict[str, Any]) -> list[str]:
     rows += [("arena", arena), ("  lower bound", bound),
              ("  largest scratch in it", planned["scratch_bytes"]),
              ("input and output arrays (the caller's)", planned["io_bytes"])]
-    lines = ["planned (from the model file)", *_sizes(rows)]
+    lines = ["planned (from the model file)", *_sizes(rows), *mixture.lines(planned["mixtures"])]
     if bound:
         lines.append(f"  the arena is {arena / bound:.3f} times its lower bound"
                      + (": no smaller one exists" if planned["proven"] else ""))
+    lines += ["  " + line for line in modes.lines(planned["modes"])]
     peak = planned["peak"]
     if peak["tensors"]:
         where = (f"op {peak['op']} ({peak['code']} {text.clean(peak['name'], text.CUT)!r})"
@@ -319,6 +327,8 @@ def _allocated_lines(allocated: dict[str, Any]) -> list[str]:
                  f"{programs['count']} programs ({programs['built']} built, {programs['cached']} "
                  f"cached, {text.size(programs['bytes'])} of binaries)")
     lines.append("  " + routes.described(allocated["route"]))
+    if allocated["precision"] is not None:
+        lines.append(f"  runs have the precision {allocated['precision']}")
     if allocated["arena_sessions"] > 1:
         lines.append(f"  the arena is shared by {allocated['arena_sessions']} sessions that take "
                      "turns: together they have it once")

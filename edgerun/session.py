@@ -31,7 +31,8 @@ class Step:
 
 
 def load(path: str | os.PathLike, device: Device | str | int | None = None,
-         check_weights: bool = True, arena: Arena | None = None) -> Session:
+         check_weights: bool = True, arena: Arena | None = None,
+         precision: str | int | None = None) -> Session:
     """Map a model file, validate it and prepare it on a device.
 
     Args:
@@ -40,16 +41,19 @@ def load(path: str | os.PathLike, device: Device | str | int | None = None,
             best device found. Or a Device that is open: sessions on it share compiled programs.
         check_weights: compare the checksums of the weights, which reads the whole file once.
         arena: use this one, on its device, in turns with other sessions; see edgerun.load_many().
+        precision: what the session starts with, see Session.set_precision(); None for the file's
+            default.
 
     Raises:
         ModelError: the file is not a valid model.
         DeviceError: there is no such device, it has too little memory, or it cannot build a kernel.
-        InputError: the arena is too small, or not on this device.
+        InputError: the arena is too small, or not on this device; there is no such precision.
     """
     model = loader.read(path, check_weights)
     if arena is not None and device is None:
         device = arena.device
-    return Session(model, device if isinstance(device, Device) else Device(device), arena=arena)
+    return Session(model, device if isinstance(device, Device) else Device(device), arena=arena,
+                   precision=precision)
 
 
 class Session:
@@ -73,7 +77,8 @@ class Session:
     """
 
     def __init__(self, model: Model, device: Device,
-                 choices: Mapping[str, Variant] | None = None, arena: Arena | None = None):
+                 choices: Mapping[str, Variant] | None = None, arena: Arena | None = None,
+                 precision: str | int | None = None):
         self.model = model
         self.device = device
         self.inputs: list[TensorInfo] = list(model.inputs)
@@ -90,6 +95,7 @@ class Session:
                 arena = Arena(model.plan.arena_bytes, device, self.buffers)
             arena.join(self)
             self.arena = arena
+            self._precision = modes.Precision(self, precision)
             self.memory_objects = [arena.buffer, *self._weights.buffers]
             self.prepared = [(op, launch) for op in model.ops for launch in self._launches(op)]
             self._arriving, self.parts = self._cut()
@@ -113,13 +119,13 @@ class Session:
         stops = sorted({0, *arriving, *mixture.stops(self.model)})
         numbers = [next((n for n, (op, _) in enumerate(self.prepared) if op.index >= stop),
                         len(self.prepared)) for stop in stops]
+        self.experts = mixture.Experts(self.model, stops, self.buffers.in_place)
         return ([arriving.get(stop, []) for stop in stops],
                 [range(a, b) for a, b in zip(numbers, [*numbers[1:], len(self.prepared)])])
 
     def _launches(self, op: Op) -> list[Launch]:
         return OPS[op.code].prepare(op, replace(self.device.facts_for(op), choices=self.choices))
 
-        self.experts = mixture.Experts(self.model, stops, self.buffers.in_place)
     @cached_property
     def steps(self) -> list[Step]:
         """The prepared launches, one kernel each."""
@@ -185,6 +191,42 @@ class Session:
         finally:
             self._streamed = {}
             self.arena.done(self)
+
+    def set_precision(self, precision: str | int, ops: Iterable[str] | str | None = None) -> None:
+        """Let other planes of the weights count, from the next run on.
+
+        This may be done between any two runs: nothing is allocated, built or copied.
+
+        Args:
+            precision: name of a mode of the file, see `modes`; or a number of bits: of each op so
+                many planes count, all if it has fewer.
+            ops: names of the ops that change; None for all.
+
+        Raises:
+            InputError: the file has no such mode, more bits are wanted than any op has, or there is
+                no op of a name with planes.
+        """
+        self._precision.set(precision, ops)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Names of the precisions that the file lists; the last one is its default."""
+        return tuple(mode.name for mode in self.model.modes)
+
+    @property
+    def precision(self) -> str | int | None:
+        """Name of the mode that runs have now; else the bits that were set; "mixed" if ops differ
+        in another way; None if the weights have no planes."""
+        return self._precision.name
+
+    @property
+    def planes(self) -> dict[str, int]:
+        """Name of an op -> how many planes of its weights count now."""
+        return self._precision.planes
+
+    def counted(self, op: Op) -> Op:
+        """Return an op of the model without the planes that do not count now."""
+        return modes.counted(self.model, self._precision.counts, op)
 
     def check(self, inputs: Mapping[str, np.ndarray], leave: Container[str] = ()
               ) -> list[np.ndarray | None]:
@@ -350,6 +392,7 @@ class Session:
             raise
 
     def _put(self, arrays: list[np.ndarray | None]) -> None:
+        self._precision.put(self)
         for (info, tensor, memory), array in zip(self._boundary, arrays):
             if array is None:
                 continue

@@ -122,13 +122,13 @@ def profile(session: Session, inputs: Mapping[str, np.ndarray], runs: int = PROF
         if longest[op.index] != number:
             found.append(OpTime(*head, 0, 0, shape=shape_of(op)))
             continue
-        macs = OPS[op.code].macs(op)
+        macs, read = OPS[op.code].macs(op), session.counted(op)
         limits: tuple[float, str] = (0.0, "")
         if peaks is not None:
             whole = sum(int(medians[n]) for n, s in enumerate(session.steps) if s.op is op)
-            best = bound(op, macs, peaks, _model_bytes(session))
+            best = bound(read, macs, peaks, _model_bytes(session))
             limits = best.possible_ns, best.limit(whole, peaks.launch_ns)
-        found.append(OpTime(*head, macs, op_bytes(op), *limits, shape_of(op)))
+        found.append(OpTime(*head, macs, op_bytes(read), *limits, shape_of(op)))
     return found + _host_times(session, runs)
 
 
