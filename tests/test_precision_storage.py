@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from edgerun import loader
+from edgerun import __main__ as main, loader
 from edgerun.errors import InputError
 from edgerun.quantization import Quantization
 from edgerun.session import Session
-from edgerun.tools import passes, reference
+from edgerun.tools import passes, reference, verify
 from edgerun.tools.graph import Graph
 from edgerun.tools.pack import pack
 from edgerun.tools.precision import convert
@@ -254,6 +254,30 @@ def test_three_types_in_one_file(device, tmp_path):
     assert found["c1"] == "fp16" and found["head"] == "fp32"
     assert {t.dtype for t in model.tensors} >= {"uint8", "fp16", "fp32"}
     assert error < 3e-2
+
+
+@pytest.mark.parametrize("precision", ["source", "fp16"])
+@pytest.mark.parametrize("lines, loosest", [("* int8\n", "int8"), ("head int16\n", "int16"),
+                                            ("head fp32\n", None)])
+def test_vectors_are_held_to_the_types_of_overrides(device, tmp_path, precision, lines, loosest):
+    """Not to the precision of what is not overridden; `verify` against the source model too."""
+    x = np.random.default_rng(4).standard_normal((8, 1, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=x)
+    np.savez(tmp_path / "four.npz", x=x[:4])
+    (tmp_path / "overrides.txt").write_text(lines)
+    out = tmp_path / "small.edge"
+    source = onnx_model(tmp_path / "small.onnx")
+    assert main.main([
+        "pack", str(source), "-o", str(out), "--precision", precision,
+        "--overrides", str(tmp_path / "overrides.txt"), "--vectors", str(tmp_path / "four.npz"),
+        "--calibration", str(tmp_path / "samples.npz"), "--device", device.info.platform]) == 0
+    model = loader.read(out)
+    label = "fp32" if precision == "source" else precision
+    wanted = verify.tolerance_of(label, [loosest] if loosest else [])
+    assert model.precision == label and len(model.vectors) == 4
+    assert {round(v.tolerance, 6) for v in model.vectors} == {round(wanted, 6)}
+    assert verify.tolerance_of(label, verify.types_of(model)) == wanted
+    assert main.main(["verify", str(out), "--device", device.info.platform]) == 0
 
 
 def test_overrides_that_cannot_be(tmp_path):

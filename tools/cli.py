@@ -151,8 +151,7 @@ def pack(argv: Sequence[str]) -> int:
         outputs = [b.name for b in import_model(
             args.model, dict(args.shape), args.weights, args.random_weights).outputs]
         vectors = verify_module.make_vectors(
-            runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors),
-            precision if budget is None else None, args.vectors)
+            runtimes.open_source(args.model, outputs), arrays.read_npz(args.vectors), args.vectors)
     if budget is not None:
         return budget_cli.pack(args, budget, vectors)
     given = {"precision": precision, "shapes": dict(args.shape), "vectors": vectors,

@@ -15,6 +15,7 @@ from edgerun.tools import (
     reductions)
 from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.precision import convert, widen
+from edgerun.tools.verify import held
 from edgerun.tune.report import TuneReport
 
 IMPROVEMENTS = ("equalize", "clip-weights", "correct-bias")
@@ -220,7 +221,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             quantized model exactly as it is.
         shapes: input name -> shape, for inputs with dynamic dimensions.
         vectors: (inputs, outputs, tolerance) triples stored in the file for `edgerun verify`;
-            arrays in the order of the model's inputs and outputs.
+            arrays in the order of the model's inputs and outputs. A tolerance may be None: that of
+            the types in the file, see edgerun.tools.verify.held.
         progress: called with the name of each stage; while calibrating also with the number of
             samples done and of all.
         overrides: file of lines `PATTERN DTYPE`, see edgerun.tools.quantize.read_overrides.
@@ -323,12 +325,12 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             raise InputError(f"{calibration}: holds ranges; precision mixed needs samples too, to "
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
-        built, choice = _mix(graph, ranges, data, vectors, max_error, overrides, device, progress,
+        built, choice = _mix(graph, ranges, data, held(vectors, precision), max_error, overrides, device, progress,
                              without, patch, tanh)
         report = _written(out, precision, built.data, built.plan, built.graph,
                           [*stages.steps, *built.steps], choice, built.reductions(), built.patched)
         return _tuned(report, device, progress) if tune else report
-    storage = {}
+    dtypes, storage = {}, {}
     if chosen:
         given = quantize.read_overrides(overrides) if overrides else []
         dtypes = quantize.assign(graph, real if precision == "source" else precision, given)
@@ -352,7 +354,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range,
                                                                  weights_of, means))
     label = precision if precision != "source" else "source" if exact else own
-    data, plan = stages.encode(real, label, vectors, integers, None if chosen else ranges, storage)
+    data, plan = stages.encode(real, label, held(vectors, label, dtypes.values()), integers,
+                               None if chosen else ranges, storage)
     report = _written(out, label, data, plan, graph, stages.steps, found=stages.reductions(),
                       patched=stages.patched)
     return _tuned(report, device, progress) if tune else report

@@ -218,7 +218,8 @@ def _widen_input(graph: Graph, boundary: Boundary, full: dict[Tensor, np.ndarray
     held = boundary.tensors
     users = graph.consumers()
     readers = [op for x in held for op in users.get(x, [])]
-    if (boundary.dtype != "fp32" or any(view.root in held for view in views.values())
+    if (boundary.dtype != "fp32" or any(x.dtype != "fp16" for x in held)
+            or any(view.root in held for view in views.values())
             or not readers or any(map(graph.is_output, held))
             or not all(_reads_wide(op, held) for op in readers)):
         return

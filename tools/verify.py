@@ -1,14 +1,14 @@
 """Compare a packed model with its source model, and make the vectors that it carries."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgerun import arrays, verify as bundled
 from edgerun.errors import InputError
-from edgerun.model import TensorInfo
+from edgerun.model import Model, TensorInfo
 from edgerun.session import Session
 from edgerun.tools.runtimes import Runtime
 
@@ -17,11 +17,36 @@ MAX_VECTORS = 8  # in one model file: they are for a smoke test on the device, n
 # keeps the integers of a quantized model may differ by a step of 8 bits.
 TOLERANCE = {"fp16": 2e-2, "int16": 2e-2, "mixed": 1e-1, "int8": 2e-1, "source": 5e-3}
 DEFAULT_TOLERANCE = 1e-3
+INTEGERS = {"int8": "int8", "uint8": "int8", "int16": "int16"}  # dtype -> precision
+
+# Inputs, outputs, tolerance; None if the types of the file are not chosen yet.
+Vector = tuple[Sequence[np.ndarray], Sequence[np.ndarray], float | None]
 
 
-def tolerance_of(precision: str) -> float:
-    """Return the difference allowed to a packed model, relative to the output's range."""
-    return TOLERANCE.get(precision, DEFAULT_TOLERANCE)
+def tolerance_of(precision: str, types: Iterable[str] = ()) -> float:
+    """Return the difference allowed to a packed model, relative to the output's range.
+
+    Args:
+        precision: that the file tells.
+        types: of single ops, where they were chosen one by one: the loosest counts.
+    """
+    return max(TOLERANCE.get(name, DEFAULT_TOLERANCE) for name in (precision, *types))
+
+
+def held(vectors: Iterable[Vector], precision: str, types: Iterable[str] = ()) -> list[Vector]:
+    """Return vectors whose tolerance is that of a file's types where it was None."""
+    allowed = tolerance_of(precision, types)
+    return [(inputs, outputs, allowed if tolerance is None else tolerance)
+            for inputs, outputs, tolerance in vectors]
+
+
+def types_of(model: Model) -> set[str]:
+    """Return the integer types that ops of a file compute with where its precision does not tell
+    them: overrides may give them to single ops."""
+    if model.precision in ("source", "mixed"):  # the source model's own; with a bound of their own
+        return set()
+    return {INTEGERS[y.dtype] for op in model.ops for y in op.outputs
+            if y.quantization is not None and y.dtype in INTEGERS}
 
 
 def samples_of(given: Mapping[str, np.ndarray], infos: Sequence[TensorInfo],
@@ -64,13 +89,11 @@ def _samples_in(array: np.ndarray, info: TensorInfo, where: str) -> int:
     return array.shape[0] if extra else 0
 
 
-def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], precision: str | None,
-                 where: str) -> list[tuple[list[np.ndarray], list[np.ndarray], float | None]]:
+def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], where: str) -> list[Vector]:
     """Run the source model on a few samples.
 
     Returns:
-        (inputs, outputs, tolerance) per sample, as edgerun.tools.pack stores them; the tolerance
-        is None if the precision is, that is, not chosen yet.
+        (inputs, outputs, None) per sample, as edgerun.tools.pack takes them.
 
     Raises:
         InputError: the arrays do not fit the model, hold values that are not finite, or are more
@@ -83,11 +106,11 @@ def make_vectors(runtime: Runtime, given: Mapping[str, np.ndarray], precision: s
     for name, array in given.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{where}: {name!r} holds values that are not finite numbers")
-    vectors, tolerance = [], None if precision is None else tolerance_of(precision)
+    vectors: list[Vector] = []
     for sample in samples:
         outputs = runtime.run(sample)
         vectors.append(([sample[info.name] for info in runtime.inputs],
-                        [outputs[info.name] for info in runtime.outputs], tolerance))
+                        [outputs[info.name] for info in runtime.outputs], None))
     return vectors
 
 
@@ -116,7 +139,7 @@ def verify_against(session: Session, runtime: Runtime, samples: Sequence[Mapping
             raise InputError(f"{model.path}: has the {role} {arrays.needed(mine)}; the source "
                              f"model has {arrays.needed(its)}: was it packed from this model?")
     if tolerance is None:
-        tolerance = tolerance_of(model.precision)
+        tolerance = tolerance_of(model.precision, types_of(model))
     results = []
     for sample in samples:
         found = session.run(sample)

@@ -23,7 +23,7 @@ from edgerun.tools.calibrate.data import Subset
 from edgerun.tools.patch.apply import AUTO, OFF
 from edgerun.tools.precision import widen
 from edgerun.tools.quantize.assign import REALS
-from edgerun.tools.verify import tolerance_of
+from edgerun.tools.verify import held
 
 Progress = Callable[..., None]
 STRIPS = "strips"  # the way to plan the arena with as many as are needed
@@ -129,9 +129,7 @@ class Project:
             if kinds & {*quantize.INTEGERS}:
                 stages.run("quantize", lambda graph: quantize.insert(
                     graph, assigned, self.ranges.range))
-        loosest = max(map(tolerance_of, kinds or {label}))
-        vectors = [(inputs, outputs, loosest if tolerance is None else tolerance)
-                   for inputs, outputs, tolerance in self.source.vectors]
+        vectors = held(self.source.vectors, label if label != "mixed" else "fp32", kinds)
         data, plan = stages.encode(real, label, vectors, self.integers, None, storage)
         return mixed.Built(data, plan, stages.graph, stages.steps, stages.reductions,
                            stages.patched)
