@@ -17,11 +17,12 @@ CANARY = 0xA5
 
 
 class Const:
-    """Marks an input of check_op as a constant of the graph, quantized or not."""
+    """Marks an input of check_op as a constant of the graph, quantized or not; dtype: of words."""
 
-    def __init__(self, array, quantization: Quantization | None = None):
+    def __init__(self, array, quantization: Quantization | None = None, dtype: str | None = None):
         self.array = np.asarray(array)
         self.quantization = quantization
+        self.dtype = dtype
 
 
 class Quantized:
@@ -36,7 +37,7 @@ def _operand(graph: Graph, value, number: int) -> Tensor | None:
     if value is None:
         return None
     if isinstance(value, Const):
-        return graph.constant(value.array, f"c{number}", quantization=value.quantization)
+        return graph.constant(value.array, f"c{number}", value.dtype, value.quantization)
     quantization = None
     if isinstance(value, Quantized):
         value, quantization = value.array, value.quantization

@@ -1,8 +1,9 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, depthwise, elementwise, gather, lrn, matmul, norm, pad,
-    pool, quantize, recurrent, reduce, resize, softmax, table, tile)
-from edgerun.ops._base import Facts, Launch, OpDef, Scratch, first, first_and_output
+    planes, pool, quantize, recurrent, reduce, resize, softmax, table, tile, xnor)
+from edgerun.ops._base import (
+    Facts, Launch, OpDef, Scratch, first, first_and_output, output)
 
 __all__ = ["OPS", "Facts", "Launch", "OpDef", "Scratch"]
 
@@ -61,4 +62,19 @@ OPS: dict[str, OpDef] = {
     "rnn": OpDef(recurrent.infer_recurrent, recurrent.rnn, (2, 4), "RecurrentOptions",
                  recurrent.recurrent_macs),
     "table": OpDef(table.infer_table, table.table, (2, 2), in_place=first),
+    "planes_conv2d": OpDef(planes.infer_planes_conv2d, planes.planes_conv2d,
+                           (planes.FIRST, planes.MOST_INPUTS), "Conv2dOptions", planes.planes_macs,
+                           planes.planes_scratch, mixed=True, blocked=planes.INPUTS,
+                           pitched=first_and_output, used=planes.USED,
+                           planes=planes.inputs_of_planes, bits=True),
+    "planes_dense": OpDef(planes.infer_planes_dense, planes.planes_dense,
+                          (planes.FIRST, planes.MOST_INPUTS), "DenseOptions", planes.planes_macs,
+                          planes.planes_scratch, mixed=True, blocked=planes.INPUTS,
+                          pitched=first_and_output, used=planes.USED,
+                          planes=planes.inputs_of_planes, bits=True),
+    "binarize": OpDef(xnor.infer_binarize, xnor.binarize, (1, 1), pitched=first, bits=True),
+    "xnor_conv2d": OpDef(xnor.infer_xnor_conv2d, xnor.xnor_conv2d, (3, 3), "Conv2dOptions",
+                         xnor.xnor_macs, mixed=True, blocked=(1,), pitched=output, bits=True),
+    "xnor_dense": OpDef(xnor.infer_xnor_dense, xnor.xnor_dense, (3, 3), "DenseOptions",
+                        xnor.xnor_macs, mixed=True, blocked=(1,), pitched=output, bits=True),
 }

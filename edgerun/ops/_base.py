@@ -224,6 +224,11 @@ def first_and_output(op: OpLike) -> tuple[int, ...]:
     return 0, OUTPUT
 
 
+def output(op: OpLike) -> tuple[int, ...]:
+    """Return the output: for OpDef.pitched."""
+    return OUTPUT,
+
+
 def pitch_of(tensor: TensorLike) -> int:
     """Return the elements from one position of the last axis of a tensor to the next."""
     return tensor.pitch or (int(tensor.shape[-1]) if tensor.shape else 1)

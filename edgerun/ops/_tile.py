@@ -46,6 +46,11 @@ DEPTHWISE_PIXELS = {"real": 7, "integer": 8, "wide": 4}  # most per work-item
 PACKED_ROWS = 128  # of kernels/matmul.cl and matmul_integer.cl
 NARROW = 64  # channels: of so few, several rows of y share rows of x that fit into a cache
 COLUMNS = 4  # of kernel matmul_dot
+# Pixels of a work-item on a CPU, and elsewhere: planes decoded, counted, and of one bit.
+DECODE_PIXELS, COUNT_PIXELS, XNOR_PIXELS = (8, 2), (2, 1), (8, 2)
+# The most planes that kernels/planes.cl takes, by signs; and up to which counting is faster where
+# no instruction sums products of bytes.
+DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7}, 1
 
 
 @dataclass(frozen=True)
@@ -323,7 +328,60 @@ def _matmul_integer(key: Key, facts: Facts) -> Variant:
                       tiles=_tiles(key, rows, lanes, facts, PACKED_ROWS))
 
 
+# Layers over bit planes: P pixels, VEC lanes, `tiles` times P pixels by a work-item; `count`
+# chooses between the kernels planes (0) and planes_count (1). Layers of one bit: no `count`.
+
+def _planes(key: Key, facts: Facts) -> Variant:
+    counted = not _decodes(key) or key.kind.endswith("plain") and key["planes"] <= COUNTED
+    return _bits(key, facts, *((COUNT_PIXELS, 1) if counted else (DECODE_PIXELS, 0)))
+
+
+def _xnor(key: Key, facts: Facts) -> Variant:
+    return _bits(key, facts, XNOR_PIXELS)
+
+
+def _decodes(key: Key) -> bool:
+    """Whether weights fit into bytes."""
+    return key["planes"] <= DECODED[key.kind.split()[0]]
+
+
+def _bits(key: Key, facts: Facts, most: tuple[int, int], *count: int) -> Variant:
+    pixels, vec = key["n"] * key["out_h"] * key["out_w"], 4
+    while vec < facts.lanes and vec < key["out_c"]:
+        vec *= 2
+    if vec > 4 and -(-key["out_c"] // (vec // 2)) == 3:
+        vec //= 2  # three half vectors instead of two whole ones
+    rows = most[facts.kind != "cpu"]
+    while rows > 1 and rows >= 2 * pixels:
+        rows //= 2
+    items = -(-key["out_c"] // vec) * -(-pixels // rows) * key["groups"]
+    tiles = max(1, min(8, items // (16 * facts.compute_units))) if facts.kind == "cpu" else 1
+    chosen = Variant.of(P=rows, VEC=vec, tiles=tiles)
+    return Variant((*chosen.values, ("count", count[0]))) if count else chosen
+
+
+def _bits_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    pixels = key["n"] * key["out_h"] * key["out_w"]
+    return {"P": tuple(p for p in (1, 2, 3, 4, 6, 8, 12) if p <= pixels),
+            "VEC": _lanes(facts, key["out_c"]),
+            "tiles": (1, 2, 4, 8, 16) if facts.kind == "cpu" else (1,)}
+
+
+def _planes_axes(key: Key, facts: Facts) -> dict[str, tuple[int, ...]]:
+    return {**_bits_axes(key, facts), "count": (0, 1) if _decodes(key) else (1,)}
+
+
+def _bits_fit(key: Key, facts: Facts, variant: Variant) -> bool:
+    """Sums of every pixel, 8 vectors of weights or one, a broadcast value and a few that spill."""
+    counted = dict(variant.values).get("count")
+    each, others = {None: (1, 2), 0: (1, 10), 1: (8, 2)}[counted]
+    parts = -(-variant["VEC"] // facts.lanes)
+    return (variant["P"] * each + others) * parts <= _registers(facts) + 4
+
+
 ENTRIES = {
+    "planes": Entry(_planes, _planes_axes, _bits_fit),
+    "xnor": Entry(_xnor, _bits_axes, _bits_fit),
     "conv": Entry(_conv, _conv_axes, _fits),
     "conv_integer": Entry(_conv_integer, _conv_integer_axes, _fits),
     "depthwise": Entry(_depthwise, _depthwise_axes, _depthwise_fits),

@@ -13,7 +13,7 @@ from edgerun import dtypes, host_ops, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
     cast, conv, conv_transpose, copy, elementwise, elementwise_integer, gather, lrn, matmul, norm,
-    pad, pool, quantize, recurrent, reduce, resize, softmax, table)
+    pad, planes, pool, quantize, recurrent, reduce, resize, softmax, table)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -34,6 +34,7 @@ REFERENCE = {
     **quantize.REFERENCE,
     **recurrent.REFERENCE,
     **table.REFERENCE,
+    **planes.REFERENCE,
 }
 
 

@@ -1,0 +1,239 @@
+// Layers over bit planes by decoding: words of planes become bytes in registers, whose products
+// with activations the integer dot product sums. Convolutions; dense layers are those of one tap.
+//
+// acc = sum over taps and channels of q_t[o, k] * (x_k - zero_x), see edgerun/ops/planes.py for
+// q_t; y by planes_end.cl; x by planes_rows.cl, whose row `outside` is read for taps outside the
+// image.
+//
+// t, how many planes count, is read from `used`; planes behind are not read. Of the planes every
+// work-item transposes 8 x 8 bits into bytes, the most significant plane on top: q_t times
+// 2^(8 - t), a power of two that the sums lose again.
+//
+// A work-item computes P pixels times VEC output channels, for `tiles` times P pixels one after the
+// other. Global size (ceil(out_c / VEC), ceil(pixels / (P * tiles)), groups).
+//
+// T_uint8, T_int16: x. O_uint8, O_int16, O_fp32, O_fp16: y.
+// P: 1 and up; P vectors of accumulators, 8 of weights and some more should fit into the registers.
+// VEC: 4, 8 or 16.
+// SIGNS_MAGNITUDE, SIGNS_PAIRS: how planes hold signs; else two's complement. Of magnitudes at most
+//    7 planes beside the sign, of pairs at most 7.
+// CENTRE: x has a zero point, or is int16: it is stored with an offset, which costs the sum of q_t.
+// DOT_...: see dot.cl.
+
+#include "dot.cl"
+#include "pixels.cl"
+#include "planes_end.cl"
+
+typedef GLUE(uint, VEC) UV32;
+#ifdef T_int16
+#define UNITS 16
+#else
+#define UNITS 8
+#endif
+// Sums that do not wait for each other.
+#if P == 1
+#define CHAINS 4
+#elif P < 4
+#define CHAINS 2
+#else
+#define CHAINS 1
+#endif
+#ifdef SIGNS_MAGNITUDE
+#define TOP 7  // bits of a byte
+#define FIRST 1  // plane
+#elif defined(SIGNS_PAIRS)
+#define TOP 7
+#define FIRST 0
+#else
+#define TOP 8
+#define FIRST 0
+#endif
+
+// Bit j of every byte of r[i] becomes bit i of that byte of r[j].
+#define SWAP(i, j, s, mask)                                                                        \
+    {                                                                                              \
+        const UV32 a = r[i], b = r[j];                                                             \
+        r[i] = (a & (mask)) | ((b << (s)) & ~(mask));                                              \
+        r[j] = ((a >> (s)) & (mask)) | (b & ~(mask));                                              \
+    }
+#define TRANSPOSE                                                                                  \
+    SWAP(0, 1, 1u, 0x55555555u) SWAP(2, 3, 1u, 0x55555555u)                                        \
+    SWAP(4, 5, 1u, 0x55555555u) SWAP(6, 7, 1u, 0x55555555u)                                        \
+    SWAP(0, 2, 2u, 0x33333333u) SWAP(1, 3, 2u, 0x33333333u)                                        \
+    SWAP(4, 6, 2u, 0x33333333u) SWAP(5, 7, 2u, 0x33333333u)                                        \
+    SWAP(0, 4, 4u, 0x0F0F0F0Fu) SWAP(1, 5, 4u, 0x0F0F0F0Fu)                                        \
+    SWAP(2, 6, 4u, 0x0F0F0F0Fu) SWAP(3, 7, 4u, 0x0F0F0F0Fu)
+
+// The bytes of a word of every lane's weights, 8 b + j in byte b of q[j], from at most n planes. A
+// plane that does not count is 0; more than half of n planes count.
+#define LOAD_PLANE(i) VLOAD(plane[i] + word)
+#define PLANE_OR_0(i, n, load) ((i) < (n) && ((i) <= (n) / 2 || (i) < counted) ? (load) : (UV32)(0))
+#if defined(SIGNS_PAIRS) || defined(SIGNS_MAGNITUDE)
+#ifdef SIGNS_PAIRS
+#define POSITIVE(i) LOAD_PLANE(2 * (i))
+#define NEGATIVE(i) LOAD_PLANE(2 * (i) + 1)
+#define SIGN
+#else
+#define POSITIVE(i) (LOAD_PLANE((i) + 1) & ~sign)
+#define NEGATIVE(i) (LOAD_PLANE((i) + 1) & sign)
+#define SIGN const UV32 sign = LOAD_PLANE(0);
+#endif
+#define DECODE(n)                                                                                  \
+    {                                                                                              \
+        SIGN                                                                                       \
+        UV32 r[8];                                                                                 \
+        _Pragma("unroll") for (int i = 0; i < 8; i++)                                              \
+            r[(14 - i) & 7] = PLANE_OR_0(i, n, POSITIVE(i));                                       \
+        TRANSPOSE                                                                                  \
+        _Pragma("unroll") for (int i = 0; i < 8; i++) q[i] = r[i] | 0x80808080u;                   \
+        _Pragma("unroll") for (int i = 0; i < 8; i++)                                              \
+            r[(14 - i) & 7] = PLANE_OR_0(i, n, NEGATIVE(i));                                       \
+        TRANSPOSE                                                                                  \
+        _Pragma("unroll") for (int i = 0; i < 8; i++) q[i] = (q[i] - r[i]) ^ 0x80808080u;          \
+    }
+#else
+#define DECODE(n)                                                                                  \
+    {                                                                                              \
+        UV32 r[8];                                                                                 \
+        _Pragma("unroll") for (int i = 0; i < 8; i++)                                              \
+            r[7 - i] = PLANE_OR_0(i, n, LOAD_PLANE(i));                                            \
+        TRANSPOSE                                                                                  \
+        _Pragma("unroll") for (int i = 0; i < 8; i++) q[i] = r[i];                                 \
+    }
+#endif
+
+#define MAC(acc, x, w) mac4(acc, x, GLUE(as_int, VEC)(w))
+#ifdef T_int16
+#define MAC_HIGH high[p] = MAC(high[p], xp[p][c * UNITS + 8 + j], q[j]);
+#else
+#define MAC_HIGH
+#endif
+#ifdef CENTRE
+#define MAC_ONES _Pragma("unroll") for (int j = 0; j < 8; j++) ones = MAC(ones, 0x01010101, q[j]);
+#else
+#define MAC_ONES
+#endif
+// The words of one run of channels, of which at most the first n planes count.
+#define RUN(n)                                                                                     \
+        for (int c = 0; c < words; c++, word += step) {                                            \
+            UV32 q[8];                                                                             \
+            DECODE(n)                                                                              \
+            MAC_ONES                                                                               \
+            _Pragma("unroll") for (int p = 0; p < P; p++)                                          \
+                _Pragma("unroll") for (int j = 0; j < 8; j++) {                                    \
+                    acc[p][j % CHAINS] = MAC(acc[p][j % CHAINS], xp[p][c * UNITS + j], q[j]);      \
+                    MAC_HIGH                                                                       \
+                }                                                                                  \
+        }
+
+// rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
+// levels [rows][3][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
+// used [1]; p0 .. p15 the planes, as many as there are: [groups][blocks][kernel_h][kernel_w][words]
+// [block width]; y [pixels = n * out_h * out_w, groups * out_c], pixels
+// row_y elements apart, from pixel first_y on. out_c is per group.
+// The hint is that of conv_integer.cl.
+__attribute__((vec_type_hint(float16)))
+__kernel void planes(
+        TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
+        TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
+        TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
+        const int held, const int row_y, const int first_y,
+        const int outside, const int pixels, const int tiles, const int words, const int zero_x,
+        const int height, const int width, const int channels, const int out_h, const int out_w,
+        const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
+        const int stride_w, const int dilation_h, const int dilation_w, const int pad_top,
+        const int pad_left, const int zero_y, const int least, const int most, const float alpha,
+        const float beta) {
+    const int first = get_global_id(0) * VEC, group = get_global_id(2), lanes = out_c - first;
+    const int2 t_row = t_and_row(*AT(const int, used), held);
+    const int t = t_row.s0;
+    const int counted = max(t - FIRST, 0);  // planes beside a sign
+    const int block = first / BLOCK * BLOCK, step = min(BLOCK, out_c - block);
+    const int start = (group * out_c + block) * kernel_h * kernel_w * words + first - block;
+    __global const uint *const plane[16] = {
+        AT(const uint, p0), AT(const uint, p1), AT(const uint, p2), AT(const uint, p3),
+        AT(const uint, p4), AT(const uint, p5), AT(const uint, p6), AT(const uint, p7),
+        AT(const uint, p8), AT(const uint, p9), AT(const uint, p10), AT(const uint, p11),
+        AT(const uint, p12), AT(const uint, p13), AT(const uint, p14), AT(const uint, p15)};
+    const int segment = group * (words * UNITS + 1);
+    __global const int *x = AT(const int, rows) + segment;
+    __global const float *level = AT(const float, levels)
+        + (t_row.s1 * 3 * (int)get_global_size(2) + group) * out_c + first;
+    const int row_level = (int)get_global_size(2) * out_c;
+    const R a = load_channels(level, lanes), b = load_channels(level + row_level, lanes);
+    const R from = load_channels(level + 2 * row_level, lanes);
+
+    int pixel = get_global_id(1) * (tiles * P);
+    const int end = pixel + min(tiles * P, pixels - pixel);
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+    for (; pixel < end; pixel += P) {
+        PLACE_TILE
+        I acc[P][CHAINS];
+        int sum[P];
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            sum[p] = 0;
+            #pragma unroll
+            for (int j = 0; j < CHAINS; j++)
+                acc[p][j] = (I)(0);
+        }
+#ifdef T_int16
+        I high[P];
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            high[p] = (I)(0);
+#endif
+#ifdef CENTRE
+        I ones = (I)(0);
+#endif
+        int word = start;
+        for (int ky = 0; ky < kernel_h; ky++) {
+            const int down = ky * dilation_h;
+            const bool rows_inside = first_top + down >= 0 && last_top + down < height;
+            for (int kx = 0; kx < kernel_w; kx++) {
+                const int right = kx * dilation_w, to_tap = (down * width + right) * channels;
+                __global const int *xp[P];
+                #pragma unroll
+                for (int p = 0; p < P; p++) {
+                    const bool there = (rows_inside && columns_inside)
+                        || ((uint)(top[p] + down) < (uint)height
+                            && (uint)(left[p] + right) < (uint)width);
+                    xp[p] = x + (there ? to_tap + at[p] : outside * channels);
+                    sum[p] += xp[p][words * UNITS];
+                }
+                if (counted > 4) {
+                    RUN(TOP)
+                } else if (counted > 2) {
+                    RUN(4)
+                } else if (counted == 2) {
+                    RUN(2)
+                } else if (counted == 1) {
+                    RUN(1)
+                }
+            }
+        }
+        const int count = min(P, end - pixel);
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            I low = acc[p][0];
+            #pragma unroll
+            for (int j = 1; j < CHAINS; j++)
+                low += acc[p][j];
+            low >>= TOP - counted;
+#ifdef T_int16
+            const I total = ones >> TOP - counted, upper = (high[p] >> TOP - counted) - total * 128;
+#else
+            const I upper = (I)(0);
+#ifdef CENTRE
+            low -= (ones >> TOP - counted) * zero_x;
+#endif
+#endif
+            const OF result = result_of(number_of(upper, low), convert_float(sum[p]), a, b, from,
+                                        (int4)(zero_y, least, most, 0), alpha, beta);
+            if (p < count)
+                store_channels(result, lanes, AT(O, y) + (first_y + pixel + p) * row_y
+                                              + group * out_c + first);
+        }
+        NEXT_TILE
+    }
+}

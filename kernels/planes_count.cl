@@ -1,0 +1,169 @@
+// Layers over bit planes by counting: bits that a word of weights and a word of one bit of every
+// activation have in common. For memory-bound layers where no instruction sums products of bytes.
+//
+// acc = sum over taps and channels of q_t[o, k] * (x_k - zero_x)
+//     = sum over planes i and bits j of 2^i * 2^j * popcount(plane i & bit j of x - zero_x)
+// where planes and bits of a sign count negative; see edgerun/ops/planes.py for q_t; y by
+// planes_end.cl; x by planes_rows.cl (BITS), whose row `outside` is read for taps outside the
+// image.
+//
+// t, how many planes count, is read from `used`; planes behind are not read. A work-item computes P
+// pixels times VEC output channels, plane by plane, for `tiles` times P pixels one after the other.
+// Global size (ceil(out_c / VEC), ceil(pixels / (P * tiles)), groups).
+//
+// T_uint8, T_int16: x. O_uint8, O_int16, O_fp32, O_fp16: y.
+// P: 1 and up; P times 8 (16 for int16) vectors of counts should fit into the registers.
+// VEC: 4, 8 or 16.
+// SIGNS_MAGNITUDE, SIGNS_PAIRS: how planes hold signs; else two's complement.
+// SIGNED: T_uint8 only: x - zero_x has 9 bits.
+// COUNT_VPOPCNT: x86 with AVX-512 VPOPCNTDQ and VL, by a compiler that takes assembly.
+
+#include "pixels.cl"
+#include "planes_end.cl"
+#include "popcount.cl"
+
+#if defined(T_int16)
+#define UNITS 16
+#elif defined(SIGNED)
+#define UNITS 9
+#else
+#define UNITS 8
+#endif
+// Passes over the weights: one per plane; of magnitudes two, of all elements and of negative ones.
+#if defined(SIGNS_MAGNITUDE)
+#define PASSES(t) (2 * max((t) - 1, 0))
+#define PLANE(pass) (1 + (pass) / 2)
+#define IS_NEXT(pass) ((pass) % 2 == 0)
+#define FACTOR(pass) ((pass) % 2 == 0 ? 1 : -2)
+#elif defined(SIGNS_PAIRS)
+#define PASSES(t) (2 * (t))
+#define PLANE(pass) (pass)
+#define IS_NEXT(pass) ((pass) % 2 == 0)
+#define FACTOR(pass) ((pass) % 2 == 0 ? 1 : -1)
+#else
+#define PASSES(t) (t)
+#define PLANE(pass) (pass)
+#define IS_NEXT(pass) true
+#define FACTOR(pass) ((pass) == 0 ? -1 : 1)
+#endif
+
+// rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
+// levels [rows][3][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
+// used [1]; p0 .. p15 the planes, as many as there are: [groups][blocks][kernel_h][kernel_w][words]
+// [block width]; y [pixels = n * out_h * out_w, groups * out_c], pixels
+// row_y elements apart, from pixel first_y on. out_c is per group.
+// The hint is that of conv_integer.cl.
+__attribute__((vec_type_hint(float16)))
+__kernel void planes_count(
+        TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
+        TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
+        TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
+        const int held, const int row_y, const int first_y,
+        const int outside, const int pixels, const int tiles, const int words, const int zero_x,
+        const int height, const int width, const int channels, const int out_h, const int out_w,
+        const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
+        const int stride_w, const int dilation_h, const int dilation_w, const int pad_top,
+        const int pad_left, const int zero_y, const int least, const int most, const float alpha,
+        const float beta) {
+    const int first = get_global_id(0) * VEC, group = get_global_id(2), lanes = out_c - first;
+    const int2 t_row = t_and_row(*AT(const int, used), held);
+    const int t = t_row.s0;
+    const int block = first / BLOCK * BLOCK, step = min(BLOCK, out_c - block);
+    const int start = (group * out_c + block) * kernel_h * kernel_w * words + first - block;
+    __global const uint *const plane[16] = {
+        AT(const uint, p0), AT(const uint, p1), AT(const uint, p2), AT(const uint, p3),
+        AT(const uint, p4), AT(const uint, p5), AT(const uint, p6), AT(const uint, p7),
+        AT(const uint, p8), AT(const uint, p9), AT(const uint, p10), AT(const uint, p11),
+        AT(const uint, p12), AT(const uint, p13), AT(const uint, p14), AT(const uint, p15)};
+    __global const int *x = AT(const int, rows) + group * (words * UNITS + 1);
+    __global const float *level = AT(const float, levels)
+        + (t_row.s1 * 3 * (int)get_global_size(2) + group) * out_c + first;
+    const int row_level = (int)get_global_size(2) * out_c;
+    const R a = load_channels(level, lanes), b = load_channels(level + row_level, lanes);
+    const R from = load_channels(level + 2 * row_level, lanes);
+
+    int pixel = get_global_id(1) * (tiles * P);
+    const int end = pixel + min(tiles * P, pixels - pixel);
+    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+    for (; pixel < end; pixel += P) {
+        PLACE_TILE
+        I low[P], high[P];
+        int sum[P];
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            low[p] = high[p] = (I)(0);
+            sum[p] = 0;
+        }
+        // one pass at least, for the sums
+        for (int pass = 0; pass < max(PASSES(t), 1); pass++) {
+            __global const uint *w = plane[PLANE(pass)] + start;
+#ifdef SIGNS_MAGNITUDE
+            __global const uint *mask = pass % 2 == 0 ? w : plane[0] + start;
+#endif
+            UV32 count[P][UNITS];
+            #pragma unroll
+            for (int p = 0; p < P; p++)
+                #pragma unroll
+                for (int j = 0; j < UNITS; j++)
+                    count[p][j] = (UV32)(0);
+            for (int ky = 0; ky < kernel_h; ky++) {
+                const int down = ky * dilation_h;
+                const bool rows_inside = first_top + down >= 0 && last_top + down < height;
+                for (int kx = 0; kx < kernel_w; kx++) {
+                    const int right = kx * dilation_w, to_tap = (down * width + right) * channels;
+                    __global const int *xp[P];
+                    #pragma unroll
+                    for (int p = 0; p < P; p++) {
+                        const bool there = (rows_inside && columns_inside)
+                            || ((uint)(top[p] + down) < (uint)height
+                                && (uint)(left[p] + right) < (uint)width);
+                        xp[p] = x + (there ? to_tap + at[p] : outside * channels);
+                        sum[p] += pass == 0 ? xp[p][words * UNITS] : 0;
+                    }
+                    for (int c = 0; c < (PASSES(t) > 0 ? words : 0); c++) {
+#ifdef SIGNS_MAGNITUDE
+                        const UV32 word = VLOAD(w) & VLOAD(mask);
+                        mask += step;
+#else
+                        const UV32 word = VLOAD(w);
+#endif
+                        w += step;
+                        #pragma unroll
+                        for (int p = 0; p < P; p++)
+                            #pragma unroll
+                            for (int j = 0; j < UNITS; j++)
+                                count[p][j] += bits_in(word & (uint)xp[p][c * UNITS + j]);
+                    }
+                }
+            }
+            #pragma unroll
+            for (int p = 0; p < P; p++) {
+                I part = GLUE(as_int, VEC)(count[p][7]), upper = (I)(0);
+                #pragma unroll
+                for (int j = 6; j >= 0; j--)
+                    part = part * 2 + GLUE(as_int, VEC)(count[p][j]);
+#ifdef T_int16
+                upper = -GLUE(as_int, VEC)(count[p][15]);
+                #pragma unroll
+                for (int j = 14; j >= 8; j--)
+                    upper = upper * 2 + GLUE(as_int, VEC)(count[p][j]);
+#elif defined(SIGNED)
+                part -= GLUE(as_int, VEC)(count[p][8]) * 256;
+#endif
+                const int twice = IS_NEXT(pass) ? 2 : 1;
+                low[p] = low[p] * twice + part * FACTOR(pass);
+                high[p] = high[p] * twice + upper * FACTOR(pass);
+            }
+        }
+        const int some = min(P, end - pixel);
+        #pragma unroll
+        for (int p = 0; p < P; p++) {
+            const OF result = result_of(number_of(high[p], low[p]), convert_float(sum[p]), a, b,
+                                        from, (int4)(zero_y, least, most, 0), alpha, beta);
+            if (p < some)
+                store_channels(result, lanes, AT(O, y) + (first_y + pixel + p) * row_y
+                                              + group * out_c + first);
+        }
+        NEXT_TILE
+    }
+}
