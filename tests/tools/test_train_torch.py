@@ -1,0 +1,264 @@
+"""Schemes of quantization-aware training as PyTorch modules, and their way into a file."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgerun.errors import InputError, UnsupportedError
+
+torch = pytest.importorskip("torch", reason="training is not checked: it needs pip install "
+                            "'.[train]', which is too large for every test run")
+
+from torch import nn  # noqa: E402
+
+from edgerun.tools import reference  # noqa: E402
+from edgerun.tools.importers import onnx as importer  # noqa: E402
+from edgerun.tools.train import (activations, codes, data, export, layers, loop,  # noqa: E402
+                                 rounding, transfer, weights)
+
+SCHEMES = {
+    "symmetric": lambda: weights.Symmetric(8),
+    "min_max": lambda: weights.MinMax(5),
+    "dorefa1": lambda: weights.Dorefa(1),
+    "dorefa2": lambda: weights.Dorefa(2),
+    "dorefa4": lambda: weights.Dorefa(4),
+    "binary": weights.Binary,
+    "binary_connect": lambda: weights.Binary(scaled=False),
+    "ternary": weights.Ternary,
+    "trained_ternary": weights.TrainedTernary,
+    "power_of_two": weights.PowerOfTwo,
+    "fixed": lambda: weights.Fixed(8),
+}
+ROUNDED = {
+    "clipped": lambda: activations.Clipped(2),
+    "learned": lambda: activations.Clipped(8, 3.0, learned=True),
+    "ranged": lambda: activations.Ranged(8),
+    "ranged5": lambda: activations.Ranged(5),
+    "fixed_point": lambda: activations.FixedPoint(8),
+    "sign": activations.Sign,
+    "relu": nn.ReLU,
+}
+
+
+def network(scheme, activation) -> nn.Sequential:
+    """A small network of every kind of layer: [N, 1, 8, 8] -> [N, 10]."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        activations.Pixels(), layers.Conv(1, 6, 3, weights.Symmetric(8)), nn.BatchNorm2d(6),
+        nn.Sequential(activation(), nn.MaxPool2d(2)),
+        layers.Conv(6, 17, 3, scheme(), padding=1, bias=True), nn.BatchNorm2d(17), activation(),
+        nn.Dropout(0.1), nn.Flatten(), layers.Dense(17 * 9, 33, scheme()), nn.BatchNorm1d(33),
+        activation(), layers.Dense(33, 10, weights.Symmetric(8), bias=True))
+
+
+def samples(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (count, 1, 8, 8), generator=generator).float() / 255
+    return x, (x.mean((1, 2, 3)) * 20).long() % 10
+
+
+def trained(scheme, activation) -> nn.Sequential:
+    """A network after some steps, with factors below 0 among its normalizations."""
+    result = network(scheme, activation)
+    loop.train(result, *samples(), epochs=3, batch=16, log=None)
+    if scheme is not weights.TrainedTernary:
+        with torch.no_grad():
+            result[2].weight[::3] *= -1
+            result[5].weight[::4] *= -1
+    return result
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_network_and_file_compute_with_the_same_weights(name):
+    """What a layer multiplies by in evaluation is what its codes stand for."""
+    result = trained(SCHEMES[name], lambda: activations.Clipped(8))
+    for layer in layers.layers_of(result):
+        w = layer.scheme(layer.weight).detach().numpy()
+        step = float(layer.scheme.codes(layer.weight).scale[-1].max())
+        # learned scales are whole steps of 1/127 in a file
+        exact = 0.5 * step if name == "trained_ternary" else 4e-7
+        np.testing.assert_allclose(layer.scheme.codes(layer.weight).decode(), w, rtol=0,
+                                   atol=exact)
+
+
+@pytest.mark.parametrize("scheme, activation", [
+    *(("dorefa2", activation) for activation in ROUNDED),
+    ("binary", "sign"), ("ternary", "learned"), ("power_of_two", "learned")])
+def test_exported_network_computes_the_same(scheme, activation, tmp_path):
+    result = trained(SCHEMES[scheme], ROUNDED[activation])
+    export.write(result, tmp_path / "m.onnx", (1, 8, 8))
+    graph = importer.load(tmp_path / "m.onnx")
+    x = samples(8)[0]
+    wanted = loop.outputs(result, x).numpy()
+    found = np.concatenate([reference.execute(graph, {"image": image[None].numpy()})["logits"]
+                            for image in x])
+    # a value in the middle between two integers may fall to either side
+    close = np.isclose(found, wanted, rtol=1e-3, atol=1e-3).all(1)
+    assert close.sum() >= 7, np.abs(found - wanted).max(1)
+
+
+@pytest.mark.parametrize("scheme", ["dorefa2", "binary", "ternary", "power_of_two", "min_max"])
+def test_normalization_below_zero_turns_codes_over(scheme):
+    layer = layers.Conv(3, 8, 3, SCHEMES[scheme]())
+    norm = nn.BatchNorm2d(8).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 1, 8))
+        norm.running_mean.normal_()
+    stored = layer.scheme.codes(layer.weight)
+    found, bias = export.folded(stored, np.zeros(8), norm)
+    factor, shift = layers.affine(norm, stored.bits)
+    for planes in (range(1, stored.bits + 1) if not stored.table else [stored.bits]):
+        np.testing.assert_allclose(found.decode(planes),
+                                   stored.decode(planes) * factor.reshape(-1, 1, 1, 1), rtol=1e-5,
+                                   atol=1e-6)
+    np.testing.assert_allclose(bias, np.broadcast_to(shift, bias.shape), rtol=1e-6)
+    assert (found.scale[1:] > 0).all()
+
+
+def test_table_that_is_not_symmetric_refuses_a_factor_below_zero():
+    norm = nn.BatchNorm2d(4).eval()
+    norm.weight.data[1] = -1
+    stored = codes.trained_ternary(np.float32(np.linspace(-1, 1, 16)).reshape(4, 4), 0.2, 0.3)
+    with pytest.raises(UnsupportedError, match="table that is not symmetric"):
+        export.folded(stored, np.zeros(4), norm)
+
+
+def test_export_names_a_module_that_it_cannot_write(tmp_path):
+    with pytest.raises(UnsupportedError, match="Softplus.*cannot be written"):
+        export.write(nn.Sequential(nn.Softplus()), tmp_path / "m.onnx", (1, 8, 8))
+
+
+def test_power_of_two_freezes_the_largest_first():
+    scheme, w = weights.PowerOfTwo(5, (0.5, 1.0), (0.5, 0.9)), torch.randn(16, 33)
+    before = w.clone()
+    scheme.progress(0.4, w)
+    assert scheme(w) is w
+    scheme.progress(0.5, w)
+    assert int(scheme.frozen.sum()) == w.numel() // 2
+    assert w.abs()[scheme.frozen].min() >= w.abs()[~scheme.frozen].max()
+    w += 0.01  # what is frozen stays
+    np.testing.assert_array_equal(scheme(w)[scheme.frozen], scheme.values[scheme.frozen])
+    np.testing.assert_array_equal(scheme(w)[~scheme.frozen], before[~scheme.frozen] + 0.01)
+    x = w.clone().requires_grad_()
+    scheme(x).sum().backward()
+    np.testing.assert_array_equal(x.grad != 0, ~scheme.frozen)
+    scheme.progress(1.0, w)
+    assert bool(scheme.frozen.all())
+
+
+def test_dynamic_fixed_point_follows_overflows():
+    scheme, w = weights.Fixed(8, every=1), torch.linspace(-0.9, 0.9, 256)[None]
+    scheme(w)
+    assert scheme.fraction == 7
+    scheme.settle(w * 3)
+    assert scheme.fraction == 6
+    for _ in range(3):
+        scheme.settle(w / 9)
+    assert scheme.fraction == 9
+
+
+def test_learned_ternary_scales_get_their_gradients():
+    scheme, w = weights.TrainedTernary(), torch.tensor([[1.0, 0.01, -0.5]], requires_grad=True)
+    scheme(w).backward(torch.tensor([[2.0, 3.0, 5.0]]))
+    assert float(scheme.positive.grad) == 2 and float(scheme.negative.grad) == -5
+    np.testing.assert_allclose(w.grad, [[0.2, 3.0, 0.5]])
+
+
+def test_straight_through_is_exact():
+    x = torch.tensor([0.3, -1.2], requires_grad=True)
+    y = weights.through(x.round(), x)
+    np.testing.assert_array_equal(y.detach(), [0, -1])
+    (y * torch.tensor([2.0, 3.0])).sum().backward()
+    np.testing.assert_array_equal(x.grad, [2, 3])
+
+
+def test_cyclic_hook_sets_every_precision():
+    result = network(lambda: weights.MinMax(8), lambda: activations.Ranged(8))
+    seen = []
+
+    class Watch(loop.Hook):
+        def before(self, net, step, steps):
+            seen.append({m.bits for m in net.modules() if hasattr(m, "bits")})
+
+    loop.train(result, *samples(), epochs=4, batch=16, log=None,
+               hooks=(loop.Cyclic(3, 8, 2), Watch()))
+    assert seen[0] == seen[8] == {3} and seen[7] == seen[15] == {8}
+    assert {m.bits for m in result.modules() if hasattr(m, "bits")} == {8}
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_parameters_stay_in_fixed_point(stochastic):
+    result = network(weights.Weights, nn.ReLU)
+    loop.train(result, *samples(), epochs=1, batch=16, log=None,
+               hooks=(loop.FixedPoint(2, 6, stochastic),))
+    for p in result.parameters():
+        np.testing.assert_array_equal(rounding.fixed(p.detach(), 2, 6), p.detach())
+    assert any(bool((p % 1 != 0).any()) for p in result.parameters())
+
+
+def test_training_is_the_same_twice():
+    losses = []
+    for _ in range(2):
+        losses.append(loop.train(network(weights.Ternary, nn.ReLU), *samples(), epochs=2, batch=16,
+                                 augment=data.shifted, log=None))
+    assert losses[0] == losses[1]
+
+
+def test_images_are_read_and_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.full((3, 4, 5, 3), 51, np.uint8),
+             labels=np.arange(3, dtype=np.uint8))
+    x, y = data.images(tmp_path / "a.npz", limit=2)
+    assert x.shape == (2, 3, 4, 5) and y.tolist() == [0, 1] and bool((x == 0.2).all())
+    np.savez(tmp_path / "b.npz", images=np.zeros((3, 4), np.uint8), labels=np.zeros(3))
+    with pytest.raises(InputError, match=r"images uint8 \(3, 4\)"):
+        data.images(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", images=np.zeros((3, 4), np.uint8))
+    with pytest.raises(InputError, match="needed images and labels"):
+        data.images(tmp_path / "c.npz")
+
+
+def test_likeness_of_samples():
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+    similar = np.array([[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]])
+    np.testing.assert_allclose(transfer.likeness(features), similar / similar.sum(1)[:, None],
+                               atol=1e-6)
+    assert float(transfer.probabilistic(features, features * 7)) == pytest.approx(0, abs=1e-6)
+    other = torch.tensor([[1.0, 1.0], [0.0, 3.0], [-1.0, 0.2]])
+    p, q = (transfer.likeness(f).double().numpy() for f in (features, other))
+    wanted = np.where(p > 0, p * np.log((p + 1e-7) / (q + 1e-7)), 0).mean()
+    assert float(transfer.probabilistic(other, features)) == pytest.approx(wanted, rel=1e-4)
+    assert wanted > 0
+
+
+def test_soft_targets():
+    logits, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])
+    p = np.exp([1.0, -0.5]) / np.exp([1.0, -0.5]).sum()
+    q = np.exp([0.25, 0.5]) / np.exp([0.25, 0.5]).sum()
+    wanted = 0.9 * 16 * (p * np.log(p / q)).sum() + 0.1 * np.log(1 + np.exp(1))
+    found = transfer.soft_targets(logits, teacher, torch.tensor([0]))
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_lessons_train_what_they_say():
+    """Transfer leaves the body to the teacher's features and the head to the labels."""
+    torch.manual_seed(0)
+    student = transfer.Student(nn.Linear(6, 4), 4, 3)
+    lessons = transfer.Lessons(torch.randn(8, 3), torch.randn(8, 5), torch.arange(8) % 3)
+    labels, logits, features = lessons.apart(lessons.targets[2:6])
+    assert labels.tolist() == [2, 0, 1, 2] and logits.shape == (4, 3) and features.shape == (4, 5)
+    x = torch.randn(8, 6)
+    for objective in (lessons.labels_only, lessons.distilled, lessons.transferred):
+        before = objective(student, x, lessons.targets).item()
+        loop.train(student, x.repeat(8, 1), lessons.targets.repeat(8, 1), epochs=40, batch=64,
+                   rate=1e-2, objective=objective, log=None)
+        assert objective(student, x, lessons.targets).item() < before
+    own = transfer.probabilistic(student.body(x), lessons.apart(lessons.targets)[2])
+    assert torch.autograd.grad(own, student.body.weight)[0].abs().max() > 0
+
+
+def test_average_precision_of_retrieval():
+    queries, database = np.eye(2), np.array([[1, 0.0], [0.8, 0.6], [0.6, 0.8], [0, 1]])
+    labels = np.array([0, 1, 0, 1])
+    # the first finds 0 1 0 1 for 0, the second 1 0 1 0 for 1: (1/1 + 2/3) / 2 each
+    found = transfer.average_precision(queries, np.array([0, 1]), database, labels)
+    assert found == pytest.approx(100 * (1 + 2 / 3) / 2)
