@@ -15,6 +15,7 @@ HOST = {
     "pack": ("edgerun.tools.cli", "pack", "turn an ONNX or TFLite model into a model file"),
     "fit": ("edgerun.tools.budget.cli", "fit", "tell whether a model fits given RAM and flash"),
     "demo": ("edgerun.tools.demo", "main", "the whole path on a small model, told as a story"),
+    "planes": ("edgerun.tools.planes.cli", "main", "accuracy against planes of the weights"),
     "verify --against": ("edgerun.tools.cli", "verify", "compare with the source model"),
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the number of the signal, as shells count
@@ -62,9 +63,9 @@ def _fail(message: str) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if argv and argv[0] in ("pack", "fit", "demo"):
+    if argv and argv[0] in ("pack", "fit", "demo", "planes"):
         return _host(argv[0], argv[1:])
-    top = cli.parser({name: HOST[name][2] for name in ("pack", "fit", "demo")})
+    top = cli.parser({name: HOST[name][2] for name in ("pack", "fit", "demo", "planes")})
     args = top.parse_args(argv)
     if args.command == "verify" and args.against is not None:
         return _host("verify --against", args)

@@ -16,6 +16,7 @@ from edgerun.session import Session
 from edgerun.tools import (
     calibrate, layers, mixed, patch, reductions, runtimes, verify as verify_module)
 from edgerun.tools.budget import cli as budget_cli
+from edgerun.tools.planes import SIGNS, packing
 from edgerun.tools.pack import (
     IMPROVEMENTS, PRECISIONS, TANH, PackReport, import_model, pack as pack_model)
 
@@ -33,6 +34,8 @@ PACK_EXAMPLES = """\
     --preprocess "resize=256,size=224,scale=1/255,mean=0.485 0.456 0.406,std=0.229 0.224 0.225"
   edgerun pack model.onnx -o int8.edge --precision int8 --calibration fp32.edge   # once calibrated
   edgerun pack model.onnx -o mixed.edge --precision mixed --calibration samples.npz --max-error 0.01
+  edgerun pack model.onnx -o m.edge --precision int8 --bits 8 --modes low=4,high=8 \
+    --calibration samples.npz                                   # one file, two precisions
   edgerun pack model.onnx -o m.edge --ram 256K --flash 300K --calibration samples.npz --max-drop 0.5
 
 samples.npz holds an array per input under its name, of the input's shape, or with one more axis of
@@ -121,6 +124,15 @@ def _pack_parser() -> argparse.ArgumentParser:
     parser.add_argument("--patch", metavar="auto|off|K", default=patch.OFF,
                         help="let ops with large images run over strips of their rows: auto where "
                              "that pays, or K strips; default: off")
+    planes = parser.add_argument_group("weights in bit planes (see 'edgerun planes')")
+    planes.add_argument("--bits", metavar="N", type=cli.positive,
+                        help="with --precision int8 or int16, which is the type of the "
+                             "activations: store float weights as N planes")
+    planes.add_argument("--signs", choices=SIGNS,
+                        help="how planes hold negative numbers; default: twos")
+    planes.add_argument("--modes", metavar="NAME=N,...",
+                        help="precisions by name: how many planes each uses, the default one last; "
+                             "for example low=4,high=8")
     parser.add_argument("--tanh", choices=TANH,
                         help="how tanh, sigmoid, SiLU and GELU of real numbers are computed; "
                              "default: exact")
@@ -159,7 +171,9 @@ def pack(argv: Sequence[str]) -> int:
              "observer": args.observer, "samples": args.samples, "device": args.device,
              "overrides": args.overrides, "improve": args.improve, "max_error": args.max_error,
              "tune": args.tune, "weights": args.weights, "random_weights": args.random_weights,
-             "without": args.without, "patch": args.patch, "tanh": args.tanh or "exact"}
+             "without": args.without, "patch": args.patch, "tanh": args.tanh or "exact",
+             "bits": args.bits, "signs": args.signs,
+             "modes": packing.parse_modes(args.modes) if args.modes is not None else None}
     with progress() as show:
         report = pack_model(args.model, args.output, progress=show, **given)
         if args.html is not None:

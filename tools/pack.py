@@ -14,6 +14,7 @@ from edgerun.tools import (
     blob, calibrate, layout, lower, mixed, passes, patch as patches, plan as planner, quantize,
     reductions)
 from edgerun.tools.graph import Graph, Op, Tensor, copy_of
+from edgerun.tools.planes import packing
 from edgerun.tools.precision import convert, widen
 from edgerun.tools.verify import held
 from edgerun.tune.report import TuneReport
@@ -108,12 +109,15 @@ class Stages:
         patch: see edgerun.tools.patch.parse.
         most_bytes: of the arena, for patch; see edgerun.tools.patch.apply.
         tanh: "exact", or "ktanh": see edgerun.tools.passes.ktanh.
+        modes: name -> planes of the weights that count; see edgerun.tools.planes.packing.
     """
 
     def __init__(self, graph: Graph, progress: Callable[[str], None] = lambda stage: None,
                  without: Sequence[str] = (), patch: str | int = patches.OFF,
-                 most_bytes: int | None = None, tanh: str = "exact"):
+                 most_bytes: int | None = None, tanh: str = "exact",
+                 modes: Mapping[str, int] | None = None):
         self.graph = graph
+        self.modes = modes or {}
         self.tanh = tanh
         self.progress = progress
         self.without = without
@@ -154,6 +158,7 @@ class Stages:
             storage: name of an op's output -> "fp32" or "fp16", where that is not `real`.
         """
         self.run("lower", lower.apply)
+        packing.finish(self.graph, self.modes)
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
         if self.tanh == "ktanh":
@@ -208,7 +213,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
          improve: Sequence[str] = (), max_error: float | None = None, tune: bool = False,
          weights: str | os.PathLike | None = None, random_weights: int | None = None,
          without: Sequence[str] = (), patch: str | int = patches.OFF,
-         tanh: str = "exact") -> PackReport:
+         tanh: str = "exact", bits: int | None = None, signs: str | None = None,
+         modes: Mapping[str, int] | None = None) -> PackReport:
     """Pack a source model into a model file.
 
     Args:
@@ -253,6 +259,12 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             See edgerun.tools.patch.
         tanh: "exact"; "ktanh" computes the tanh, sigmoid, SiLU and GELU of real numbers by K-TanH,
             off by up to 0.012: see edgerun.tools.passes.ktanh.
+        bits: at int8 and int16: float weights of convolutions and dense layers become so many bit
+            planes; the precision is that of the activations then.
+        signs: how planes hold negative numbers: "twos" complement (default), "magnitude" (a plane
+            of signs), "pairs" (of planes of positive and of negative numbers; bits counts pairs).
+        modes: name of a precision -> how many planes of the weights it uses, at most; the last one
+            is what a session starts with. Default: one that uses all, "high".
 
     Returns:
         PackReport.
@@ -272,6 +284,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     if calibration is None and precision in CALIBRATED:
         raise InputError(f"precision {precision} needs the range of every tensor: give samples, "
                          "images, or a file that was calibrated (--calibration)")
+    packing.check(bits, signs, modes or {}, precision)
     if tanh not in TANH:
         raise InputError(f"tanh {tanh!r} is not available, needed one of {', '.join(TANH)}")
     unknown = [name for name in improve if name not in IMPROVEMENTS]
@@ -288,7 +301,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                          "(--without patch): needed one of them")
     progress("import")
     graph = import_model(source, shapes, weights, random_weights)
-    stages = Stages(graph, progress, without, patch, tanh=tanh)
+    stages = Stages(graph, progress, without, patch, tanh=tanh, modes=modes)
     own = widen(graph)
     real = own if precision == "source" else "fp16" if precision == "fp16" else "fp32"
     exact = quantize.quantized(graph)
@@ -308,7 +321,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
     chosen = precision in CALIBRATED or overrides is not None
     integers = exact or chosen or calibration is not None  # ranges are of the graph to quantize
     if integers and not exact:
-        stages.run("real-weights", quantize.strip)  # integer weights of a float model
+        stages.run("real-weights", lambda graph: quantize.strip(  # integer weights of a float model
+            graph, planes=precision not in quantize.INTEGERS))
     stages.optimize(integers)
     if "equalize" in improve:
         if Path(calibration).suffix == ".edge":
@@ -351,11 +365,14 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
                 graph, data, read, calibrate.channel_means, device).items()}
         weights_of = quantize.clipped_weights if "clip-weights" in improve else None
         if ranges is not None:
+            planes_of = packing.weights_of(bits, signs, modes)
             stages.run("quantize", lambda graph: quantize.insert(graph, dtypes, ranges.range,
-                                                                 weights_of, means))
+                                                                 weights_of, means, planes_of))
     label = precision if precision != "source" else "source" if exact else own
     data, plan = stages.encode(real, label, held(vectors, label, dtypes.values()), integers,
                                None if chosen else ranges, storage)
+    if bits is not None:
+        graph.notes += packing.left_out(graph)
     report = _written(out, label, data, plan, graph, stages.steps, found=stages.reductions(),
                       patched=stages.patched)
     return _tuned(report, device, progress) if tune else report

@@ -54,7 +54,7 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
                 raise InputError(f"--{option.replace('_', '-')} belongs to a budget: needed --ram, "
                                  "--flash, or both")
         return None
-    for option in ("precision", "improve", "max_error", "tune", "tanh"):
+    for option in ("precision", "improve", "max_error", "tune", "tanh", "bits", "signs", "modes"):
         if getattr(args, option, None):
             raise InputError(f"--{option.replace('_', '-')} and a budget exclude each other: "
                              "needed one of them, since a budget chooses the types itself")

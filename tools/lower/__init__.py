@@ -10,13 +10,13 @@ from __future__ import annotations
 from edgerun import dtypes
 from edgerun.quantization import Quantization
 from edgerun.tools.graph import Graph
-from edgerun.tools.lower import matmul, moves, pointwise, spatial, weighted
+from edgerun.tools.lower import matmul, moves, planes, pointwise, spatial, weighted
 from edgerun.tools.lower._lowering import Lowering, Rule
 from edgerun.tools.passes import dead_code, duplicates, fold
 
 # op code -> rules, tried in this order until one applies
 RULES: dict[str, list[Rule]] = {}
-for _module in (moves, weighted, matmul, pointwise, spatial):
+for _module in (moves, planes, weighted, matmul, pointwise, spatial):
     for _code, _rule in _module.RULES.items():
         RULES.setdefault(_code, []).append(_rule)
 
@@ -36,6 +36,7 @@ def apply(graph: Graph) -> None:
                     changed = True
     boundaries(lower)
     dead_code.apply(graph)
+    planes.tell(graph)
     fold.apply(graph, reals=True)
 
 

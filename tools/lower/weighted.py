@@ -11,6 +11,7 @@ from edgerun.ops._integer import MOST_CHUNK, WIDE_LEAST_SHIFT, WIDE_MOST_TERMS
 from edgerun.quantization import ONE_STEP, TWO_STEPS, Quantization, fixed_point, limits
 from edgerun.tools.graph import Op, Tensor
 from edgerun.tools.lower._lowering import Lowering
+from edgerun.tools.planes.codes import coded
 
 CLAMPS = ("", "relu", "clip")  # activations that are a saturation of integers
 SAME_SCALE = 1e-4  # relative difference up to which a bias is taken to be in steps of s_x * s_w
@@ -48,7 +49,7 @@ def weights_of(lower: Lowering, w: Tensor, axis: int) -> Weights | None:
         axis: of the output channels.
     """
     given = lower.weights(w)
-    if given is None or given.dtype not in dtypes.QUANTIZED:
+    if given is None or given.dtype not in dtypes.QUANTIZED or coded(given):
         return None
     q = given.quantization
     if q.axis not in (-1, axis):

@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 from edgerun.tools.graph import Graph
 from edgerun.tools.passes import (
-    activations, affine, alias, dead_code, dilations, duplicates, fold, gates, identities, ktanh,
-    linear, norms, pads, pieces, reshapes, splits, transposes)
+    activations, affine, alias, binary, dead_code, dilations, duplicates, fold, gates, identities,
+    ktanh, linear, norms, pads, pieces, reshapes, splits, transposes)
 
 __all__ = ["FINISH", "PIPELINE", "alias", "ktanh", "pipeline"]
 
@@ -40,6 +40,7 @@ PIPELINE: list[tuple[str, Callable[[Graph], None]]] = [
     ("identities", identities.apply),
     ("affine", affine.apply),
     ("activations", activations.apply),
+    ("binary", binary.apply),
     *_CLEAN[:3],
 ]
 # What float ops get after integers have been lowered.

@@ -1,0 +1,135 @@
+"""What `edgerun pack` does for weights in bit planes: arguments, weights, modes."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from edgerun.errors import InputError
+from edgerun.ops import OPS
+from edgerun.tools.graph import Graph, Op
+from edgerun.tools.planes.codes import MOST, SIGNS, Planes, bounds
+from edgerun.tools.planes.quantizer import quantize
+
+LAYERS = ("conv2d", "dense")  # float weights of other layers stay integers without planes
+MOST_SUM = 2**31  # of products with 8-bit activations
+WEIGHTED = (*LAYERS, "depthwise_conv2d", "conv_transpose2d")
+ROWS_APART = False
+LEVELS = 1  # input of an op with planes: its scales, offsets and biases
+
+
+def parse_modes(text: str) -> dict[str, int]:
+    """Return the modes of a line NAME=BITS,NAME=BITS,...
+
+    Raises:
+        InputError: it is something else, or a name comes twice.
+    """
+    modes: dict[str, int] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([^=,\s]+)\s*=\s*(\d+)\s*", part)
+        if found is None:
+            raise InputError(f"--modes {text!r}: {part.strip()!r} is no NAME=BITS, needed a line "
+                             "such as low=4,high=8")
+        if found[1] in modes:
+            raise InputError(f"--modes {text!r}: the mode {found[1]!r} is given twice")
+        modes[found[1]] = int(found[2])
+    return modes
+
+
+def check(bits: int | None, signs: str | None, modes: Mapping[str, int], precision: str) -> None:
+    """Check what the user asks for, before anything is read.
+
+    Raises:
+        InputError: it cannot be done.
+    """
+    if signs is not None and signs not in SIGNS:
+        raise InputError(f"signs {signs!r} are not available, needed one of {', '.join(SIGNS)}")
+    if bits is None:
+        if signs is not None:
+            raise InputError(f"--signs {signs} says how weights become planes: needed --bits too")
+    else:
+        if precision not in ("int8", "int16"):
+            raise InputError(f"--bits {bits} stores weights as planes that multiply integers, not "
+                             f"numbers of precision {precision}: needed --precision int8 or int16 "
+                             "for the activations, and --calibration")
+        most = MOST[signs or "twos"]
+        least = 2 if signs == "magnitude" else 1
+        if not least <= bits <= most:
+            raise InputError(f"--bits {bits} is not available with the signs {signs or 'twos'}, "
+                             f"needed {least} to {most}")
+    if modes and precision == "mixed":
+        raise InputError("--modes are of weights in planes, which --precision mixed does not make: "
+                         "needed another precision")
+    for name, planes in modes.items():
+        if not name or name.isdigit():
+            raise InputError(f"mode {name!r}: needed a name that is no number")
+        if planes < 1:
+            raise InputError(f"mode {name!r} uses {planes} planes, needed 1 or more")
+        if bits is not None and planes > bits:
+            raise InputError(f"mode {name!r} uses {planes} planes, but --bits {bits} stores {bits}")
+
+
+def weights_of(bits: int | None, signs: str | None, modes: Mapping[str, int] | None
+               ) -> Callable[[Op], tuple[np.ndarray, Planes] | None]:
+    """Return the function that makes planes of the float weights of a layer, for quantize.insert().
+
+    The planes are best for the modes; without modes for every number of planes from 2 on. Without
+    bits there are none.
+    """
+    if bits is None:
+        return lambda op: None
+    signs = signs or "twos"
+    largest = max(map(abs, bounds(bits, signs)))
+
+    def planes(op: Op) -> tuple[np.ndarray, Planes] | None:
+        w = op.inputs[1].data
+        if op.code not in LAYERS or w[0].size * 255 * largest >= MOST_SUM:
+            return None
+        return quantize(w, bits, signs, sorted({*(modes or {}).values()}) or None)
+
+    return planes
+
+
+def finish(graph: Graph, modes: Mapping[str, int]) -> None:
+    """Give a lowered graph its modes, and keep of scales and biases what they need.
+
+    An op that has fewer planes than a mode asks for uses all it has. Without modes every number of
+    planes may be set.
+
+    Raises:
+        InputError: the graph has no planes, or none of its ops as many as a mode uses.
+    """
+    planes = graph.planes()
+    if not modes:
+        return
+    if not planes:
+        raise InputError("--modes says how many planes of the weights count, and the model has "
+                         "none: needed --bits N, or a model with weights in planes (BitPlanes)")
+    most = max(planes.values())
+    for name, bits in modes.items():
+        if bits > most:
+            raise InputError(f"mode {name!r} uses {bits} planes, but the weights have {most} at "
+                             "most")
+    graph.modes = {name: {used: min(bits, count) for used, count in planes.items()}
+                   for name, bits in modes.items()}
+    for op in graph.ops:
+        at = OPS[op.code].used
+        if at < 0 or op.inputs[at] not in planes:
+            continue
+        levels, most = op.inputs[LEVELS], planes[op.inputs[at]]
+        rows = sorted({counts[op.inputs[at]] for counts in graph.modes.values()})
+        if rows[-1] < most or not ROWS_APART:
+            rows = list(range(rows[0], most + 1))
+        op.inputs[LEVELS] = graph.constant(levels.data[rows], levels.name)
+        if rows != list(range(rows[0], most + 1)):
+            op.options["counts"] = tuple(rows)
+
+
+def left_out(graph: Graph) -> list[str]:
+    """Return a note of the layers of a lowered graph whose weights are integers without planes."""
+    names = [op.name for op in graph.ops if op.code in WEIGHTED and op.inputs[1].constant
+             and op.inputs[1].dtype in ("int8", "int16")]
+    return [f"{len(names)} layers have integer weights without planes, which only dense layers and "
+            "convolutions that are neither depthwise nor transposed take: "
+            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}."] if names else []
