@@ -19,7 +19,7 @@ from edgerun import dtypes, host_ops, mixture, modes
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.memory import SLACK
 from edgerun.model import MAX_NAME, MAX_RANK, PAGE, Model, Op, Piece, Tensor, TensorInfo
-from edgerun.ops import OPS
+from edgerun.ops import OPS, fastfood
 from edgerun.ops._base import OUTPUT
 from edgerun.ops.recurrent import GATES
 from edgerun.regions import Contents, region_of, shared
@@ -57,6 +57,7 @@ def check(model: Model) -> None:
             _check_op(model, op)
             _check_pitches(op)
             _check_operands(model, op)
+            _check_permutations(model, op)
         mixture.check(model)
         _check_steps(model)
         _check_overlaps(model)
@@ -470,6 +471,20 @@ def _check_operands(model: Model, op: Op) -> None:
             other = region_of(x)
             _require(shared(place, other) == 0 or index in able and other == place, _label(op),
                      f"writes {y.name!r} over bytes of {x.name!r}, which it needs meanwhile")
+
+
+def _check_permutations(model: Model, op: Op) -> None:
+    """A kernel reads by the numbers of a stored permutation."""
+    if op.code != "fastfood" or len(op.inputs) <= fastfood.PERM:
+        return
+    perm = op.inputs[fastfood.PERM]
+    if perm is None:
+        return
+    _require(perm.constant, _label(op), f"has the permutation {perm.name!r} in the arena, needed a "
+             "constant")
+    data = model.segments[perm.segment].data[perm.offset:perm.offset + perm.bytes]
+    rows = data.view(dtypes.numpy_dtype(perm.dtype)).reshape(perm.shape)
+    fastfood.check_permutations(op, rows)
 
 
 def lifetimes(model: Model) -> dict[int, tuple[int, int]]:

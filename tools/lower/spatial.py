@@ -103,6 +103,6 @@ def _arg(lower: Lowering, op: Op) -> bool:
     return True
 
 
-NORMS = ("lrn", "layer_norm", "instance_norm", "l2_normalize", "softmax")
+REALS = ("lrn", "layer_norm", "instance_norm", "l2_normalize", "softmax", "fastfood")
 RULES = {"pool2d": _pool2d, "resize": _same_grid, "pad": _same_grid, "reduce": _reduce,
-         "arg": _arg, **dict.fromkeys(NORMS, _direct)}
+         "arg": _arg, **dict.fromkeys(REALS, _direct)}

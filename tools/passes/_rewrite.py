@@ -11,7 +11,7 @@ from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 
 # Ops with the options activation, alpha, beta.
 ACTIVATED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "dense", "matmul", "binary",
-             "pool2d")
+             "pool2d", "fastfood")
 # Ops with weights as input 1 and bias as input 2; those of them that have a residual as input 3.
 WEIGHTED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "dense")
 RESIDUAL = ("conv2d", "depthwise_conv2d", "dense")

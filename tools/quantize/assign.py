@@ -19,7 +19,8 @@ DTYPES = (*REALS, *INTEGERS)
 # Ops that compute on quantized tensors, by the integer type.
 WEIGHTED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "dense")
 _BOTH = {*WEIGHTED, "matmul", "pool2d", "unary", "binary", "concat", "resize", "pad", "reduce",
-         "lrn", "layer_norm", "instance_norm", "l2_normalize", "softmax", "where"}
+         "lrn", "layer_norm", "instance_norm", "l2_normalize", "softmax", "where",
+         "fastfood"}
 COMPUTING = {"int8": _BOTH, "int16": _BOTH}
 BINARY_KINDS = {"int8": binary_integer.KINDS,
                 "int16": tuple(k for k in binary_integer.KINDS if k != "squared_difference")}

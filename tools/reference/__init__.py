@@ -12,8 +12,8 @@ import numpy as np
 from edgerun import dtypes, host_ops, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
-    cast, conv, conv_transpose, copy, elementwise, elementwise_integer, gather, lrn, matmul, norm,
-    pad, planes, pool, quantize, recurrent, reduce, resize, softmax, table)
+    cast, conv, conv_transpose, copy, elementwise, elementwise_integer, fastfood, gather, lrn,
+    matmul, norm, pad, planes, pool, quantize, recurrent, reduce, resize, softmax, table)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -34,6 +34,7 @@ REFERENCE = {
     **quantize.REFERENCE,
     **recurrent.REFERENCE,
     **table.REFERENCE,
+    **fastfood.REFERENCE,
     **planes.REFERENCE,
 }
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerun.tools.importers.onnx import (
-    detection, einsum, elementwise, indexing, layers, movement, norms, planes, qlinear, recurrent,
-    resize, sampling, selection, signal)
+    detection, einsum, elementwise, fastfood, indexing, layers, movement, norms, planes,
+    qlinear, recurrent, resize, sampling, selection, signal)
 from edgerun.tools.importers.onnx.context import Context, Node
 
 # A function returns a Tensor, an array (known contents), a Value, or a list of them per output.
@@ -16,4 +16,4 @@ TABLE: dict[str, Callable[[Context, Node], Any]] = {
     **sampling.TABLE, **selection.TABLE, **signal.TABLE,
 }
 DOMAINS = {"": TABLE, "ai.onnx.ml": selection.ML, "com.microsoft": qlinear.MICROSOFT,
-           "edgerun": planes.TABLE}
+           "edgerun": {**planes.TABLE, **fastfood.TABLE}}
