@@ -1,9 +1,9 @@
 """Mixture of experts at run time: which experts run for which sample, and which pages they touch.
 
 The ops of an expert are a span of the graph's ops, and their launches a part of the session's (see
-Session.parts). A run enqueues everything up to the route op, reads from it which experts are chosen,
-once, and enqueues their parts: expert by expert, and for each sample that chose it. Which sample an
-expert runs for is in a slot of the arena, which the queue fills in front of each part.
+Session.parts). A run enqueues everything up to the route op, reads from it which experts are
+chosen, once, and enqueues their parts: expert by expert, and for each sample that chose it. Which
+sample an expert runs for is in a slot of the arena, which the queue fills in front of each part.
 """
 from __future__ import annotations
 
@@ -39,10 +39,8 @@ def check(model: Model) -> None:
     at = 0
     for number, mixture in enumerate(model.mixtures):
         at = _check_spans(model, number, mixture, at, inside)
-    routes = {mixture.route for mixture in model.mixtures}
     for op in model.ops:
-        if op.code == "route" and op.index not in routes or (
-                op.code == "blend" and op.index not in inside):
+        if op.code == "blend" and op.index not in inside:
             raise ModelError(f"op {op.index} ({op}): belongs to no mixture")
     if inside:
         _check_apart(model, inside)
@@ -289,7 +287,8 @@ def runs(model: Model) -> dict[tuple[int, int], list[tuple[int, int]]]:
             held = found[next(iter(who))]
             low, high = held.get(segment, (start, start))
             held[segment] = min(low, start), max(high, ends[segment, start])
-    return {who: [(model.segments[number].file_offset + low, model.segments[number].file_offset + high)
+    at = [segment.file_offset for segment in model.segments]
+    return {who: [(at[number] + low, at[number] + high)
                   for number, (low, high) in sorted(held.items())] for who, held in found.items()}
 
 

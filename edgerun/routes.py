@@ -90,6 +90,7 @@ class Recorded(Launches):
     def __init__(self, session, why: str):
         super().__init__(session, why)
         self.commands = len(self._parts)
+        self._last = -1  # part that was enqueued last
         self._buffers: list[CommandBuffer] = []
         try:
             for steps in self._parts:
@@ -105,7 +106,10 @@ class Recorded(Launches):
         Raises:
             DeviceError: the device refuses it.
         """
+        if part == self._last:  # of an expert with several samples; a buffer may be pending once
+            self._device.queue.finish()
         self._buffers[part].enqueue()
+        self._last = part
 
     def release(self) -> None:
         """Give back what the route holds on the device."""

@@ -1,7 +1,7 @@
 // Mixture of experts: which experts run for a sample, and the sum of what they say.
 //
-// route:  of every sample the k largest gates, the lower index first among equal ones; the weight of
-//         an expert is its gate divided by the sum of those, 0 where it was not chosen; y = 0
+// route:  of every sample the k largest gates, the lower index first among equal ones; the weight
+//         of an expert is its gate divided by the sum of those, 0 where it was not chosen; y = 0
 //         gates, weights [batch, experts], chosen [batch, k], y [n], slots [experts] = 0
 //         sizes: batch, experts, k, experts if there are slots and else 0
 //         Global size (max(batch, ceil(n / run)), 1, 1)
@@ -9,8 +9,8 @@
 //         x [n], y [batch, n]; sizes: n, experts, expert, batch if there is a slot and else 0
 //         Global size (ceil(n / run), 1, 1)
 //
-// x is of T_*, everything else fp32 or int32. An expert of weight 0 changes no bit of y, which starts
-// from +0 and so never is -0.
+// x is of T_*, everything else fp32 or int32. An expert of weight 0 changes no bit of y, which
+// starts from +0 and so never is -0.
 
 __kernel void route(TENSOR(gates), TENSOR(weights), TENSOR(y), TENSOR(chosen), TENSOR(slots),
                     const int4 sizes, const int n, const int run) {

@@ -1,9 +1,9 @@
 """Mixture of experts in the packer: which ops are an expert's, and that they stay together.
 
 Importers write the gates, a route op, the ops of all experts and their blends as one flat graph.
-Passes, quantizer and calibration see ordinary ops, and what several experts compute alike is computed
-once. What leads to one blend only, and to nothing else, is that expert's: at the end its ops are put
-in front of the blend, and run in no other order than that from then on.
+Passes, quantizer and calibration see ordinary ops, and what several experts compute alike is
+computed once. What leads to one blend only, and to nothing else, is that expert's: at the end its
+ops are put in front of the blend, and run in no other order than that from then on.
 """
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def blend(graph: Graph, route: Op, before: Tensor, x: Tensor, expert: int, at: T
 
 
 def blends(graph: Graph) -> list[tuple[Op, list[Op]]]:
-    """Return every route op with the blends of its experts, in their order.
+    """Return every route op that has experts with their blends, in their order.
 
     Raises:
         ModelError: the sum is not that of all experts, one after the other.
@@ -84,6 +84,8 @@ def blends(graph: Graph) -> list[tuple[Op, list[Op]]]:
             continue
         chain: list[Op] = []
         y, experts = route.outputs[Y], route.inputs[0].shape[1]
+        if y not in users and not graph.is_output(y):
+            continue
         while len(chain) < experts:
             following = [op for op in users.get(y, ()) if op.code == "blend"]
             if len(following) != 1 or following[0].options["expert"] != len(chain) or (
@@ -241,7 +243,7 @@ def spans(graph: Graph) -> list[tuple[int, list[range]]]:
         elif op.code == "blend":
             route, held = found[-1]
             held.append(range(held[-1].stop if held else route + 1, number + 1))
-    return found
+    return [pair for pair in found if pair[1]]
 
 
 def experts(graph: Graph) -> dict[int, int]:

@@ -11,8 +11,8 @@ import numpy as np
 from edgerun import loader
 from edgerun.errors import InputError, UnsupportedError
 from edgerun.tools import (
-    blob, calibrate, layout, lower, mixed, passes, patch as patches, plan as planner, quantize,
-    reductions)
+    blob, calibrate, layout, lower, mixed, mixture, passes, patch as patches, plan as planner,
+    quantize, reductions)
 from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.planes import packing
 from edgerun.tools.precision import convert, widen
@@ -168,8 +168,10 @@ class Stages:
             self.run("patch", lambda graph: self._cut(graph, real, storage))
         self.progress("precision")
         views = passes.alias.apply(self.graph)
+        mixture.place(self.graph, views)
         convert(self.graph, real, views, storage=storage)
         layout.apply(self.graph)
+        mixture.arrange(self.graph, views)
         given = replace(self.graph, ops=list(self.graph.ops)), views
         views, plan = reductions.apply(self.graph, views, self.without, self.progress)
         if self.patched is not None:

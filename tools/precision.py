@@ -14,7 +14,7 @@ from edgerun.tools.graph import Boundary, Graph, Op, Tensor, Views, root_of
 # Inputs of layers: 2 is the bias, 5 what integers are multiplied by.
 FP32_INPUTS = {**dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "dense"), {2, 5}),
                **dict.fromkeys(("lstm", "gru", "xnor_conv2d", "xnor_dense"), {2}),
-               "fastfood": {5}}
+               "fastfood": {5}, "route": {0}, "blend": {0, 2}}
 MOST_HALF = float(np.finfo(np.float16).max)  # 65504
 EXACT_INPUT_COST = 0.01  # of all weights: what the constants beside an fp32 input may add in bytes
 

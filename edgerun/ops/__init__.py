@@ -1,8 +1,8 @@
 """The table of ops: code -> OpDef. The only registry of the runtime."""
 from edgerun.ops import (
     cast, conv, conv_transpose, copy, dense, depthwise, elementwise, fastfood, gather, lrn,
-    matmul, norm, pad, planes, pool, quantize, recurrent, reduce, resize, softmax, table, tile,
-    xnor)
+    matmul, mixture, norm, pad, planes, pool, quantize, recurrent, reduce, resize, softmax,
+    table, tile, xnor)
 from edgerun.ops._base import (
     Facts, Launch, OpDef, Scratch, first, first_and_output, output)
 
@@ -62,6 +62,8 @@ OPS: dict[str, OpDef] = {
                  recurrent.recurrent_macs, recurrent.recurrent_scratch),
     "rnn": OpDef(recurrent.infer_recurrent, recurrent.rnn, (2, 4), "RecurrentOptions",
                  recurrent.recurrent_macs),
+    "route": OpDef(mixture.infer_route, mixture.route, (1, 1), "RouteOptions"),
+    "blend": OpDef(mixture.infer_blend, mixture.blend, (3, 65_536), "BlendOptions", in_place=first),
     "fastfood": OpDef(fastfood.infer_fastfood, fastfood.fastfood, (4, 6), "FastfoodOptions",
                       fastfood.fastfood_macs, fastfood.fastfood_scratch, mixed=True),
     "table": OpDef(table.infer_table, table.table, (2, 2), in_place=first),

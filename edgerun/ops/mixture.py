@@ -76,7 +76,7 @@ def blend(op: OpLike, facts: Facts) -> list[Launch]:
     before [B, ...] fp32, x [1, ...] fp32 or fp16, weights [B, E] fp32, slot int32 [1] if B > 1 ->
     y [B, ...] fp32, in place of `before`. An expert of weight 0 changes no bit.
     """
-    before, x, weights = op.inputs[:3]
+    x, weights = op.inputs[1:3]
     y, n = op.outputs[0], count(x.shape)
     batch, experts = weights.shape
     run = min(n, RUN) if facts.kind == "cpu" else facts.lanes

@@ -13,7 +13,8 @@ from edgerun import dtypes, host_ops, quantization
 from edgerun.tools.graph import Boundary, Graph, Op, Tensor
 from edgerun.tools.reference import (
     cast, conv, conv_transpose, copy, elementwise, elementwise_integer, fastfood, gather, lrn,
-    matmul, norm, pad, planes, pool, quantize, recurrent, reduce, resize, softmax, table)
+    matmul, mixture, norm, pad, planes, pool, quantize, recurrent, reduce, resize, softmax,
+    table)
 
 REFERENCE = {
     **elementwise.REFERENCE,
@@ -36,6 +37,7 @@ REFERENCE = {
     **table.REFERENCE,
     **fastfood.REFERENCE,
     **planes.REFERENCE,
+    **mixture.REFERENCE,
 }
 
 
@@ -84,7 +86,9 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray], mode: str | None = N
             return None
         return tensor.data if tensor.constant else values[tensor]
 
-    for op in graph.ops:
+    for op, sample in mixture.order(graph):
+        if sample is not None:
+            values[sample[0]] = np.full(sample[0].shape, sample[1], np.int32)
         for tensor, array in zip(op.outputs, evaluate(op, [value(t) for t in op.inputs])):
             values[tensor] = array
     outputs = {}
