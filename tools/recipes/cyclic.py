@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", required=True, metavar="NPZ", help="training images and labels")
     parser.add_argument("--test", required=True, metavar="NPZ", help="test images and labels")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     results.add_argument(parser)
     args = parser.parse_args(argv)

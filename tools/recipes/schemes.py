@@ -90,10 +90,16 @@ SCHEMES = {
 }
 
 
-def lenet(scheme: Scheme) -> nn.Sequential:
-    """Return the network: image [N, 1, 28, 28] in 0..1 -> logits [N, 10]."""
+def lenet(scheme: Scheme, widths: tuple[int, int, int] = (20, 50, 500)) -> nn.Sequential:
+    """Return the network: image [N, 1, 28, 28] in 0..1 -> logits [N, 10].
+
+    Args:
+        scheme: of the middle layers.
+        widths: channels of both convolutions, and units.
+    """
     real = scheme.activation is nn.ReLU
     ends = weights.Weights if real else weights.Symmetric
+    first, second, units = widths
 
     def pooled(channels: int) -> tuple[nn.Module, ...]:
         steps = (scheme.activation(), nn.MaxPool2d(2))
@@ -101,11 +107,11 @@ def lenet(scheme: Scheme) -> nn.Sequential:
 
     return nn.Sequential(
         nn.Identity() if real else activations.Pixels(),
-        layers.Conv(1, 20, 5, ends()), *pooled(20),
-        layers.Conv(20, 50, 5, scheme.weights()), *pooled(50), nn.Flatten(),
-        layers.Dense(800, 500, scheme.weights()), nn.BatchNorm1d(500),
+        layers.Conv(1, first, 5, ends()), *pooled(first),
+        layers.Conv(first, second, 5, scheme.weights()), *pooled(second), nn.Flatten(),
+        layers.Dense(16 * second, units, scheme.weights()), nn.BatchNorm1d(units),
         _bytes() if scheme.late else scheme.activation(),
-        layers.Dense(500, 10, ends(), bias=True))
+        layers.Dense(units, 10, ends(), bias=True))
 
 
 def trained(name: str, folder: Path, images: torch.Tensor, labels: torch.Tensor, seed: int

@@ -106,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--test", required=True, metavar="NPZ", help="test images and labels")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path,
                         help="folder for the teacher; one that is there is taken")
-    parser.add_argument("--teacher-epochs", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--teacher-epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     results.add_argument(parser)
     args = parser.parse_args(argv)
