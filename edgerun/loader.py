@@ -60,12 +60,13 @@ def read(path: str | os.PathLike, check_weights: bool = True) -> Model:
         ModelError: anything in the file is not as schema/README.md says it must be.
     """
     data = map_file(path)
-    if not check_weights:
-        pages.only_what_is_touched(data)
-    model = from_bytes(data, os.fspath(path), check_weights)
-    if not check_weights and not model.modes:
+    if check_weights:
+        return from_bytes(data, os.fspath(path))
+    pages.only_what_is_touched(data)
+    try:
+        return from_bytes(data, os.fspath(path), check_weights)
+    finally:
         pages.as_usual(data)
-    return model
 
 
 def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Model:

@@ -12,12 +12,13 @@ import pytest
 import edgerun
 from edgerun import InputError, ModelError, loader, modes, pages
 from edgerun.__main__ import main
+from edgerun.quantization import Quantization
 from edgerun.session import Session
 from edgerun.stream import Stream
 from edgerun.tools import reference
 from edgerun.tools.graph import Graph
 from tests import mutate
-from tests.plane_networks import LAYERS, inputs, network, packed
+from tests.plane_networks import LAYERS, inputs, levels_of, network, packed, planes_of
 
 LOW = {name: low for name, _, _, low in LAYERS}
 HIGH = {name: planes for name, planes, _, _ in LAYERS}
@@ -398,13 +399,46 @@ def bits_pages(path) -> tuple[np.ndarray, list[int]]:
             [-(-int(end) // mmap.PAGESIZE) for end in ends])
 
 
+def late() -> Graph:
+    """Planes whose number is read by the third op, when the bytes of the input are free again."""
+    graph = Graph("late")
+    x = graph.add("unary", [graph.input("x", (1, 40), "fp32")], "first", kind="abs")
+    x = graph.quantize(x, "uint8", Quantization.per_tensor(0.01, 0), "second")
+    used = graph.used("third")
+    planes = [graph.constant(p, "plane", "bits") for p in planes_of("third", 10, 40, 8, "twos")]
+    graph.output("y", graph.add(
+        "planes_dense", [x, graph.constant(levels_of("third", 10, 40, 8), "levels"), used, *planes],
+        "third", signs="twos"))
+    graph.modes = {"low": {used: 3}, "high": {}}
+    return graph
+
+
+def test_counts_live_from_the_start(device):
+    """The session writes them with the inputs: until they are read, no tensor may lie there."""
+    fed = {"x": np.random.default_rng(0).normal(size=(1, 40)).astype(np.float32)}
+    with session_of(device, late()) as session:
+        for name in ("low", "high"):
+            session.set_precision(name)
+            np.testing.assert_array_equal(session.run(fed)["y"],
+                                          reference.execute(late(), fed, name)["y"])
+
+
+def test_counts_over_a_tensor_are_refused():
+    def change(root: dict, graph: dict) -> None:
+        for name in ("used", "third.used"):
+            tensor(graph, name)["offset"] = tensor(graph, "first")["offset"]
+    with pytest.raises(ModelError, match=r"'used' at bytes .* overlaps '\w+' at .* while both are "
+                                         r"needed at op (-1|0)"):
+        model_of(mutate.changed(packed(late()), change))
+
+
 def test_pages_of_other_planes_stay_cold(device, tmp_path):
     """From a cold file, low precisions read the pages of their planes only: bytes as bits."""
-    path = tmp_path / "cold.edge"
     image = (1, 8, 8, 256)
-    path.write_bytes(packed(network(layers=WIDE, width=256, image=image)))
-    read = {}
+    data, read = packed(network(layers=WIDE, width=256, image=image)), {}
     for bits in (2, 4, 8):
+        path = tmp_path / f"{bits}.edge"
+        path.write_bytes(data)
         make_cold(path)
         with edgerun.load(path, device, check_weights=False, precision=bits) as session:
             session.run(inputs(0, image))
