@@ -222,13 +222,14 @@ class Graph:
                                   if t is not None and t.hidden))
 
     def planes(self) -> dict[Tensor, int]:
-        """Return for every tensor of used() how many planes the ops have that read it: at most."""
+        """Return for every tensor of used() how many planes each op has that reads it."""
         found: dict[Tensor, int] = {}
         for op in self.ops:
             definition = OPS[op.code]
             x = op.inputs[definition.used] if definition.used >= 0 else None
             if x is not None and x.hidden:
-                found[x] = max(found.get(x, 0), len(definition.planes(op)))
+                count = len(definition.planes(op))
+                found[x] = min(found.get(x, count), count)
         return found
 
     def output(self, name: str, tensor: Tensor, dtype: str | None = None) -> None:
