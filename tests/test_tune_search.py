@@ -6,86 +6,31 @@ import math
 import numpy as np
 import pytest
 
+from edgerun.tools.recipes import searches
 from edgerun.tune import search
-
-SIZE = 1024
-BUDGET = 900  # 0.1 % of the space
-SEEDS = range(10)
-
-
-def cost(m, k, n):
-    """Seconds of a matrix product of 1024 on an invented machine: a roofline.
-
-    m, n: factors of the sizes (outer loop, cores, tile in the second cache, tile in registers);
-    k: (outer, inner). Time passes in arithmetic, which runs at its peak if vectors are full,
-    registers hold the sums and enough of them are in flight; in moving what neither the registers
-    nor a cache keeps; and in starting tiles. Works on numbers and on arrays.
-    """
-    vectors = np.ceil(n[3] / 16)
-    spilled = np.maximum(1.0, (m[3] * vectors + vectors + 1) / 32) ** 2
-    full = n[3] / (vectors * 16) * np.minimum(1.0, m[3] * vectors / 10)
-    cores = m[1] * n[1]
-    busy = cores / (np.ceil(cores / 8) * 8)
-    arithmetic = 2 * SIZE**3 / 1e12 * spilled / full / busy * (1 + 8 / k[1])
-    from_first = 4 * SIZE**3 * (1 / m[3] + 1 / n[3]) / 4e12
-    tile_m, tile_n = m[2] * m[3], n[2] * n[3]
-    first, second = 4 * (m[3] + n[3]) * k[1], 4 * (tile_m + tile_n) * k[1] + 4 * tile_m * tile_n
-    missed = np.maximum(1.0, first / 2**15) * np.maximum(1.0, second / 2**19)
-    from_memory = 4 * SIZE**3 * (1 / tile_m + 1 / tile_n) * missed / 5e10
-    tiles = m[0] * m[1] * m[2] * n[0] * n[1] * n[2] * k[0]
-    return arithmetic + from_first + from_memory + tiles / busy * 1e-7
-
-
-def factorizations(depth):
-    """Every ordered factorization of SIZE, [depth][count]."""
-    exponents = [e for e in np.ndindex(*(11,) * depth) if sum(e) == 10]
-    return (2 ** np.array(exponents)).T.astype(np.float64)
-
 
 @pytest.fixture(scope="module")
 def optimum():
     """The least cost over the whole space, and the number of states."""
-    m = n = factorizations(4)
-    k = factorizations(2)
-    costs = cost(m[:, :, None, None], k[:, None, :, None], n[:, None, None, :])
-    return costs.min(), costs.size
-
-
-def space():
-    return search.Factors((SIZE, SIZE, SIZE), (4, 2, 4))
-
-
-def measure(state):
-    m, k, n = state
-    return float(cost(m, k, n))
-
-
-def uniform(rng):
-    """A state of the space, each as likely as the others."""
-    def one(depth):
-        bars = np.sort(rng.choice(10 + depth - 1, depth - 1, replace=False))
-        stars = np.diff(np.concatenate(([-1], bars, [10 + depth - 1]))) - 1
-        return tuple(2 ** int(s) for s in stars)
-    return one(4), one(2), one(4)
+    return searches.optimum()
 
 
 def test_space_is_that_of_the_paper(optimum):
     assert optimum[1] == 899_756
-    assert space().starts == [((1024, 1, 1, 1), (1024, 1), (1024, 1, 1, 1))]
-    assert len(space().moves) == 12 + 2 + 12
-    assert measure(space().starts[0]) > 20 * optimum[0], "no tiling is far from the optimum"
+    assert searches.space().starts == [((1024, 1, 1, 1), (1024, 1), (1024, 1, 1, 1))]
+    assert len(searches.space().moves) == 12 + 2 + 12
+    start, = searches.space().starts
+    assert searches.measure(start) > 20 * optimum[0], "no tiling is far from the optimum"
 
 
 @pytest.mark.parametrize("name", ["greedy", "actor-critic"])
 def test_search_comes_near_the_optimum(optimum, name):
     """Within 10 % of the optimum after 0.1 % of the space, in at least 9 of 10 seeds."""
-    found = [search.SEARCHES[name](space(), measure, BUDGET, np.random.default_rng(seed))
-             for seed in SEEDS]
-    assert all(len(log.costs) <= BUDGET for log in found)
+    found = searches.found(name)
+    assert len(found) == 10 and all(len(log.costs) <= searches.BUDGET for log in found)
     near = sum(log.cost <= 1.1 * optimum[0] for log in found)
     assert near >= 9, [log.cost / optimum[0] for log in found]
-    chance = [search.random(space(), measure, BUDGET, np.random.default_rng(seed), uniform).cost
-              for seed in SEEDS]
+    chance = [log.cost for log in searches.found("random")]
     assert np.mean([log.cost for log in found]) < np.mean(chance)
     assert sum(log.cost < other for log, other in zip(found, chance)) >= 9
 
