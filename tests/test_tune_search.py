@@ -9,6 +9,7 @@ import pytest
 from edgerun.tools.recipes import searches
 from edgerun.tune import search
 
+
 @pytest.fixture(scope="module")
 def optimum():
     """The least cost over the whole space, and the number of states."""
