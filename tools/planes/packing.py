@@ -15,7 +15,6 @@ from edgerun.tools.planes.quantizer import quantize
 LAYERS = ("conv2d", "dense")  # float weights of other layers stay integers without planes
 MOST_SUM = 2**31  # of products with 8-bit activations
 WEIGHTED = (*LAYERS, "depthwise_conv2d", "conv_transpose2d")
-ROWS_APART = False
 LEVELS = 1  # input of an op with planes: its scales, offsets and biases
 
 
@@ -119,8 +118,6 @@ def finish(graph: Graph, modes: Mapping[str, int]) -> None:
             continue
         levels, most = op.inputs[LEVELS], planes[op.inputs[at]]
         rows = sorted({counts[op.inputs[at]] for counts in graph.modes.values()})
-        if rows[-1] < most or not ROWS_APART:
-            rows = list(range(rows[0], most + 1))
         op.inputs[LEVELS] = graph.constant(levels.data[rows], levels.name)
         if rows != list(range(rows[0], most + 1)):
             op.options["counts"] = tuple(rows)
