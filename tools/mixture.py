@@ -157,9 +157,11 @@ def arrange(graph: Graph, views: Views) -> None:
     if not mixtures:
         return
     who = owners(graph, views)
-    if any(boundary.pieces for boundary in graph.inputs):
-        raise UnsupportedError("patch execution and a mixture of experts exclude each other: "
-                               "needed --patch off")
+    pieces = {piece for boundary in graph.inputs for piece, _ in boundary.pieces}
+    for op in who:
+        if any(x is not None and root_of(views, x) in pieces for x in op.inputs):
+            raise UnsupportedError(f"{op}: an expert would read an input that arrives in pieces: "
+                                   "needed --patch off")
     inside: dict[Owner, list[Op]] = {}
     for op in graph.ops:
         if op in who:

@@ -89,7 +89,10 @@ def execute(graph: Graph, inputs: Mapping[str, np.ndarray], mode: str | None = N
     for op, sample in mixture.order(graph):
         if sample is not None:
             values[sample[0]] = np.full(sample[0].shape, sample[1], np.int32)
-        for tensor, array in zip(op.outputs, evaluate(op, [value(t) for t in op.inputs])):
+        given = [value(t) for t in op.inputs]
+        if op.code == "blend" and op.outputs[0] in values:  # of another sample: it adds in place
+            given[0] = values[op.outputs[0]]
+        for tensor, array in zip(op.outputs, evaluate(op, given)):
             values[tensor] = array
     outputs = {}
     for boundary in graph.outputs:
