@@ -181,7 +181,7 @@ class Device:
         self.facts = Facts(
             kind=self.info.kind, lanes=_lanes(self.device, self.info.kind),
             compute_units=self.info.compute_units, max_work_group=self.device.max_work_group_size,
-            quirks=frozenset(), dot="")
+            quirks=dots.quirks(self.info), dot="")
         from edgerun.programs import Programs  # imports pyopencl
         self.programs = Programs(self.context, self.device)
 

@@ -29,6 +29,8 @@ NAMES = ("vnni", "avxvnni", "usdot", "udot", "dp4a", "khr", "arm", "madd", "floa
 # must have for them.
 CPU_FLAGS = {"vnni": ("avx512_vnni", "avx512vl"), "avxvnni": ("avx_vnni",), "usdot": ("i8mm",),
              "udot": ("asimddp",)}
+# Assembly that counts bits in lanes, see kernels/popcount.cl; likewise.
+COUNT_FLAGS = ("avx512_vpopcntdq", "avx512vl")
 EXTENSIONS = {"khr": "cl_khr_integer_dot_product",
               "arm": "cl_arm_integer_dot_product_accumulate_int8"}
 INSTRUCTIONS = (*CPU_FLAGS, "dp4a", *EXTENSIONS)
@@ -68,11 +70,22 @@ def _flags() -> set[str]:
                  if line.startswith(("flags", "Features"))), set())
 
 
+def _takes(info, flags: tuple[str, ...]) -> bool:
+    """Whether a device takes assembly, which only PoCL does, and its CPU has some features."""
+    return ("Portable Computing Language" in info.platform and info.kind == "cpu"
+            and _flags().issuperset(flags))
+
+
+def quirks(info) -> frozenset[str]:
+    """Return for the DeviceInfo of a device its Facts.quirks: "vpopcnt" if it counts bits in lanes
+    by an instruction."""
+    return frozenset({"vpopcnt"} if _takes(info, COUNT_FLAGS) else ())
+
+
 def offers(device, name: str) -> bool:
     """Whether an opened Device claims to have the way to sum called `name`."""
-    if name in CPU_FLAGS:  # by assembly, which only PoCL takes
-        return ("Portable Computing Language" in device.info.platform
-                and device.info.kind == "cpu" and _flags().issuperset(CPU_FLAGS[name])
+    if name in CPU_FLAGS:
+        return (_takes(device.info, CPU_FLAGS[name])
                 and (name != "avxvnni" or device.facts.lanes <= 8))
     if name in EXTENSIONS:
         return EXTENSIONS[name] in device.device.extensions.split()

@@ -105,7 +105,7 @@ class Facts:
         lanes: fp32 elements of the widest vector worth using: 16, 8 or 4.
         compute_units: parallel cores.
         max_work_group: largest work-group of any kernel.
-        quirks: names of driver peculiarities, see edgerun/device.py.
+        quirks: names of peculiarities, see quirks() in edgerun/dots.py.
         dot: fastest way to sum products of integers: "float" (exact fp32 multiply-adds), "madd",
             "plain" (integer multiply-adds), or by an instruction; one of NAMES in edgerun/dots.py.
         choices: text of a Key -> Variant that was measured to be best here; may come from a file,

@@ -47,7 +47,7 @@ PACKED_ROWS = 128  # of kernels/matmul.cl and matmul_integer.cl
 NARROW = 64  # channels: of so few, several rows of y share rows of x that fit into a cache
 COLUMNS = 4  # of kernel matmul_dot
 # Pixels of a work-item on a CPU, and elsewhere: planes decoded, counted, and of one bit.
-DECODE_PIXELS, COUNT_PIXELS, XNOR_PIXELS = (8, 2), (2, 1), (8, 2)
+DECODE_PIXELS, COUNT_PIXELS, XNOR_PIXELS = (12, 2), (2, 1), (8, 2)
 # The most planes that kernels/planes.cl takes, by signs; and up to which counting is faster where
 # no instruction sums products of bytes.
 DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7}, 1
