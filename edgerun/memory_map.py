@@ -89,4 +89,5 @@ def constants(model: Model) -> list[Constant]:
 
 
 def _role(op: Op, number: int) -> str:
-    return "weights" if number == 1 and OPS[op.code].macs(op) else "constant"
+    planes = {index for held in OPS[op.code].planes(op) for index in held} or {1}
+    return "weights" if number in planes and OPS[op.code].macs(op) else "constant"

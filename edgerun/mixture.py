@@ -224,6 +224,10 @@ class Experts:
         if self._cold:  # pages are read when they are touched, what every run needs at once
             pages.only_what_is_touched(model.data)
             pages.ahead(model.data, _others(model, self._cold))
+            planes = [range(s.file_offset, s.file_offset + len(s.data)) for s in model.segments
+                      if s.dtype == "bits"]
+            self._cold = {who: [run for run in held if all(run[0] not in part for part in planes)]
+                          for who, held in self._cold.items()}
 
     def walk(self, session, all_once: bool = False
              ) -> Iterator[tuple[int, tuple[Mixture, int, int] | None]]:
@@ -267,7 +271,8 @@ def runs(model: Model) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """Return the weights that only one expert reads.
 
     Returns:
-        (mixture, expert) -> (first byte in the file, byte behind the last), one for each segment.
+        (mixture, expert) -> (first byte in the file, byte behind the last), one for each segment;
+        of bits one for each plane, between which those of others lie.
     """
     whose = {index: (number, expert) for number, mixture in enumerate(model.mixtures)
              for expert, span in enumerate(mixture.experts)
@@ -280,16 +285,17 @@ def runs(model: Model) -> dict[tuple[int, int], list[tuple[int, int]]]:
                 at = tensor.segment, tensor.offset
                 readers.setdefault(at, set()).add(whose.get(op.index))
                 ends[at] = max(ends.get(at, 0), tensor.offset + tensor.bytes)
-    found: dict[tuple[int, int], dict[int, tuple[int, int]]] = {
+    found: dict[tuple[int, int], dict[tuple[int, int], tuple[int, int]]] = {
         who: {} for who in dict.fromkeys(whose.values())}
     for (segment, start), who in readers.items():
         if len(who) == 1 and None not in who:
             held = found[next(iter(who))]
-            low, high = held.get(segment, (start, start))
-            held[segment] = min(low, start), max(high, ends[segment, start])
+            run = segment, start if model.segments[segment].dtype == "bits" else -1
+            low, high = held.get(run, (start, start))
+            held[run] = min(low, start), max(high, ends[segment, start])
     at = [segment.file_offset for segment in model.segments]
-    return {who: [(at[number] + low, at[number] + high)
-                  for number, (low, high) in sorted(held.items())] for who, held in found.items()}
+    return {who: [(at[number] + low, at[number] + high) for (number, _), (low, high)
+                  in sorted(held.items())] for who, held in found.items()}
 
 
 def _others(model: Model, found: dict[tuple[int, int], list[tuple[int, int]]]
@@ -297,6 +303,8 @@ def _others(model: Model, found: dict[tuple[int, int], list[tuple[int, int]]]
     """Return the bytes of the file between those that runs() has found, of all segments."""
     left = []
     for segment in model.segments:
+        if segment.dtype == "bits":
+            continue  # which of them are needed depends on the precision: see edgerun/modes.py
         at, stop = segment.file_offset, segment.file_offset + len(segment.data)
         for start, end in sorted(run for held in found.values() for run in held
                                  if at <= run[0] < stop):

@@ -334,7 +334,10 @@ class Precision:
         if not self._sparing:
             pages.only_what_is_touched(model.data)
             self._sparing = True
-        new = {place: tensor for place, tensor in constants(model, self.counts).items()
+        experts = {index for mixture in model.mixtures for span in mixture.experts
+                   for index in range(span.first, span.first + span.ops)}
+        ops = [op for op in model.ops if op.index not in experts]  # theirs are read when chosen
+        new = {place: tensor for place, tensor in constants(model, self.counts, ops).items()
                if place not in self._ahead}
         self._ahead |= new.keys()
         starts = [segment.file_offset for segment in model.segments]

@@ -525,3 +525,24 @@ def test_command_line(good, tmp_path, capsys, device):
     assert main(["bench", str(path), "--cold", "--mode", "low"]) == 1
     assert main(["memory", str(path), "--no-run", "--mode", "low"]) == 1
     assert "--mode does not go with --no-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_modes_of_experts(device, tmp_path, batch):
+    """Chosen experts have the precision of the session, and the bits of all that run."""
+    from tests import moe_networks
+    path = moe_networks.packed(tmp_path, moe_networks.network(batch), "int8", "m", bits=6,
+                               modes={"low": 3, "high": 6})
+    with edgerun.load(path, device, check_weights=False, precision="low") as session:
+        assert len(session.planes) > 2 * moe_networks.EXPERTS
+        image, seen = moe_networks.images(batch)[0], []
+        for name in ("low", "high", "low"):
+            session.set_precision(name)
+            found = session.run(moe_networks.feed(session, image))["y"]
+            session.experts.every = True
+            np.testing.assert_array_equal(
+                found, session.run(moe_networks.feed(session, image))["y"])
+            session.experts.every = False
+            seen.append(found)
+        np.testing.assert_array_equal(seen[0], seen[2])
+        assert not np.array_equal(seen[0], seen[1])
