@@ -1,18 +1,19 @@
-// Fastfood: y = ACTIVATE(S H G P H B x + bias), every factor a diagonal (B, G, S), a permutation (P)
-// or the Walsh-Hadamard transform H, divided by sqrt(d), over d = 2^k numbers.
+// Fastfood: y = ACTIVATE(S H G P H B x + bias), every factor a diagonal (B, G, S), a permutation
+// (P) or the Walsh-Hadamard transform H, divided by sqrt(d), over d = 2^k numbers.
 // Yang et al., "Deep Fried Convnets", 2014; Le, Sarlos, Smola, "Fastfood", 2013.
 //
-//   x [samples, inputs], inputs <= d, filled up with zeros; b, g, s [blocks, d], of the type of x, or
-//   fp32 with REAL; perm [blocks, d], PERM (ushort or uint); bias [outputs] fp32, read if sizes.s4;
-//   y [samples, outputs], block after block, blocks = ceil(outputs / d).
+//   x [samples, inputs], inputs <= d, filled up with zeros; b, g, s [blocks, d], of the type of x,
+//   or fp32 with REAL; perm [blocks, d], PERM (ushort or uint); bias [outputs] fp32, read if
+//   sizes.s4; y [samples, outputs], block after block, blocks = ceil(outputs / d).
 //   u, v: scratch [samples, blocks, d] fp32: u = H B x, and v = H G P u, both without the sqrt(d),
 //   which s gets: a power of two for both together.
 //   sizes: d, blocks, inputs, outputs, whether there is a bias, the seed of the permutations
 //   P: (P u)_i = u_perm(i). Without PERM the permutation is made of the seed, see
 //   edgerun/ops/fastfood.py: ROUNDS times i = (factor i + addend) mod d, i ^= i >> ceil(k / 2).
 //
-// H is its own transpose and a Kronecker product of that of 2 numbers: for every bit h of the index,
-// in any order, each pair (i, i + h) becomes (sum, difference). Bits below VEC are those of lanes.
+// H is its own transpose and a Kronecker product of that of 2 numbers: for every bit h of the
+// index, in any order, each pair (i, i + h) becomes (sum, difference). Bits below VEC are those of
+// lanes.
 //
 // whole: all of a block by one work-item.                   global size (blocks, samples)
 // start, on_u, gather, on_v, finish, once: a work-item takes RADIX vectors that are `step` vectors

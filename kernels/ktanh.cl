@@ -7,8 +7,8 @@
 //
 // The 16 highest bits of an fp32 number are a bf16, whose tanh this is; an fp16 number, loaded as
 // fp32, has the same M and the same (exponent & 3), and the result has at most 7 bits of mantissa:
-// fp16 holds it exactly. Largest error 0.00892 over all bf16; 0.0118 over fp32, whose lower bits are
-// cut off. Overloaded for float and its vectors:
+// fp16 holds it exactly. Largest error 0.00892 over all bf16; 0.0118 over fp32, whose lower bits
+// are cut off. Overloaded for float and its vectors:
 //   ktanh(x)
 //   ksigmoid(x) = 0.5 + 0.5 ktanh(x / 2)
 //   kswish(x) = x ksigmoid(x)

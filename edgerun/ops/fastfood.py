@@ -1,4 +1,4 @@
-"""Fastfood: a dense layer whose matrix is three diagonals, a permutation and two fast transforms."""
+"""Fastfood: a dense layer that is three diagonals, a permutation and two fast transforms."""
 from __future__ import annotations
 
 import numpy as np

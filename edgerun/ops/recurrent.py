@@ -128,8 +128,8 @@ def gru(op: OpLike, facts: Facts) -> list[Launch]:
 
     p [T, N, 3H] (the products with the inputs, biases of both added, but for the second of n),
     w [H, 3H], bias [H] fp32 optional, y[-1] [N, H] optional (else 0) -> y [T, N, H]; fp32 or fp16.
-    `reverse`, `clip`, `ktanh` as in lstm. T launches; twice as many, and scratch for z and r y[t-1], with
-    `reset_first`.
+    `reverse`, `clip`, `ktanh` as in lstm. T launches; twice as many, and scratch for z and
+    r y[t-1], with `reset_first`.
     """
     launches = _steps(op, facts, lambda number: ())
     if not op.options["reset_first"]:

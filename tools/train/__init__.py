@@ -13,4 +13,5 @@
 | export | a trained network as ONNX that the packer stores as bit planes |
 | data | images of .npz files and of folders of JPEGs |
 | packed | predictions of a packed file |
+| fastfood | dense layers of diagonals and fast transforms, and their export |
 """
