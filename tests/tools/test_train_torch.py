@@ -1,6 +1,8 @@
 """Schemes of quantization-aware training as PyTorch modules, and their way into a file."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -272,3 +274,16 @@ def test_average_precision_of_retrieval():
     # the first finds 0 1 0 1 for 0, the second 1 0 1 0 for 1: (1/1 + 2/3) / 2 each
     found = transfer.average_precision(queries, np.array([0, 1]), database, labels)
     assert found == pytest.approx(100 * (1 + 2 / 3) / 2)
+
+
+def test_example_of_the_documentation(tmp_path, monkeypatch, capsys):
+    """docs/training.md's program runs, and its file answers as PyTorch does."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "train.npz", images=generator.integers(0, 256, (300, 28, 28), np.uint8),
+             labels=generator.integers(0, 10, 300))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "docs/training.md", "exec"), {})
+    same = float(capsys.readouterr().out.split("same=")[1].split(",")[0])
+    assert same >= 99
