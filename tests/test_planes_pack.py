@@ -103,6 +103,23 @@ def test_modes_keep_the_rows_they_need(device):
                 session.set_precision(planes)
 
 
+@pytest.mark.parametrize("signs", SIGNS)
+def test_layers_of_few_and_of_no_planes(device, signs):
+    """A mode uses what a layer has; without planes its result is its bias."""
+    for middle in (0, 2):
+        graph, model = _built(planes_networks.layers(4, signs, middle=middle), {"a": 3, "b": 4})
+        x = planes_networks.image()
+        with Session(model, device) as session:
+            for mode, planes in (("a", 3), ("b", 4)):
+                session.set_precision(mode)
+                assert session.planes == {"y1": planes, "y2": middle, "y3": planes}
+                found = session.run({"image": x})["out"]
+                assert np.array_equal(found, reference.execute(graph, {"image": x}, mode)["out"])
+    wanted = reference.execute(import_proto(planes_networks.layers(4, signs, middle=2)),
+                               {"image": x})["out"]
+    assert np.allclose(found, wanted, atol=0.02)
+
+
 @pytest.mark.parametrize("plain", [False, True])
 def test_binary_layers_count_equal_bits(device, plain):
     """Layers of signs are xnor ops, whether their weights are planes or +a and -a in fp32."""

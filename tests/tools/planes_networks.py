@@ -68,22 +68,31 @@ class Network:
             helper.make_opsetid("", 21), planes_onnx.OPSET])
 
 
-def layers(bits: int = 4, signs: str = "twos", k: int = 8, quantized: bool = True
-           ) -> onnx.ModelProto:
-    """Return conv - BN - clip - pool - conv with a bias per prefix - relu - dense."""
+def layers(bits: int = 4, signs: str = "twos", k: int = 8, quantized: bool = True,
+           middle: int | None = None) -> onnx.ModelProto:
+    """Return conv - BN - clip - pool - conv with a bias per prefix - relu - dense.
+
+    Args:
+        bits, signs: of the weights.
+        k: bits of the activations.
+        quantized: activations are; else all is real, but the weights.
+        middle: bits of the second convolution; default as the others.
+    """
+    middle = bits if middle is None else middle
     net = Network()
 
     def stored(x: str, scale: float) -> str:
         return net.stored(x, scale) if quantized else x
 
     x = stored("image", 1 / 255)
-    y = net.node("Conv", [x, *net.planes("c1", (6, 1, 3, 3), bits, signs)], "y1",
+    bias = 0.2 * net.rng.normal(size=(bits + 1, 6))
+    y = net.node("Conv", [x, *net.planes("c1", (6, 1, 3, 3), bits, signs, bias=bias)], "y1",
                  pads=[1, 1, 1, 1])
     y = net.node("Clip", [net.normalized(y, 6, "n1"), net.constant("low", np.float32(0)),
                           net.constant("high", np.float32(1))], "a1")
     y = net.node("MaxPool", [stored(y, 1 / (2**k - 1))], "p1", kernel_shape=[2, 2], strides=[2, 2])
-    bias = 0.1 * net.rng.normal(size=(bits + 1, 9))
-    y = net.node("Conv", [y, *net.planes("c2", (9, 6, 3, 3), bits, signs, bias=bias)], "y2")
+    bias = 0.1 * net.rng.normal(size=(middle + 1, 9))
+    y = net.node("Conv", [y, *net.planes("c2", (9, 6, 3, 3), middle, signs, bias=bias)], "y2")
     y = net.node("Flatten", [stored(net.node("Relu", [y], "a2"), 0.02)], "f")
     y = net.node("MatMul", [y, *net.planes("d", (144, 5), bits, signs, axis=1)], "y3")
     net.node("Add", [y, net.constant("b3", net.rng.normal(size=5).astype(np.float32))], "out")
