@@ -29,7 +29,7 @@ from edgerun.tools.recipes import caffenet, comparison, results
 
 COMMAND = ("python -m edgerun.tools.recipes.headline DATA --out DIR --results docs/research")
 STEPS = ("pack", "time")
-PRECISIONS = (*comparison.PRECISIONS, "4 bits")
+PRECISIONS = (*comparison.PRECISIONS, "6 bits", "4 bits")
 TURN_NS = 30e6  # one session's turn; a network that takes longer runs once
 ROUNDS = 15
 SOURCE = "abstract: up to, on certain devices"
