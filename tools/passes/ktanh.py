@@ -12,12 +12,12 @@ def apply(graph: Graph) -> None:
     """Replace tanh, sigmoid, SiLU and GELU of unary ops, of fused activations and of the gates of
     lstm and gru; a note of the graph tells how many.
 
-    Ops on integers stay: their tables and fixed-point functions are those of the exact ones, and
-    as fast. Runs after lowering, so that no table is made from an approximation.
+    Ops that write integers stay: their tables and fixed-point functions are those of the exact
+    ones, and as fast. Runs after lowering, so that no table is made from an approximation.
     """
     replaced: Counter[str] = Counter()
     for op in graph.ops:
-        if op.inputs[0] is None or not is_float(op.inputs[0]):
+        if not is_float(op.outputs[0]):
             continue
         for key in ("kind", "activation"):
             exact = op.options.get(key)

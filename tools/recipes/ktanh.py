@@ -87,7 +87,7 @@ def accuracies(cell: str, network: nn.Module, test: tuple[np.ndarray, np.ndarray
                 run = fastest(lambda: session.run({"image": images[0]}))
             rows.append({"table": "accuracy", "network": f"MNIST rows, {cell} 64", "seed": seed,
                          "precision": precision, "tanh": tanh, "accuracy %": right,
-                         "run us": round(run, 1)})
+                         "device": device.info.name, "run us": round(run, 1)})
             print(rows[-1])
     return rows
 
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         merge=("table", "network", "precision", "tanh", "seed", "function", "device"),
         command="python -m edgerun.tools.recipes.ktanh --train TRAIN.npz --test TEST.npz --out DIR "
                 "--results docs/research", seeds=[] if args.times else [args.seed],
-        minutes=(time.perf_counter() - started) / 60, device=device.info.name)
+        minutes=(time.perf_counter() - started) / 60)
     return 0
 
 
