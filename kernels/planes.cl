@@ -15,8 +15,8 @@
 // T_uint8, T_int16: x. O_uint8, O_int16, O_fp32, O_fp16: y.
 // P: 1 and up; P vectors of accumulators, 8 of weights and some more should fit into the registers.
 // VEC: 4, 8 or 16.
-// SIGNS_MAGNITUDE, SIGNS_PAIRS: how planes hold signs; else two's complement. Of magnitudes at most
-//    7 planes beside the sign, of pairs at most 7.
+// SIGNS_MAGNITUDE, SIGNS_PAIRS, SIGNS_POWERS: how planes hold signs; else two's complement. Of
+//    magnitudes at most 7 planes beside the sign, of pairs at most 7.
 // CENTRE: x has a zero point, or is int16: it is stored with an offset, which costs the sum of q_t.
 // DOT_...: see dot.cl.
 
@@ -25,6 +25,7 @@
 #include "planes_end.cl"
 
 typedef GLUE(uint, VEC) UV32;
+#include "powers.cl"
 #ifdef T_int16
 #define UNITS 16
 #else
@@ -38,7 +39,7 @@ typedef GLUE(uint, VEC) UV32;
 #else
 #define CHAINS 1
 #endif
-#ifdef SIGNS_MAGNITUDE
+#if defined(SIGNS_MAGNITUDE) || defined(SIGNS_POWERS)
 #define TOP 7  // bits of a byte
 #define FIRST 1  // plane
 #elif defined(SIGNS_PAIRS)
@@ -67,9 +68,19 @@ typedef GLUE(uint, VEC) UV32;
 // The bytes of a word of every lane's weights, 8 b + j in byte b of q[j], from at most n planes. A
 // plane that does not count is 0; more than half of n planes count.
 #define LOAD_PLANE(i) VLOAD(plane[i] + word)
+#ifdef SIGNS_POWERS
+#define PLANE_OR_0(i, n, load) ((i) < (n) ? (load) : (UV32)(0))
+#else
 #define PLANE_OR_0(i, n, load) ((i) < (n) && ((i) <= (n) / 2 || (i) < counted) ? (load) : (UV32)(0))
-#if defined(SIGNS_PAIRS) || defined(SIGNS_MAGNITUDE)
-#ifdef SIGNS_PAIRS
+#endif
+#if defined(SIGNS_PAIRS) || defined(SIGNS_MAGNITUDE) || defined(SIGNS_POWERS)
+#if defined(SIGNS_POWERS)
+#define POSITIVE(i) (power_of(e, 6 - (i)) & ~sign)
+#define NEGATIVE(i) (power_of(e, 6 - (i)) & sign)
+#define SIGN                                                                                       \
+    const UV32 sign = LOAD_PLANE(0);                                                               \
+    EXPONENT(e, plane, word, t, planes)
+#elif defined(SIGNS_PAIRS)
 #define POSITIVE(i) LOAD_PLANE(2 * (i))
 #define NEGATIVE(i) LOAD_PLANE(2 * (i) + 1)
 #define SIGN
@@ -104,26 +115,47 @@ typedef GLUE(uint, VEC) UV32;
 
 #define MAC(acc, x, w) mac4(acc, x, GLUE(as_int, VEC)(w))
 #ifdef T_int16
-#define MAC_HIGH high[p] = MAC(high[p], xp[p][c * UNITS + 8 + j], q[j]);
+#define MAC_HIGH_OF(high) high[p] = MAC(high[p], xp[p][c * UNITS + 8 + j], q[j]);
 #else
-#define MAC_HIGH
+#define MAC_HIGH_OF(high)
 #endif
 #ifdef CENTRE
-#define MAC_ONES _Pragma("unroll") for (int j = 0; j < 8; j++) ones = MAC(ones, 0x01010101, q[j]);
+#define MAC_ONES_OF(ones)                                                                          \
+    _Pragma("unroll") for (int j = 0; j < 8; j++) ones = MAC(ones, 0x01010101, q[j]);
 #else
-#define MAC_ONES
+#define MAC_ONES_OF(ones)
+#endif
+#ifdef SIGNS_POWERS  // 2^7, which no byte holds with both signs, apart
+#define MAC_TOP                                                                                    \
+    {                                                                                              \
+        const UV32 sign = LOAD_PLANE(0);                                                           \
+        EXPONENT(e, plane, word, t, planes)                                                        \
+        const UV32 top_bits = power_of(e, 7), plus = top_bits & ~sign, minus = top_bits & sign;    \
+        _Pragma("unroll") for (int j = 0; j < 8; j++)                                              \
+            q[j] = ((plus >> (uint)j & 0x01010101u | 0x80808080u)                                  \
+                    - (minus >> (uint)j & 0x01010101u)) ^ 0x80808080u;                             \
+        MAC_ONES_OF(ones_top)                                                                      \
+        _Pragma("unroll") for (int p = 0; p < P; p++)                                              \
+            _Pragma("unroll") for (int j = 0; j < 8; j++) {                                        \
+                acc_top[p] = MAC(acc_top[p], xp[p][c * UNITS + j], q[j]);                          \
+                MAC_HIGH_OF(high_top)                                                              \
+            }                                                                                      \
+    }
+#else
+#define MAC_TOP
 #endif
 // The words of one run of channels, of which at most the first n planes count.
 #define RUN(n)                                                                                     \
         for (int c = 0; c < words; c++, word += step) {                                            \
             UV32 q[8];                                                                             \
             DECODE(n)                                                                              \
-            MAC_ONES                                                                               \
+            MAC_ONES_OF(ones)                                                                      \
             _Pragma("unroll") for (int p = 0; p < P; p++)                                          \
                 _Pragma("unroll") for (int j = 0; j < 8; j++) {                                    \
                     acc[p][j % CHAINS] = MAC(acc[p][j % CHAINS], xp[p][c * UNITS + j], q[j]);      \
-                    MAC_HIGH                                                                       \
+                    MAC_HIGH_OF(high)                                                              \
                 }                                                                                  \
+            MAC_TOP                                                                                \
         }
 
 // rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
@@ -137,7 +169,7 @@ __kernel void planes(
         TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
         TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
         TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
-        const int held, const int row_y, const int first_y,
+        const int planes, const int held, const int row_y, const int first_y,
         const int outside, const int pixels, const int tiles, const int words, const int zero_x,
         const int height, const int width, const int channels, const int out_h, const int out_w,
         const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
@@ -186,6 +218,12 @@ __kernel void planes(
 #ifdef CENTRE
         I ones = (I)(0);
 #endif
+#ifdef SIGNS_POWERS
+        I acc_top[P], high_top[P], ones_top = (I)(0);
+        #pragma unroll
+        for (int p = 0; p < P; p++)
+            acc_top[p] = high_top[p] = (I)(0);
+#endif
         int word = start;
         for (int ky = 0; ky < kernel_h; ky++) {
             const int down = ky * dilation_h;
@@ -201,6 +239,11 @@ __kernel void planes(
                     xp[p] = x + (there ? to_tap + at[p] : outside * channels);
                     sum[p] += xp[p][words * UNITS];
                 }
+#ifdef SIGNS_POWERS
+                if (counted > 0) {
+                    RUN(TOP)
+                }
+#else
                 if (counted > 4) {
                     RUN(TOP)
                 } else if (counted > 2) {
@@ -210,6 +253,7 @@ __kernel void planes(
                 } else if (counted == 1) {
                     RUN(1)
                 }
+#endif
             }
         }
         const int count = min(P, end - pixel);
@@ -219,14 +263,26 @@ __kernel void planes(
             #pragma unroll
             for (int j = 1; j < CHAINS; j++)
                 low += acc[p][j];
-            low >>= TOP - counted;
+            I upper = (I)(0), total = (I)(0);
 #ifdef T_int16
-            const I total = ones >> TOP - counted, upper = (high[p] >> TOP - counted) - total * 128;
-#else
-            const I upper = (I)(0);
-#ifdef CENTRE
-            low -= (ones >> TOP - counted) * zero_x;
+            upper = high[p];
 #endif
+#ifdef CENTRE
+            total = ones;
+#endif
+#ifdef SIGNS_POWERS
+            low += acc_top[p] * 128;
+            upper += high_top[p] * 128;
+            total += ones_top * 128;
+#else
+            low >>= TOP - counted;
+            upper >>= TOP - counted;
+            total >>= TOP - counted;
+#endif
+#ifdef T_int16
+            upper -= total * 128;
+#else
+            low -= total * zero_x;
 #endif
             const OF result = result_of(number_of(upper, low), convert_float(sum[p]), a, b, from,
                                         (int4)(zero_y, least, most, 0), alpha, beta);

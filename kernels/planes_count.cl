@@ -14,13 +14,14 @@
 // T_uint8, T_int16: x. O_uint8, O_int16, O_fp32, O_fp16: y.
 // P: 1 and up; P times 8 (16 for int16) vectors of counts should fit into the registers.
 // VEC: 4, 8 or 16.
-// SIGNS_MAGNITUDE, SIGNS_PAIRS: how planes hold signs; else two's complement.
+// SIGNS_MAGNITUDE, SIGNS_PAIRS, SIGNS_POWERS: how planes hold signs; else two's complement.
 // SIGNED: T_uint8 only: x - zero_x has 9 bits.
 // COUNT_VPOPCNT: x86 with AVX-512 VPOPCNTDQ and VL, by a compiler that takes assembly.
 
 #include "pixels.cl"
 #include "planes_end.cl"
 #include "popcount.cl"
+#include "powers.cl"
 
 #if defined(T_int16)
 #define UNITS 16
@@ -30,7 +31,12 @@
 #define UNITS 8
 #endif
 // Passes over the weights: one per plane; of magnitudes two, of all elements and of negative ones.
-#if defined(SIGNS_MAGNITUDE)
+#if defined(SIGNS_POWERS)
+#define PASSES(t) ((t) > 1 ? 16 : 0)
+#define PLANE(pass) 0
+#define IS_NEXT(pass) ((pass) % 2 == 0)
+#define FACTOR(pass) ((pass) % 2 == 0 ? 1 : -2)
+#elif defined(SIGNS_MAGNITUDE)
 #define PASSES(t) (2 * max((t) - 1, 0))
 #define PLANE(pass) (1 + (pass) / 2)
 #define IS_NEXT(pass) ((pass) % 2 == 0)
@@ -58,7 +64,7 @@ __kernel void planes_count(
         TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
         TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
         TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
-        const int held, const int row_y, const int first_y,
+        const int planes, const int held, const int row_y, const int first_y,
         const int outside, const int pixels, const int tiles, const int words, const int zero_x,
         const int height, const int width, const int channels, const int out_h, const int out_w,
         const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
@@ -97,6 +103,9 @@ __kernel void planes_count(
         // one pass at least, for the sums
         for (int pass = 0; pass < max(PASSES(t), 1); pass++) {
             __global const uint *w = plane[PLANE(pass)] + start;
+#ifdef SIGNS_POWERS
+            int at_word = start;
+#endif
 #ifdef SIGNS_MAGNITUDE
             __global const uint *mask = pass % 2 == 0 ? w : plane[0] + start;
 #endif
@@ -121,7 +130,12 @@ __kernel void planes_count(
                         sum[p] += pass == 0 ? xp[p][words * UNITS] : 0;
                     }
                     for (int c = 0; c < (PASSES(t) > 0 ? words : 0); c++) {
-#ifdef SIGNS_MAGNITUDE
+#if defined(SIGNS_POWERS)
+                        EXPONENT(e, plane, at_word, t, planes)
+                        const UV32 every = power_of(e, 7 - pass / 2);
+                        const UV32 word = pass % 2 == 0 ? every : every & VLOAD(w);
+                        at_word += step;
+#elif defined(SIGNS_MAGNITUDE)
                         const UV32 word = VLOAD(w) & VLOAD(mask);
                         mask += step;
 #else

@@ -48,9 +48,10 @@ NARROW = 64  # channels: of so few, several rows of y share rows of x that fit i
 COLUMNS = 4  # of kernel matmul_dot
 # Pixels of a work-item on a CPU, and elsewhere: planes decoded, counted, and of one bit.
 DECODE_PIXELS, COUNT_PIXELS, XNOR_PIXELS = (12, 2), (2, 1), (8, 2)
+POWERS_PIXELS = (6, 1)  # decoded, with two sums each
 # The most planes that kernels/planes.cl takes, by signs; and up to which counting is faster where
 # no instruction sums products of bytes.
-DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7}, 1
+DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7, "powers": 5}, 1
 
 
 @dataclass(frozen=True)
@@ -333,7 +334,8 @@ def _matmul_integer(key: Key, facts: Facts) -> Variant:
 
 def _planes(key: Key, facts: Facts) -> Variant:
     counted = not _decodes(key) or key.kind.endswith("plain") and key["planes"] <= COUNTED
-    return _bits(key, facts, *((COUNT_PIXELS, 1) if counted else (DECODE_PIXELS, 0)))
+    most = DECODE_PIXELS if key.kind.split()[0] != "powers" else POWERS_PIXELS
+    return _bits(key, facts, *((COUNT_PIXELS, 1) if counted else (most, 0)))
 
 
 def _xnor(key: Key, facts: Facts) -> Variant:

@@ -14,10 +14,13 @@ from edgerun.ops.elementwise import activation
 
 LEVELS, USED, FIRST = 1, 2, 3  # inputs; the planes from FIRST on
 WORD = 32  # elements of a word
-MOST = {"twos": 8, "magnitude": 9, "pairs": 8}  # planes; pairs of them with "pairs"
-SIGN_PLANE = {"twos": 0, "magnitude": 1, "pairs": 0}  # planes that hold no bit of the number
+# Planes, pairs of them with "pairs"; and how many of them hold no bit of the number.
+MOST = {"twos": 8, "magnitude": 9, "pairs": 8, "powers": 5}
+SIGN_PLANE = {"twos": 0, "magnitude": 1, "pairs": 0, "powers": 1}
+LARGEST_POWER = 8  # exponent + 1
 MOST_INPUTS = FIRST + 16
 INPUTS = tuple(range(FIRST, MOST_INPUTS))  # that may be planes
+MOST_PRODUCTS = 2**16 - 1  # of int16 the sum of so many activations fits into 32 bits
 REACH = 255  # of an activation in a sum; of int16 the two bytes are summed apart
 PIECE_BYTES, LEAST_PIECE = 1 << 17, 64  # of patches that exist at once; pixels
 RUN_BYTES = 1 << 12  # of rows that a work-item of a CPU writes
@@ -32,6 +35,8 @@ def inputs_of_planes(op: OpLike) -> tuple[tuple[int, ...], ...]:
 def _largest(signs: str, planes: int) -> int:
     """Return the largest magnitude of a weight."""
     bits = max(planes - SIGN_PLANE[signs], 0)
+    if signs == "powers":
+        return 2**(min(2**bits - 1, LARGEST_POWER) - 1) if bits else 0
     return 2**(bits - 1) if signs == "twos" and bits else 2**bits - 1
 
 
@@ -64,7 +69,7 @@ def _infer(op: OpLike, shape: Shape, k: int) -> Outputs:
     require_dtype(used, ("int32",), op)
     require(tuple(used.shape) == (1,), op,
             f"{used.name} has the shape {used.shape}, needed (1,)")
-    require(k * REACH * _largest(signs, number) < 2**31, op,
+    require(k <= MOST_PRODUCTS and k * REACH * _largest(signs, number) < 2**31, op,
             f"sums {k} products, too many for 32 bits with {number} planes")
     require(count(shape) <= MAX_INDEX - MAX_TILE and count(x.shape) <= MAX_INDEX, op,
             f"the output {shape} or the input {x.shape} is too large")
@@ -262,8 +267,9 @@ def _launches(op: OpLike, facts: Facts) -> list[Launch]:
             family, family, layer,
             (-(-out_c // variant["VEC"]), -(-pixels // (variant["P"] * variant["tiles"])),
              rows.groups),
-            (Scratch(), levels, used, *held, y, i32(_held(op)), i32(pitch_of(y)),
-             i32(first if rows.patches else 0), i32(some), i32(pixels), i32(variant["tiles"]),
+            (Scratch(), levels, used, *held, y, i32(key["planes"]), i32(_held(op)),
+             i32(pitch_of(y)), i32(first if rows.patches else 0), i32(some), i32(pixels),
+             i32(variant["tiles"]),
              i32(rows.words), i32(zero),
              *(i32(sizes[name]) for name in LAYER_NAMES), i32(zero_y), i32(least), i32(most),
              f32(alpha), f32(beta)),
@@ -293,10 +299,11 @@ def planes_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     levels (without it the R largest up to P); another one counts as the next below, else as the
     least. With `signs` "twos" q_t = sum over i < t of 2^(t-1-i) b_i, plane 0 negative; "magnitude":
     plane 0 is the sign, 1 where negative, of the number in the planes 1 to t-1; "pairs": planes
-    come in pairs (p, n), t counts pairs, and q_t = sum of 2^(t-1-i) (p_i - n_i). Planes from t on
-    are not read. A launch puts x in order, another multiplies; where IC/groups is no multiple of 32
-    and the kernel larger than 1 x 1, for pieces of the output, so that few patches of x exist at
-    once.
+    come in pairs (p, n), t counts pairs, and q_t = sum of 2^(t-1-i) (p_i - n_i); "powers": plane 0
+    is the sign of 2^(e-1), or of 0 if e is 0 or above 8, e in the planes from 1 on, those from t on
+    as if they were 0. Planes from t on are not read. A launch puts x in order, another multiplies;
+    where IC/groups is no multiple of 32 and the kernel larger than 1 x 1, for pieces of the output,
+    so that few patches of x exist at once.
     """
     return _launches(op, facts)
 

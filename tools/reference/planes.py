@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgerun.ops.planes import SIGN_PLANE
+from edgerun.ops.planes import LARGEST_POWER, SIGN_PLANE
 from edgerun.tools.graph import Op
 from edgerun.tools.reference.elementwise import activate
 from edgerun.tools.reference.integer import activation_bounds
@@ -39,8 +39,9 @@ def encode(codes: np.ndarray, signs: str, planes: int) -> list[np.ndarray]:
 
     Args:
         codes: integers [OC, ...]; what follows OC is one row of K.
-        signs: "twos", "magnitude" (the sign, 1 where negative, then |q|) or "pairs" (of each bit
-            the plane of positive integers, then that of negative ones).
+        signs: "twos", "magnitude" (the sign, 1 where negative, then |q|), "pairs" (of each bit the
+            plane of positive integers, then that of negative ones) or "powers" (the sign, then
+            1 + log2 |q|, or 0 for 0).
         planes: how many; with "pairs" how many pairs.
 
     Returns:
@@ -51,6 +52,8 @@ def encode(codes: np.ndarray, signs: str, planes: int) -> list[np.ndarray]:
     """
     q = np.asarray(codes, np.int64).reshape(len(codes), -1)
     bits = max(planes - SIGN_PLANE[signs], 0)
+    if signs == "powers":
+        return _encode_powers(q, bits, planes)
     low, high = ((-2**planes // 2, 2**planes // 2 - 1) if signs == "twos" and planes
                  else (1 - 2**bits, 2**bits - 1))
     if q.size and (q.min() < low or q.max() > high):
@@ -65,7 +68,18 @@ def encode(codes: np.ndarray, signs: str, planes: int) -> list[np.ndarray]:
     return [words((abs(q) >> k & 1) * (side * q > 0)) for k in order for side in (1, -1)]
 
 
-def decode(planes: Sequence[np.ndarray], signs: str, k: int, out_c: int) -> np.ndarray:
+def _encode_powers(q: np.ndarray, bits: int, planes: int) -> list[np.ndarray]:
+    exponent = np.where(q == 0, 0, np.log2(np.maximum(abs(q), 1)).astype(np.int64) + 1)
+    if np.any((abs(q) != 2**exponent // 2)) or exponent.max(initial=0) > min(
+            LARGEST_POWER, 2**bits - 1):
+        raise ValueError(f"codes from {q.min()} to {q.max()}, needed 0 and powers of two of an "
+                         f"exponent that {planes} planes hold, at most {LARGEST_POWER - 1}")
+    return ([words(q < 0)] if planes else []) + [
+        words(exponent >> k & 1) for k in range(bits - 1, -1, -1)]
+
+
+def decode(planes: Sequence[np.ndarray], signs: str, k: int, out_c: int, most: int | None = None
+           ) -> np.ndarray:
     """Return the integers that the first planes hold: q_t of planes_conv2d; reverses encode().
 
     Args:
@@ -73,6 +87,7 @@ def decode(planes: Sequence[np.ndarray], signs: str, k: int, out_c: int) -> np.n
         signs: as in encode().
         k: elements of a row.
         out_c: rows, for no planes at all.
+        most: planes that there are, for "powers"; default: those given.
 
     Returns:
         int64 [out_c, k].
@@ -84,6 +99,12 @@ def decode(planes: Sequence[np.ndarray], signs: str, k: int, out_c: int) -> np.n
         for positive, negative in zip(bits[::2], bits[1::2]):
             total = 2 * total + positive - negative
         return total
+    if signs == "powers":
+        for plane in bits[1:]:
+            total = 2 * total + plane
+        total <<= max((len(bits) if most is None else most) - max(len(bits), 1), 0)
+        power = np.where((total > 0) & (total <= LARGEST_POWER), 1 << np.maximum(total - 1, 0), 0)
+        return power * (1 - 2 * bits[0]) if bits else power
     for number, plane in enumerate(bits[SIGN_PLANE[signs]:]):
         total = 2 * total + (-plane if signs == "twos" and number == 0 else plane)
     return total * (1 - 2 * bits[0]) if signs == "magnitude" and bits else total
@@ -117,7 +138,7 @@ def _layer(op: Op, seen: np.ndarray, levels: np.ndarray, used: np.ndarray,
     most = len(planes) // each
     counts = list(op.options["counts"] or range(most + 1 - len(levels), most + 1))
     t = max([n for n in counts if n <= used[0]], default=counts[0])
-    q = decode(planes[:each * t], signs, seen.shape[-1], out_c)
+    q = decode(planes[:each * t], signs, seen.shape[-1], out_c, most)
     acc = np.einsum("...gk,gok->...go", seen, q.reshape(groups, out_c // groups, -1))
     acc = acc.reshape(*seen.shape[:-2], out_c).astype(np.float32)
     total = np.repeat(seen.sum(-1), out_c // groups, -1).astype(np.float32)
