@@ -47,6 +47,7 @@ OPS = {
     "instance_norm": ([IMAGE, weights(4), weights(4)], {}),
     "l2_normalize": ([(7, 4)], {}),
     "lrn": ([IMAGE], {"size": 3}),
+    "fastfood": ([(2, 5), *[weights(3, 8)] * 3], {"outputs": 20}),
 }
 
 
@@ -76,6 +77,10 @@ def test_good_file_reads(code):
 
 
 OPTIONS = [
+    ("fastfood", {"outputs": 0}, "has 0 outputs of 3 blocks of 8"),
+    ("fastfood", {"outputs": FAR}, "outputs of 3 blocks of 8"),
+    ("fastfood", {"outputs": 19}, "its inputs give"),
+    ("fastfood", {"activation": "not"}, "unknown activation 'not'"),
     ("unary", {"kind": "not"}, "no kind 'not' for fp32"),
     ("unary", {"kind": "x" * 5000}, "kind has more than 4096 characters"),
     ("unary", {"alpha": float("nan")}, "alpha is not a number"),

@@ -1,7 +1,7 @@
 """edgerun::Fastfood, a dense layer of three diagonals, a permutation and two fast transforms.
 
-Fastfood(x [..., n], B, G, S [blocks, d], perm int [blocks, d] optional, bias [out] optional) with the
-attributes out and seed; see the op fastfood in docs/ops.md, which it becomes.
+Fastfood(x [..., n], B, G, S [blocks, d], perm int [blocks, d] optional, bias [out] optional) with
+the attributes out and seed; see the op fastfood in docs/ops.md, which it becomes.
 """
 from __future__ import annotations
 
