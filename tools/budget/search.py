@@ -15,14 +15,13 @@ import numpy as np
 from edgerun import loader
 from edgerun.device import Device
 from edgerun.model import PAGE, Model
-from edgerun.session import Session
 from edgerun.tools.budget import account
 from edgerun.tools.budget.least import Limits, least_excess, least_noise, noise_of
 from edgerun.tools.budget.report import Budget, Tried
 from edgerun.tools.calibrate.run import session_of
 from edgerun.tools.graph import Graph, Op
 from edgerun.tools.mixed import Built, Error
-from edgerun.tools.mixed.error import Meter, allowance
+from edgerun.tools.mixed.error import allowance, measured
 from edgerun.tools.mixed.problem import Problem
 from edgerun.tools.mixed.search import MAX_ERROR, computing_real
 from edgerun.tools.mixed.sensitivity import Sensitivity
@@ -82,12 +81,7 @@ class Measurer:
                 for number, sample in enumerate(self.samples, 1):
                     self.expected.append(session.run(sample))
                     self.progress("reference", number, len(self.samples))
-        meter = Meter()
-        with Session(model, self.device) as session:
-            for number, (sample, expected) in enumerate(zip(self.samples, self.expected), 1):
-                meter.add(session.run(sample), expected)
-                self.progress("measure", number, len(self.samples))
-        return meter.error
+        return measured(model, self.device, self.samples, self.expected, self.progress)
 
 
 def drop_of(error: Error) -> float:

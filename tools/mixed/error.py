@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from edgerun.device import Device
+from edgerun.model import Model
+from edgerun.session import Session
 
 SMALLEST = 1e-30  # power of a signal that is silent
 
@@ -62,6 +66,28 @@ class Meter:
             ratio = noise / max(self.signal[name], SMALLEST)
             relative[name] = ratio if name in self._exact else math.sqrt(ratio)
         return Error(relative, float(np.mean(self.agreed)) if self.agreed else None)
+
+
+def measured(model: Model, device: Device, samples: Sequence[Mapping[str, np.ndarray]],
+             expected: Sequence[Mapping[str, np.ndarray]],
+             progress: Callable[..., None] = lambda stage, *of: None) -> Error:
+    """Run a file on all samples.
+
+    Args:
+        model: read.
+        device: where.
+        samples, expected: inputs, and outputs to compare with, of every sample.
+        progress: called with "measure", the number of samples done, and of all.
+
+    Raises:
+        DeviceError: the device refuses the file.
+    """
+    meter = Meter()
+    with Session(model, device) as session:
+        for number, (sample, wanted) in enumerate(zip(samples, expected), 1):
+            meter.add(session.run(sample), wanted)
+            progress("measure", number, len(samples))
+    return meter.error
 
 
 def powers(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:

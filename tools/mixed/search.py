@@ -10,14 +10,13 @@ import numpy as np
 from edgerun import loader
 from edgerun.device import Device
 from edgerun.errors import InputError
-from edgerun.session import Session
 from edgerun.tools import lower
 from edgerun.tools.calibrate.data import Subset
 from edgerun.tools.calibrate.ranges import Calibration
 from edgerun.tools.calibrate.run import session_of
 from edgerun.tools.graph import Graph, Op, copy_of
 from edgerun.tools.mixed import sensitivity
-from edgerun.tools.mixed.error import Error, Meter, allowance
+from edgerun.tools.mixed.error import Error, allowance, measured
 from edgerun.tools.mixed.problem import DTYPES, Problem
 from edgerun.tools.mixed.solve import solve
 from edgerun.tools.patch import PatchReport
@@ -309,12 +308,7 @@ class _Search:
     def measure(self, built: Built) -> Error:
         """Run a file on all samples."""
         model = loader.from_bytes(np.frombuffer(built.data, np.uint8), "mixed")
-        meter = Meter()
-        with Session(model, self.device) as session:
-            for number, (sample, expected) in enumerate(zip(self.samples, self.expected), 1):
-                meter.add(session.run(sample), expected)
-                self.progress("measure", number, len(self.samples))
-        return meter.error
+        return measured(model, self.device, self.samples, self.expected, self.progress)
 
     def choices(self, dtypes: dict[Op, str]) -> list[Choice]:
         """Explain a choice."""

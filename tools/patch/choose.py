@@ -27,44 +27,34 @@ LAUNCH_MACS = 100_000  # multiply-adds that take as long as one more launch, abo
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A stage with what it costs.
+class Cost:
+    """What a stage, or several, cost.
 
     Attributes:
-        stage: its ops and strips.
-        live_bytes: most that lies in the arena while it runs.
+        live_bytes: most that lies in the arena at once, as far as can be told without planning.
         extra_macs: multiply-adds of the rows that several strips compute.
-        extra_ops: how many more ops the graph has with it.
+        extra_ops: how many more ops the graph has.
     """
-    stage: Stage
     live_bytes: int
     extra_macs: int
     extra_ops: int
 
     @property
     def work(self) -> int:
-        """What the stage costs, in multiply-adds."""
+        """The extra work, in multiply-adds."""
         return self.extra_macs + LAUNCH_MACS * self.extra_ops
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Stages that go together; without any, the graph as it is.
+class Candidate(Cost):
+    """A stage with what it costs; its bytes are those while it runs."""
+    stage: Stage
 
-    Attributes:
-        stages: in the order of the ops.
-        live_bytes: most that lies in the arena at once, as far as can be told without planning.
-        extra_macs, extra_ops: of all stages.
-    """
+
+@dataclass(frozen=True)
+class Choice(Cost):
+    """Stages that go together, in the order of the ops; without any, the graph as it is."""
     stages: tuple[Stage, ...]
-    live_bytes: int
-    extra_macs: int
-    extra_ops: int
-
-    @property
-    def work(self) -> int:
-        """What the stages cost, in multiply-adds."""
-        return self.extra_macs + LAUNCH_MACS * self.extra_ops
 
 
 class Outline:
@@ -164,8 +154,8 @@ class Outline:
                     for k, needs in enumerate(each))
                 if live < before[streamed]:
                     before[streamed] = live
-                    found.append(Candidate(Stage(first, last, count, streamed), live, extra,
-                                           made - len(ops)))
+                    found.append(Candidate(live, extra, made - len(ops),
+                                           Stage(first, last, count, streamed)))
         return found
 
     def _strip(self, ops: list[Op], wanted: list[Tensor], needs: dict[Tensor, Span], strip: int,
@@ -239,9 +229,9 @@ def _path(outline: Outline, found: list[Candidate], most_bytes: int,
     chosen = best[-1][1]
     outside = [live for number, live in enumerate(outline.live) if not any(
         c.stage.first <= number <= c.stage.last for c in chosen)]
-    return Choice(tuple(c.stage for c in chosen),
-                  max([*outside, *(c.live_bytes for c in chosen)], default=0),
-                  sum(c.extra_macs for c in chosen), sum(c.extra_ops for c in chosen))
+    return Choice(max([*outside, *(c.live_bytes for c in chosen)], default=0),
+                  sum(c.extra_macs for c in chosen), sum(c.extra_ops for c in chosen),
+                  tuple(c.stage for c in chosen))
 
 
 def frontier(outline: Outline, found: list[Candidate], most_extra: float = MOST_EXTRA
