@@ -5,6 +5,7 @@ import ctypes
 import mmap
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from edgerun.report import planned_report
 from edgerun.session import Session
 from edgerun.stepper import Stepper
 from edgerun.timing import bench
+from edgerun.tools.pack import pack
 from edgerun.trace import trace
 from edgerun.validate import lifetimes
 from tests import mutate
@@ -342,3 +344,59 @@ def test_unchanged_files_read(files):
     for batch in (1, 3):
         data = mutate.changed(files(batch).read_bytes(), lambda root, graph: None)
         assert loader.from_bytes(np.frombuffer(data, np.uint8), "m.edge").mixtures
+
+
+DATA = Path(__file__).parent / "data"  # written by edgerun.tools.recipes.lenet_moe --example
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """50 images as inputs, their labels, and the logits of ONNX Runtime."""
+    with np.load(DATA / "lenet_moe.npz") as arrays:
+        return (arrays["images"][:, None, None].astype(np.float32) / 255, arrays["labels"],
+                arrays["logits"])
+
+
+def answers(path, device, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and chosen experts; those of the first images also with all experts."""
+    with edgerun.load(path, device) as session:
+        found, chosen = [], []
+        for image in given:
+            found.append(session.run({"image_x": image})["logits"][0])
+            chosen.append(np.sort(session.experts.chosen[0][0]))
+        session.experts.every = True
+        for image, y in zip(given[:10], found):
+            np.testing.assert_array_equal(session.run({"image_x": image})["logits"][0], y)
+    return np.array(found), np.array(chosen)
+
+
+def test_a_trained_network(device, tmp_path, digits):
+    """LeNet with 9 experts, 3 for an image, trained on MNIST: the answers of ONNX Runtime. In int8
+    most images choose the same experts, and nearly the same logits come of them."""
+    given, labels, logits = digits
+    np.savez(tmp_path / "samples.npz", image_x=given)
+    pack(DATA / "lenet_moe.onnx", tmp_path / "fp32.edge", "fp32", device=device)
+    pack(DATA / "lenet_moe.onnx", tmp_path / "int8.edge", "int8", device=device,
+         calibration=tmp_path / "samples.npz")
+    real, chosen = answers(tmp_path / "fp32.edge", device, given)
+    assert np.abs(real - logits).max() <= 1e-5 * np.abs(logits).max()
+    assert len(np.unique(chosen)) == 9 and (np.argmax(real, axis=1) == labels).all()
+    found, others = answers(tmp_path / "int8.edge", device, given)
+    same = (chosen == others).all(axis=1)
+    assert same.mean() >= 0.85, f"{same.sum()} of {len(same)} choose the same experts"
+    assert np.abs(found - logits)[same].max() <= 0.015 * np.abs(logits).max()
+    assert (np.argmax(found, axis=1) == labels).all()
+
+
+def test_the_end_of_a_gate_stays_real(tmp_path, digits):
+    """Its last layer computes in fp32, as everything behind it; experts and the rest in int8."""
+    np.savez(tmp_path / "samples.npz", image_x=digits[0])
+    pack(DATA / "lenet_moe.onnx", tmp_path / "m.edge", "int8", device="portable",
+         calibration=tmp_path / "samples.npz")
+    model = loader.read(tmp_path / "m.edge")
+    route = model.mixtures[0].route
+    layers = [op for op in model.ops if op.code in ("dense", "conv2d")]
+    real = [op for op in layers if op.inputs[1].dtype == "fp32"]
+    assert len(real) == 1 and real[0].index < route and real[0].outputs[0].shape == (1, 9)
+    assert len(layers) == 1 + 2 + 2 * 9 + 1
+    assert all(op.inputs[1].dtype == "fp32" for op in model.ops if op.code == "blend")

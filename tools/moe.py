@@ -120,6 +120,31 @@ def join(trunk: onnx.ModelProto, gate: onnx.ModelProto, experts: Sequence[onnx.M
     return found
 
 
+def halved(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose fp32 weights are stored in fp16, and widened when it is imported."""
+    found = onnx.ModelProto()
+    found.CopyFrom(source)
+    _halve(found.graph)
+    return found
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            stored = numpy_helper.to_array(tensor).astype(np.float16)
+            casts.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name],
+                                          to=TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(stored, f"{tensor.name}.half"))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _halve(inner)
+
+
 def unfolded(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model of one sample in plain ONNX: every expert is computed, for other runtimes.
 

@@ -357,6 +357,7 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
         if ranges is not None:
             dtypes = quantize.keep_exact(graph, dtypes, ranges.range, given)
             dtypes = quantize.keep_real(graph, dtypes, ranges.range, given)
+        dtypes = quantize.keep_gates(graph, dtypes, given)
         storage = quantize.storage(dtypes)
         means = None
         if "correct-bias" in improve:

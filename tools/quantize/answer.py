@@ -69,3 +69,28 @@ def _bound(graph: Graph, dtypes: dict[Op, str], range_of: Range) -> int:
     lower(copy)
     blocks, scratch = planner.blocks_of(copy, passes.alias.apply(copy))
     return planner.lower_bound([*blocks.values(), *scratch.values()])[0]
+
+
+def keep_gates(graph: Graph, dtypes: dict[Op, str], overrides: Sequence[Override] = ()
+               ) -> dict[Op, str]:
+    """Return a choice in which the last layer of a gate, and what follows it, compute in fp32.
+
+    Gates of experts that fit alike differ little: rounded, they would choose other ones.
+
+    Args:
+        graph: optimized, in fp32; not changed.
+        dtypes: from assign().
+        overrides: ops that they name keep what they were given.
+    """
+    chosen, producers = dict(dtypes), graph.producers()
+    pending = [op.inputs[0] for op in graph.ops if op.code == "route"]
+    while pending:
+        op = producers.get(pending.pop())
+        if op is None:
+            continue
+        named = any(o.matches(name) for o in overrides for name in names_of(op))
+        if chosen.get(op) in INTEGERS and not named:
+            chosen[op] = "fp32"
+        if op.code not in WEIGHTED:
+            pending += [x for x in op.inputs if x is not None]
+    return chosen
