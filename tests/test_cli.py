@@ -18,7 +18,7 @@ from tests import models
 
 ROOT = Path(__file__).resolve().parents[1]
 X = np.array([[-1, 0, 1], [2, 4, -8]], np.float32)
-COMMANDS = ("pack", "run", "info", "memory", "bench", "verify", "devices", "demo")
+COMMANDS = ("pack", "run", "info", "memory", "bench", "verify", "devices", "demo", "planes")
 
 
 @pytest.fixture

@@ -120,6 +120,29 @@ def test_layers_of_few_and_of_no_planes(device, signs):
     assert np.allclose(found, wanted, atol=0.02)
 
 
+def test_powers_of_two_take_five_planes(device):
+    """A table of 0 and of 2^0 to 2^7 with a sign is stored as signs and exponents."""
+    rng = np.random.default_rng(0)
+    table = [*(-2**n for n in range(7, -1, -1)), 0, *(2**n for n in range(8))]
+    net = planes_networks.Network()
+    y = net.stored("image", 1 / 255)
+    node, held = bit_planes("d", rng.integers(0, 17, (70, 20)), 5, rng.uniform(0.01, 0.1, 20),
+                            axis=1, table=table)
+    net.nodes.append(node)
+    net.initializers += held
+    net.node("MatMul", [y, "d.w"], "out")
+    source = net.model("out", (3, 20), (3, 70))
+    graph, model = _built(source, {"high": 5})
+    op, = model.ops
+    assert op.code == "planes_dense" and op.options["signs"] == "powers" and len(op.inputs) == 8
+    x = planes_networks.image(0, (3, 70))
+    wanted = reference.execute(import_proto(source), {"image": x})["out"]
+    with Session(model, device) as session:
+        found = session.run({"image": x})["out"]
+    assert np.array_equal(found, reference.execute(graph, {"image": x})["out"])
+    assert np.allclose(found, wanted, atol=1e-3, rtol=1e-5)
+
+
 @pytest.mark.parametrize("plain", [False, True])
 def test_binary_layers_count_equal_bits(device, plain):
     """Layers of signs are xnor ops, whether their weights are planes or +a and -a in fp32."""
@@ -263,8 +286,8 @@ def test_biases_of_prefixes_make_up_for_rounding():
     given = stored.quantization
     assert given.bits == 5 and np.abs(given.shifts[1]).max() > 0.01
     for planes in range(6):
-        found = given.reals(stored.data, planes) @ mean + dense.inputs[2].data + given.shifts[planes]
-        assert np.allclose(found, w @ mean + bias, atol=1e-5)
+        found = given.reals(stored.data, planes) @ mean + given.shifts[planes]
+        assert np.allclose(found + dense.inputs[2].data, w @ mean + bias, atol=1e-5)
     lower.apply(graph)
     levels = next(op for op in graph.ops if op.code == "planes_dense").inputs[1].data
     assert np.allclose(levels[:, 2], dense.inputs[2].data + given.shifts, atol=1e-6)

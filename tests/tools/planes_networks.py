@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgerun.tools.planes import onnx as planes_onnx
-from edgerun.tools.planes.codes import bounds
+from edgerun.tools.planes.integers import bounds
 
 IMAGE = (1, 1, 12, 12)
 

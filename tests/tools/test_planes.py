@@ -9,9 +9,10 @@ from onnx import numpy_helper
 from edgerun.errors import ModelError
 from edgerun.tools import passes, reference
 from edgerun.tools.importers.onnx import import_proto
-from edgerun.tools.planes import MOST, SIGNS, Planes, codes, cut, onnx as planes_onnx
+from edgerun.tools.planes import MOST, SIGNS, Planes, codes, cut, integers, onnx as planes_onnx
 from edgerun.tools.planes.prefixes import derive
 from edgerun.tools.planes.quantizer import quantize
+from edgerun.tools.reference.planes import decode, encode
 from tests.tools import planes_networks
 
 CASES = [(signs, bits) for signs in SIGNS for bits in (1, 2, 5, MOST[signs])
@@ -35,7 +36,7 @@ def _by_planes(q: int, bits: int, planes: int, signs: str) -> int:
 
 @pytest.mark.parametrize("signs, bits", CASES)
 def test_a_prefix_is_what_its_planes_say(signs, bits):
-    low, high = codes.bounds(bits, signs)
+    low, high = integers.bounds(bits, signs)
     q = np.arange(low, high + 1)
     for planes in range(bits + 1):
         assert cut(q, bits, planes, signs).tolist() == [
@@ -45,7 +46,7 @@ def test_a_prefix_is_what_its_planes_say(signs, bits):
 @pytest.mark.parametrize("signs, bits", CASES)
 def test_reals_follow_the_formula(signs, bits):
     rng = np.random.default_rng(0)
-    low, high = codes.bounds(bits, signs)
+    low, high = integers.bounds(bits, signs)
     q = rng.integers(low, high + 1, (7, 3, 2))
     scales, offsets = rng.uniform(0.1, 2, (bits + 1, 3)), rng.normal(size=(bits + 1, 3))
     given = Planes.of(signs, scales, offsets, axis=1)
@@ -117,8 +118,21 @@ def test_quantized_in_the_shape_of_the_weights(shape, axis):
     assert not nothing.reals(zero).any()
 
 
+def test_a_table_of_powers_of_two_keeps_their_exponents():
+    """INQ: 5 bits are 0 and 2^0 to 2^7 with a sign."""
+    table = [*(-2**n for n in range(7, -1, -1)), 0, *(2**n for n in range(8))]
+    q = np.random.default_rng(5).integers(0, 17, (3, 60))
+    given = Planes.of("twos", np.full((6, 3), -0.5), np.zeros((6, 3)), table=table)
+    plain, planes = given.plain(q)
+    assert planes.signs == "powers" and planes.bits == 5
+    assert np.array_equal(planes.reals(plain), np.float32(-0.5 * np.array(table)[q]))
+    stored = encode(plain, "powers", 5)
+    for t in range(1, 6):
+        assert np.array_equal(cut(plain, 5, t, "powers"), decode(stored[:t], "powers", 60, 3, 5))
+
+
 def test_a_table_becomes_the_fewest_plain_planes():
-    table = [-4, -2, -1, 0, 1, 2, 4]
+    table = [-4, -3, -1, 0, 1, 3, 4]
     q = np.random.default_rng(5).integers(0, 7, (3, 10))
     given = Planes.of("twos", np.full((4, 3), 0.5), np.full((4, 3), 0.25), table=table)
     plain, planes = given.plain(q)
@@ -126,8 +140,8 @@ def test_a_table_becomes_the_fewest_plain_planes():
     assert np.array_equal(planes.reals(plain), given.reals(q))
     assert np.array_equal(given.reals(q), np.float32(0.5 * (np.array(table)[q] + 0.25)))
     odd, planes = Planes.of("twos", np.ones((3, 3)), np.zeros((3, 3)),
-                            table=[-5, 0, 3]).plain(q % 3)
-    assert planes.signs == "twos" and planes.bits == 4 and odd.min() == -5
+                            table=[-8, 0, 3]).plain(q % 3)
+    assert planes.signs == "twos" and planes.bits == 4 and odd.min() == -8
 
 
 # --- ONNX -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Integers whose most significant planes are a coarser weight, and the reals of every prefix.
+"""What integers in planes mean: the real weights of every prefix of the planes.
 
 With t planes, w = scale[t] * (q_t + offset[t]): one scale and one offset per output channel and
 number of planes, since what the missing planes would add is not 0 on average.
@@ -11,58 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from edgerun.errors import ModelError
+from edgerun.ops.planes import LARGEST_POWER
 from edgerun.quantization import Quantization
-
-SIGNS = ("twos", "magnitude", "pairs")
-MOST = {"twos": 8, "magnitude": 9, "pairs": 8}  # planes; with "pairs" pairs of them
-LEAST = {"twos": 1, "magnitude": 2, "pairs": 1}  # that say anything; 0 is legal too
-
-
-def bounds(bits: int, signs: str) -> tuple[int, int]:
-    """Return the least and the largest integer that so many planes hold."""
-    if bits == 0:
-        return 0, 0
-    if signs == "twos":
-        return -2 ** (bits - 1), 2 ** (bits - 1) - 1
-    most = 2 ** (bits if signs == "pairs" else bits - 1) - 1
-    return -most, most
-
-
-def check(bits: int, signs: str) -> None:
-    """Check a number of planes.
-
-    Raises:
-        ModelError: the signs are unknown, or the planes too few or too many.
-    """
-    if signs not in SIGNS:
-        raise ModelError(f"signs are {signs!r}, needed one of {', '.join(SIGNS)}")
-    if bits != 0 and not LEAST[signs] <= bits <= MOST[signs]:
-        what = "pairs of planes" if signs == "pairs" else "planes, the sign among them" \
-            if signs == "magnitude" else "planes"
-        raise ModelError(f"{bits} bits with the signs {signs!r}: needed 0 or {LEAST[signs]} to "
-                         f"{MOST[signs]} {what}")
-
-
-def cut(q: np.ndarray, bits: int, planes: int, signs: str) -> np.ndarray:
-    """Return the integers that the first planes hold.
-
-    Args:
-        q: integers of `bits` planes, any shape.
-        bits: planes in all (signs "pairs": pairs).
-        planes: how many of them count.
-        signs: "twos": q_t = floor(q / 2^(bits - t)); "magnitude", "pairs": the same of |q|, with
-            the sign of q. Of "magnitude" the first plane is the sign.
-
-    Returns:
-        int32, the shape of q.
-    """
-    q = np.asarray(q, np.int32)
-    if planes == 0 or signs == "magnitude" and planes == 1:
-        return np.zeros_like(q)
-    left = bits - planes
-    return q >> left if signs == "twos" else np.sign(q) * (np.abs(q) >> left)
-
+from edgerun.tools.planes.integers import bounds, cut, exponents as exponents_of
+from edgerun.tools.planes.prefixes import derive
 
 @dataclass(frozen=True, eq=False)
 class Planes(Quantization):
@@ -136,21 +88,25 @@ class Planes(Quantization):
     def plain(self, q: np.ndarray) -> tuple[np.ndarray, Planes]:
         """Return codes that are their own values, and their planes: as few as hold all values.
 
-        Without a table both are as they are. With one, the fewer planes than all mean what doubling
-        the step per plane says: a prefix of indices would mean nothing.
+        Without a table both are as they are. With one, a prefix of the codes would mean nothing;
+        scales and offsets of a prefix of the values are fitted to the weights.
         """
         if not self.table:
             return q, self
         low, high = min(self.table), max(self.table)
-        signs = "magnitude" if -low == high else "twos"
-        bits = next(n for n in range(1, 18)
-                    if bounds(n, signs)[0] <= low and high <= bounds(n, signs)[1])
-        steps = 2.0 ** (bits - np.arange(bits + 1))[:, None]
-        rest = (steps - 1) / 2 if signs == "twos" else 0.0
-        shifts = np.broadcast_to(self.shifts[-1], (bits + 1, self.shifts.shape[1])).copy()
+        fits = {signs: next(n for n in range(1, 18)
+                            if bounds(n, signs)[0] <= low and high <= bounds(n, signs)[1])
+                for signs in ("magnitude", "twos")}
+        exponents = exponents_of(self.table)
+        if (np.abs(self.table) == 2**exponents // 2).all() and exponents.max() <= LARGEST_POWER:
+            fits["powers"] = 1 + int(exponents.max()).bit_length()
+        signs = min(fits, key=fits.get)
+        bits, values = fits[signs], self.values(q)
+        scales, offsets = derive(values, bits, signs, self.reals(q), self.axis, self.scales[-1])
+        scales[-1], offsets[-1] = self.scales[-1], self.offsets[-1]
+        shifts = np.broadcast_to(self.shifts[-1], scales.shape).copy()
         shifts[0] = self.shifts[0]
-        return self.values(q), Planes.of(signs, self.scales[-1] * steps,
-                                         (self.offsets[-1] + rest) / steps, self.axis, shifts)
+        return values, Planes.of(signs, scales, offsets, self.axis, shifts)
 
 
 def coded(tensor: Any) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgerun.tools.planes.codes import bounds, check, cut
+from edgerun.tools.planes.integers import bounds, check, cut
 from edgerun.tools.planes.prefixes import derive
 
 DOMAIN = "edgerun"
@@ -26,7 +26,7 @@ def bit_planes(name: str, codes: np.ndarray, bits: int, scale: np.ndarray | floa
     Args:
         name: of the node, and in front of the names of its tensors.
         codes: integers of `bits` planes, in the ONNX shape of the weights.
-        bits, signs: see edgerun.tools.planes.codes.
+        bits, signs: see edgerun.tools.planes.integers.
         scale, offset: [bits + 1, OC]; or [OC], or a number, of all planes: those of fewer planes
             are fitted to the weights that all planes mean. Default offset: 0.
         bias: [bits + 1, OC], or [OC] for all.

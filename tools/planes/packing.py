@@ -9,7 +9,8 @@ import numpy as np
 from edgerun.errors import InputError
 from edgerun.ops import OPS
 from edgerun.tools.graph import Graph, Op
-from edgerun.tools.planes.codes import MOST, SIGNS, Planes, bounds
+from edgerun.tools.planes.codes import Planes
+from edgerun.tools.planes.integers import MOST, SIGNS, bounds
 from edgerun.tools.planes.quantizer import quantize
 
 LAYERS = ("conv2d", "dense")  # float weights of other layers stay integers without planes

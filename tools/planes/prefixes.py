@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.tools.planes.codes import cut
+from edgerun.tools.planes.integers import cut
 
 FLAT = 1e-12  # variance of codes, in steps squared, that tells nothing of a scale
 
@@ -22,8 +22,8 @@ def derive(q: np.ndarray, bits: int, signs: str, weights: np.ndarray, axis: int 
         bits, signs: see edgerun.tools.planes.codes.
         weights: real, the shape of q.
         axis: of the output channels.
-        scale: [OC], of all planes: for channels and prefixes whose codes are all the same; default
-            1.
+        scale: [OC], of all planes: its sign is kept, and it is that of channels and prefixes whose
+            codes are all the same; default 1.
 
     Returns:
         fp64 [bits + 1, OC] each; row 0 is 0.
@@ -40,6 +40,6 @@ def derive(q: np.ndarray, bits: int, signs: str, weights: np.ndarray, axis: int 
         variance = np.square(centred).mean(axis=1)
         slope = np.divide((centred * w).mean(axis=1), variance, where=variance > FLAT,
                           out=full * 2.0 ** (bits - t))
-        slope = np.where(slope > 0, slope, full * 2.0 ** (bits - t))
+        slope = np.where(slope * full > 0, slope, full * 2.0 ** (bits - t))
         scales[t], offsets[t] = slope, mean / slope - middle
     return scales, offsets

@@ -1,4 +1,4 @@
-"""Quantize float weights to planes: symmetric, clipped where the squared error of prefixes is least.
+"""Quantize float weights to planes: symmetric, clipped where the error of prefixes is least.
 
 PrecisionBatching (arXiv 2003.00822) rounds magnitudes down to bits of a fixed-point number: it
 wastes a bit of magnitude, has no code for 0 and clips nothing. Here weights are rounded to nearest
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgerun.tools.planes.codes import Planes, bounds, check, cut
+from edgerun.tools.planes.codes import Planes
+from edgerun.tools.planes.integers import bounds, check, cut
 from edgerun.tools.planes.prefixes import derive
 
 RATIOS = np.geomspace(1.0, 0.2, 33)  # of the largest weight of a channel, tried as clipping bounds
@@ -31,7 +32,7 @@ def quantize(weights: np.ndarray, bits: int, signs: str = "twos",
     Args:
         weights: real, any shape.
         bits: planes (signs "pairs": pairs), at least 1.
-        signs: key of codes.MOST.
+        signs: key of integers.MOST.
         prefixes: numbers of planes that count; default all from 2 on.
         axis: of the output channels.
 

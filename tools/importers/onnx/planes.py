@@ -13,7 +13,8 @@ from edgerun.errors import ModelError
 from edgerun.tools.graph import Tensor
 from edgerun.tools.importers.onnx.context import Context, Integers, Node, Value
 from edgerun.tools.importers.onnx.elementwise import binary
-from edgerun.tools.planes import codes
+from edgerun.tools.planes import integers
+from edgerun.tools.planes.codes import Planes
 
 READERS = {"Conv": 1, "Gemm": 1, "MatMul": 1}  # op type -> index of its weights
 CODES = ("int8", "int16")
@@ -23,7 +24,7 @@ def _bit_planes(ctx: Context, node: Node) -> list[Value]:
     bits, signs = node.attr("bits"), node.attr("signs", "twos")
     if not isinstance(bits, int) or not isinstance(signs, str):
         raise ModelError("needed the attributes bits (an integer) and signs (text)")
-    codes.check(bits, signs)
+    integers.check(bits, signs)
     q = node.known(0, "codes")
     if q.dtype.name not in CODES or q.ndim < 2:
         raise ModelError(f"its codes are {q.dtype} of the shape {q.shape}, needed "
@@ -40,7 +41,7 @@ def _bit_planes(ctx: Context, node: Node) -> list[Value]:
         raise ModelError(f"{node.input_name(1)} has the scale {scale[1:].min()}, needed numbers "
                          "above 0 for one plane and more")
     bias = _rows(node, 3, "bias", needed) if node.given(3) else None
-    given = codes.Planes.of(signs, scale, offset, axis, None if bias is None else (
+    given = Planes.of(signs, scale, offset, axis, None if bias is None else (
         bias.astype(np.float64) - bias[-1]), table)
     stored = np.zeros_like(q) if bits == 0 else q
     values = [Value(array=given.reals(stored), integers=Integers(stored, given))]
@@ -61,7 +62,7 @@ def _check_codes(q: np.ndarray, bits: int, signs: str, table: tuple[int, ...]) -
                              "ascending ones of 16 bits, and the signs 'twos'")
         low, high = 0, len(table) - 1
     else:
-        low, high = codes.bounds(bits, signs)
+        low, high = integers.bounds(bits, signs)
     if q.size and (q.min() < low or q.max() > high):
         raise ModelError(f"its codes are {q.min()} to {q.max()}, {bits} bits with the signs "
                          f"{signs!r} hold {low} to {high}")
