@@ -253,8 +253,9 @@ class Precision:
                      if (number := element(model, op)) is not None]
         self._most = np.array([min(len(planes_of(op)) for op in ops)
                                for ops in readers(model)], np.int32)
-        self._sparing = False  # pages are read only where planes count
-        self._ahead: set[tuple[int, int]] = set()  # constants that the system was told to read
+        self._may = [(op, number, frozenset(counts_of(op))) for op, number in self._ops]
+        # the counts whose planes the system was told to read; None: pages are read as usual
+        self._read: np.ndarray | None = None
         if precision is None:
             self._advise()
         else:
@@ -264,8 +265,8 @@ class Precision:
         """As Session.set_precision()."""
         wanted = self._wanted(precision)
         numbers = range(len(self.counts)) if ops is None else self._numbers(ops)
-        for op, number in self._ops:
-            if number in numbers and wanted[number] not in counts_of(op):
+        for op, number, may in self._may:
+            if number in numbers and int(wanted[number]) not in may:
                 raise InputError(f"{self._model.path}: a precision of {wanted[number]} bits: of "
                                  f"the planes of {op} one of {counts_of(op)} may count")
         self.counts[numbers] = wanted[numbers]
@@ -329,17 +330,21 @@ class Precision:
     def _advise(self) -> None:
         """Have the planes that count read from disk, and no pages around them."""
         model = self._model
-        if not self._sparing and np.array_equal(self.counts, self._most):
+        if self._read is None and np.array_equal(self.counts, self._most):
             return  # everything counts, as without planes
-        if not self._sparing:
-            pages.only_what_is_touched(model.data)
-            self._sparing = True
+        if self._read is not None and (self.counts <= self._read).all():
+            return
         experts = {index for mixture in model.mixtures for span in mixture.experts
                    for index in range(span.first, span.first + span.ops)}
         ops = [op for op in model.ops if op.index not in experts]  # theirs are read when chosen
-        new = {place: tensor for place, tensor in constants(model, self.counts, ops).items()
-               if place not in self._ahead}
-        self._ahead |= new.keys()
+        if self._read is None:
+            pages.only_what_is_touched(model.data)
+            before: dict[tuple[int, int], Tensor] = {}
+            self._read = self.counts.copy()
+        else:
+            before = constants(model, self._read, ops)
+            self._read = np.maximum(self._read, self.counts)
         starts = [segment.file_offset for segment in model.segments]
-        pages.ahead(model.data, [(starts[t.segment] + t.offset,
-                                  starts[t.segment] + t.offset + t.bytes) for t in new.values()])
+        pages.ahead(model.data, [
+            (starts[t.segment] + t.offset, starts[t.segment] + t.offset + t.bytes)
+            for place, t in constants(model, self._read, ops).items() if place not in before])
