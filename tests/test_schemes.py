@@ -19,7 +19,7 @@ OPS = {
     "xnor": ("xnor_conv2d", "xnor_dense", 1),
     "dorefa": ("planes_conv2d", "planes_dense", 2),
     "twn": ("planes_conv2d", "planes_dense", 1),
-    "inq": ("planes_conv2d", "planes_dense", 9),
+    "inq": ("planes_conv2d", "planes_dense", 5),
 }
 
 

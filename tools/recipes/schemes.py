@@ -41,8 +41,6 @@ DIFFERS = [
     "XNOR-Net without the map of means of |x| (K); behind the binary dense layer there are 8-bit "
     "activations for the last layer.",
     "Ternary, power-of-two and fixed-point networks have 8-bit activations.",
-    "Power-of-two weights of 5 bits are whole numbers up to 128, which take 9 planes: the file is "
-    "larger than 5-bit codes would be. Those of 4 bits (up to 8) take 5 planes.",
     "The learned scales of ternary weights are rounded to 1/127 of the larger one, and stored as "
     "whole numbers too.",
 ]
@@ -85,8 +83,6 @@ SCHEMES = {
     "twn": Scheme("Ternary (TWN)", "ternary", "8 bits", weights.Ternary, _bytes, 2),
     "inq": Scheme("Power of two (INQ)", "5 bits", "8 bits", lambda: weights.PowerOfTwo(5), _bytes,
                   2),
-    "inq4": Scheme("Power of two (INQ)", "4 bits", "8 bits", lambda: weights.PowerOfTwo(4), _bytes,
-                   2),
     "ttq": Scheme("Ternary, learned scales (TTQ)", "ternary", "8 bits", weights.TrainedTernary,
                   _bytes, 2),
     "fixed": Scheme("Dynamic fixed point", "8 bits", "8 bits", lambda: weights.Fixed(8),
@@ -175,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         print(rows[-1], flush=True)
     results.write(args.results, "schemes-lenet", command=COMMAND, seeds=[args.seed],
                   minutes=sum(row["minutes"] for row in rows), ours=rows, published=PUBLISHED,
-                  differs=DIFFERS, merge=("scheme", "weights"))
+                  differs=DIFFERS, merge=("scheme",))
     return 0
 
 
