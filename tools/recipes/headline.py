@@ -194,7 +194,9 @@ def time_step(name: str, out: Path, device: Device) -> list[dict[str, Any]]:
 
 
 def _packed(out: Path, name: str) -> list[dict[str, Any]]:
-    return json.loads((out / name / "packed.json").read_text())
+    rows = json.loads((out / name / "packed.json").read_text())
+    return sorted((row for row in rows if row["precision"] in PRECISIONS),
+                  key=lambda row: PRECISIONS.index(row["precision"]))
 
 
 def _total(row: dict[str, Any]) -> int:
