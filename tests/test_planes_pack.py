@@ -1,4 +1,4 @@
-"""Weights in planes from the source model to the device: every prefix against NumPy, bit for bit."""
+"""Weights in planes from the source model to the device: every prefix against NumPy, to the bit."""
 from __future__ import annotations
 
 import json
@@ -271,6 +271,33 @@ def test_packed_planes_equal_numpy(demo, device):
                 assert np.array_equal(found.argmax(), wanted.argmax())
 
 
+def test_groups_strides_and_depthwise_layers(device):
+    """Groups get planes, a depthwise layer stays 8-bit integers; all of it to the bit."""
+    rng, graph = np.random.default_rng(0), Graph()
+    x = graph.input("x", (2, 9, 11, 12), "fp32")
+
+    def weights(*shape: int):
+        return graph.constant(rng.normal(size=shape).astype(np.float32), "w")
+
+    y = graph.add("conv2d", [x, weights(14, 3, 3, 6)], "grouped", groups=2, stride_h=2, pad_top=1,
+                  pad_left=2, dilation_w=2)
+    y = graph.add("depthwise_conv2d", [y, weights(3, 3, 14)], "depthwise", pad_top=1, pad_bottom=1)
+    graph.output("y", graph.add("conv2d", [y, weights(5, 1, 1, 14)], "pointwise"))
+    dtypes = quantize.assign(graph, "int8")
+    quantize.insert(graph, dtypes, lambda name, bits: (-9.0, 8.0),
+                    planes_of=packing.weights_of(6, "magnitude", {}))
+    lower.apply(graph)
+    assert [op.code for op in graph.ops] == ["planes_conv2d", "depthwise_conv2d", "planes_conv2d"]
+    assert packing.left_out(graph)[0].endswith("nor transposed take: depthwise.")
+    twin = _with(graph, 4)
+    data, _ = Stages(graph).encode("fp32", "int8", integers=True)
+    with Session(loader.from_bytes(np.frombuffer(data, np.uint8), "m"), device) as session:
+        session.set_precision(4)
+        given = rng.normal(size=(2, 9, 11, 12)).astype(np.float32)
+        assert np.array_equal(session.run({"x": given})["y"],
+                              reference.execute(twin, {"x": given})["y"])
+
+
 def test_biases_of_prefixes_make_up_for_rounding():
     """With means of the inputs, the mean of a layer's result is exact with any number of planes."""
     rng = np.random.default_rng(0)
@@ -279,8 +306,8 @@ def test_biases_of_prefixes_make_up_for_rounding():
     w, bias = rng.normal(size=(4, 30)).astype(np.float32), rng.normal(size=4).astype(np.float32)
     y = graph.add("dense", [x, graph.constant(w, "w"), graph.constant(bias, "b")], "y")
     graph.output("y", y)
-    quantize.insert(graph, {graph.ops[0]: "int8"}, lambda name, bits: (-4.0, 4.0), means={"x": mean},
-                    planes_of=packing.weights_of(5, "twos", {}))
+    quantize.insert(graph, {graph.ops[0]: "int8"}, lambda name, bits: (-4.0, 4.0),
+                    means={"x": mean}, planes_of=packing.weights_of(5, "twos", {}))
     dense, = (op for op in graph.ops if op.code == "dense")
     stored, = (op.inputs[0] for op in graph.ops if op.outputs[0] is dense.inputs[1])
     given = stored.quantization
