@@ -49,9 +49,9 @@ COLUMNS = 4  # of kernel matmul_dot
 # Pixels of a work-item on a CPU, and elsewhere: planes decoded, counted, and of one bit.
 DECODE_PIXELS, COUNT_PIXELS, XNOR_PIXELS = (12, 2), (2, 1), (8, 2)
 POWERS_PIXELS = (6, 1)  # decoded, with two sums each
-# The most planes that kernels/planes.cl takes, by signs; and up to which counting is faster where
-# no instruction sums products of bytes.
-DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7, "powers": 5}, 1
+# The most planes that kernels/planes.cl takes, by signs; and up to how many pixels counting is
+# faster where no instruction sums products of bytes: more share what is decoded.
+DECODED, COUNTED = {"twos": 8, "magnitude": 8, "pairs": 7, "powers": 5}, 2
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,8 @@ def _matmul_integer(key: Key, facts: Facts) -> Variant:
 # chooses between the kernels planes (0) and planes_count (1). Layers of one bit: no `count`.
 
 def _planes(key: Key, facts: Facts) -> Variant:
-    counted = not _decodes(key) or key.kind.endswith("plain") and key["planes"] <= COUNTED
+    few = key["planes"] == 1 or key["n"] * key["out_h"] * key["out_w"] <= COUNTED
+    counted = not _decodes(key) or few and key.kind.endswith("plain")
     most = DECODE_PIXELS if key.kind.split()[0] != "powers" else POWERS_PIXELS
     return _bits(key, facts, *((COUNT_PIXELS, 1) if counted else (most, 0)))
 

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from edgerun import loader
 from edgerun.errors import ModelError
 from edgerun.ops import _tile, planes
 from edgerun.ops._base import Variant
 from edgerun.quantization import Quantization
+from edgerun.session import Session
 from edgerun.tools.graph import Graph
+from edgerun.tools.pack import Stages
 from edgerun.tools.planes import cut
+from edgerun.tools.reference import execute
 from edgerun.tools.reference import planes as reference
-from tests.harness import Const, Quantized, check_integer
+from tests.harness import Const, Quantized, check_integer, run_guarded
 
 PADS = ("pad_top", "pad_left", "pad_bottom", "pad_right")
 
@@ -148,6 +152,41 @@ def test_no_planes(device, way, code, x):
 def test_real_layers(device, code, x, out_c, planes_, zero, options):
     """The tiles that the device gets."""
     check(device, x, out_c, code=code, planes=planes_, zero=zero, **options)
+
+
+def test_views(device):
+    """Channels cut out of pixels of x, and outputs that are channels of others' pixels."""
+    rng = np.random.default_rng(0)
+    grid = Quantization.per_tensor(0.5, 3)
+
+    def build() -> Graph:
+        rng, graph = np.random.default_rng(1), Graph("views")
+        x = graph.input("x", (2, 5, 6, 50), "uint8")
+        x.quantization = grid
+        parts = []
+        for first, channels, kernel in ((7, 32, 3), (3, 37, 1), (11, 5, 3)):
+            part = graph.add("slice", [x], starts=(0, 0, 0, first), steps=(1, 1, 1, 1),
+                             sizes=(2, 5, 6, channels))
+            stored = reference.encode(rng.integers(-8, 8, (80, kernel * kernel * channels)),
+                                      "twos", 4)
+            levels = rng.uniform(-1e-3, 1e-3, (5, 3, 80)).astype(np.float32)
+            y = graph.add("planes_conv2d", [
+                part, graph.constant(levels), graph.constant(np.array([3], np.int32)),
+                *(graph.constant(plane, "w", "bits") for plane in stored)], signs="twos",
+                kernel_h=kernel, kernel_w=kernel, **dict.fromkeys(PADS, kernel // 2))
+            y.dtype, y.quantization = "uint8", grid
+            parts.append(y)
+        graph.output("y", graph.add("concat", parts, quantization=grid, axis=3))
+        return graph
+
+    x = rng.integers(0, 256, (2, 5, 6, 50)).astype(np.uint8)
+    expected = execute(build(), {"x": x})["y"]
+    data, _ = Stages(build()).encode("fp32", "int8", integers=True)
+    model = loader.from_bytes(np.frombuffer(data, np.uint8), "test")
+    layers = [op for op in model.ops if op.code == "planes_conv2d"]
+    assert any(op.inputs[0].pitch for op in layers) and any(op.outputs[0].pitch for op in layers)
+    with Session(model, device) as session:
+        assert np.array_equal(run_guarded(session, {"x": x})["y"], expected)
 
 
 @given(st.data())
