@@ -546,3 +546,17 @@ def test_modes_of_experts(device, tmp_path, batch):
             seen.append(found)
         np.testing.assert_array_equal(seen[0], seen[2])
         assert not np.array_equal(seen[0], seen[1])
+
+
+def test_tuning_measures_all_planes(device):
+    """What no session writes while an op is tuned is the number of its planes."""
+    from edgerun.regions import region_of
+    from edgerun.tune import measure
+    with session_of(device, network()) as session:
+        op = session.model.ops[0]
+        bench = measure.Bench(device, op, session._weights, np.random.default_rng(0))
+        try:
+            held = bench._images[region_of(op.inputs[2])][measure.GUARD:-measure.GUARD]
+            assert held.view(np.int32).tolist() == [8]
+        finally:
+            bench.close()

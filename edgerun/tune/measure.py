@@ -70,13 +70,15 @@ class Bench:
         self._repeat = 1
         try:
             # what ops need at once shares no byte, unless an output takes the place of an input
-            for tensor in (*op.inputs, *op.outputs):
+            for index, tensor in enumerate((*op.inputs, *op.outputs)):
                 if tensor is None or tensor.constant or region_of(tensor) in self._places:
                     continue
                 place = region_of(tensor)
                 image = np.full(place.end - place.start + 2 * GUARD, CANARY, np.uint8)
                 if all(tensor is not y for y in op.outputs):
-                    _rows(image, place)[...] = _random(tensor, rng).view(np.uint8).reshape(
+                    values = (np.int32([len(OPS[op.code].planes(op))])  # all of them count
+                              if index == OPS[op.code].used else _random(tensor, rng))
+                    _rows(image, place)[...] = values.view(np.uint8).reshape(
                         place.rows, place.width)
                 self._place(place, image)
             self._place(None, np.full(op.scratch_bytes + 2 * GUARD, CANARY, np.uint8))
@@ -230,6 +232,6 @@ def _random(tensor: Tensor, rng: np.random.Generator) -> np.ndarray:
     if kind.kind == "b":
         return rng.random(tensor.elements) < 0.5
     q: Quantization | None = tensor.quantization
-    ends = np.iinfo(kind) if q is not None else None
+    ends = np.iinfo(kind) if q is not None or tensor.dtype == "bits" else None
     low, high = (ends.min, ends.max) if ends is not None else (0, 1)
     return rng.integers(low, high + 1, tensor.elements).astype(kind)
