@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def network(name: str, seed: int) -> nn.Module:
     features = mnist.NETWORKS["lenet"]()[:5]
     return nn.Sequential(*features, Fastfood(800, int(width), kind == "adaptive", seed=seed),
                          nn.ReLU(), nn.Linear(int(width), 10))
+
+
+def shifted(most: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what shifts a batch of images by up to `most` pixels in each direction; the border of
+    an image is black, so that nothing comes in on the other side."""
+    def shift(x: torch.Tensor) -> torch.Tensor:
+        by = torch.randint(-most, most + 1, (2,)).tolist()
+        return x.roll(by, (2, 3))
+    return shift
 
 
 def export(trained: nn.Module, path: Path, opset: int = 13) -> None:
@@ -120,8 +130,9 @@ def layer_times(device: Device) -> list[dict]:
         for batch in (1, 32):
             dense, fast = (layer_us(device, code, batch, outputs) for code in ("dense", "fastfood"))
             rows.append({"table": "time of a layer with 800 inputs, fp32", "outputs": outputs,
-                         "batch": batch, "device": device.info.name, "dense us": round(dense, 1),
-                         "Fastfood us": round(fast, 1), "times faster": dense / fast})
+                         "batch": batch, "device": device.info.platform,
+                         "dense us": round(dense, 1), "Fastfood us": round(fast, 1),
+                         "times faster": dense / fast})
             print(rows[-1], flush=True)
     return rows
 
@@ -135,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--times", action="store_true", help="only time layers on the device")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3, help="of learning; falls to 0")
+    parser.add_argument("--shift", type=int, default=0, metavar="PIXELS",
+                        help="shift each batch of training images at random by up to so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--reuse", action="store_true",
                         help="measure networks again that this recipe has trained into DIR")
@@ -162,14 +175,16 @@ def main(argv: list[str] | None = None) -> int:
         trained, kept = network(name, args.seed), args.out / f"{name}-{args.seed}.pt"
         if not args.reuse:
             loop.train(trained, torch.from_numpy(images[:, 0]), torch.from_numpy(labels),
-                       epochs=args.epochs, rate=args.rate, seed=args.seed)
+                       epochs=args.epochs, rate=args.rate, seed=args.seed,
+                       augment=shifted(args.shift) if args.shift else None)
             args.out.mkdir(parents=True, exist_ok=True)
             torch.save({"network": trained.state_dict(), "epochs": args.epochs, "rate": args.rate,
+                        "shift": args.shift,
                         "seconds": time.perf_counter() - started}, kept)
         found = torch.load(kept)
         trained.load_state_dict(found["network"])
         rows = measured(name, trained, images, test, args.out / name, device, args.seed)
-        how = {"epochs": found["epochs"], "rate": found["rate"]}
+        how = {key: found[key] for key in ("epochs", "rate", "shift")}
         write([row | how for row in rows], [args.seed], found["seconds"] / 60)
     return 0
 
