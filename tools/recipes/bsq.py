@@ -1,0 +1,133 @@
+r"""BSQ on Fashion-MNIST: one number, alpha, decides how many bits every layer keeps.
+
+    pip install "edgerun[train]"
+    python -m edgerun.tools.recipes.bsq --train TRAIN.npz --test TEST.npz --out DIR
+
+Both .npz files have `images` uint8 [N, 28, 28] and `labels` [N] in 0..9. The test images are looked
+at after each training: nothing is selected by them. Accuracies and sizes are of the packed files.
+"""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgerun import loader, text
+from edgerun.device import Device
+from edgerun.model import Model
+from edgerun.session import Session
+from edgerun.tools.recipes import comparison, results, small_cnn
+from edgerun.tools.recipes.kept import Kept
+from edgerun.tools.recipes.small_cnn import REAL, trained
+from edgerun.tools.train import bsq, data, packed
+from edgerun.tools.train.layers import layers_of
+
+NAME = "bsq"
+ALPHAS = (0.03, 0.05, 0.08)
+EPOCHS, EVERY, TUNING = 6, 2, 3  # of training bits; between re-quantizations; of fine-tuning
+RATE, MOMENTUM, DECAY, LEAST = 0.1, 0.9, 1e-4, 0.1  # of training bits
+RATE_TUNING = 2e-3
+ACTIVATION_BITS = 4
+COMMAND = ("python -m edgerun.tools.recipes.bsq --train TRAIN.npz --test TEST.npz --out DIR "
+           "--results docs/research")
+PUBLISHED = tuple(
+    {"alpha": alpha, "bits per weight": bits, "times smaller": times, "accuracy %": accuracy,
+     "source": "paper (from memory): ResNet-20 on CIFAR-10, fp32 92.62 %"}
+    for alpha, bits, times, accuracy in (
+        (3e-3, 3.02, 10.6, 92.60), (5e-3, 2.25, 14.2, 92.32), (7e-3, 1.66, 19.2, 91.48),
+        (1e-2, 1.37, 23.4, 91.16), (2e-2, 0.87, 36.6, 89.49)))
+DIFFERS = (
+    "a small network of three convolutions and a dense layer on 20,000 images of Fashion-MNIST "
+    "instead of ResNet-20",
+    f"{EPOCHS} epochs of training bits, re-quantized every {EVERY}, and {TUNING} of fine-tuning, "
+    "instead of 350, 100 and 300; so alpha must be larger; the learning rate falls along a cosine",
+    "fine-tuning is by Adam: weights are in -1..1 whatever their scale, and the steps of "
+    "stochastic gradient descent were too short for a few epochs",
+    "the sign counts as a plane, as it does in the file: their bits per weight leave it out",
+    "biases are not bits: they are those of the normalization, real numbers",
+    "evaluation clips activations at a running mean of the batches' largest values, since a file "
+    "cannot ask the batch")
+
+
+def found_bits(start: nn.Sequential, x: torch.Tensor, y: torch.Tensor, alpha: float, seed: int
+               ) -> nn.Sequential:
+    """Train bits under the lasso, then fine-tune what is left of them."""
+    network = small_cnn.with_activations(start, lambda: bsq.Stepped(ACTIVATION_BITS))
+    bsq.begin(network, alpha)
+    strip = bsq.Strip(EVERY * (len(x) // small_cnn.BATCH))
+    trained(network, x, y, f"alpha {alpha:g}", seed, EPOCHS, RATE, momentum=MOMENTUM,
+            weight_decay=DECAY, hooks=[strip], least=LEAST)
+    print(f"alpha {alpha:g}: planes {strip.history}", flush=True)
+    bsq.fix(network)
+    return trained(network, x, y, f"alpha {alpha:g}, fine-tuned", seed + 1, TUNING, RATE_TUNING)
+
+
+def plane_bytes(model: Model) -> int:
+    """Return the bytes of all planes of a file."""
+    planes = {tensor.index: tensor.bytes for tensor in model.tensors if tensor.dtype == "bits"}
+    return sum(planes.values())
+
+
+def measure(network: nn.Sequential, alpha: float | None, seed: int, images: torch.Tensor,
+            labels: torch.Tensor, folder: Path, device: Device) -> dict[str, Any]:
+    """Export, pack and measure a network; alpha None: of real weights."""
+    name = "fp32" if alpha is None else f"alpha {alpha:g}"
+    file = small_cnn.packed(network, name, folder)
+    weights, stored = small_cnn.parameters(network), loader.read(file)
+    with Session(stored, device) as session:
+        found = packed.predictions(session, images.numpy())
+    right = 100 * float((found == labels.numpy()).mean())
+    row = {"seed": seed, "alpha": alpha, "accuracy %": right,
+           "file bytes": file.stat().st_size}
+    if alpha is None:
+        return row | {"bits per weight": float(REAL), "weight bytes": 4 * weights,
+                      "times smaller": 1.0}
+    codes = [layer.scheme.codes(layer.weight) for layer in layers_of(network)]
+    planes = plane_bytes(stored)
+    return row | {"planes of the layers": " ".join(str(part.bits) for part in codes),
+                  "bits per weight": sum(part.bits * part.codes.size for part in codes) / weights,
+                  "weight bytes": planes, "times smaller": 4 * weights / planes}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the recipe; returns the exit status."""
+    parser = comparison.parser(__doc__)
+    parser.add_argument("--train", required=True, metavar="NPZ", help="training images and labels")
+    parser.add_argument("--test", required=True, metavar="NPZ", help="test images and labels")
+    parser.add_argument("--alpha", type=float, nargs="+", default=ALPHAS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--again", action="store_true",
+                        help="take networks that an earlier run left in --out")
+    results.add_argument(parser)
+    args = parser.parse_args(argv)
+    kept, device = Kept(args.out, args.again), Device(args.device)
+    x, y = data.images(args.train)
+    start, on = small_cnn.real(x, y, args.seed, kept)
+    networks = {None: on} | {
+        alpha: kept(f"alpha {alpha:g}", lambda alpha=alpha: found_bits(start, x, y, alpha,
+                                                                       args.seed))
+        for alpha in args.alpha}
+    images, labels = data.images(args.test)
+    started = time.perf_counter()
+    rows = [measure(network, alpha, args.seed, images, labels, args.out, device)
+            for alpha, network in networks.items()]
+    for row in rows:
+        row["above fp32"] = row["accuracy %"] - rows[0]["accuracy %"]
+    print("\n".join(text.table(
+        ("alpha", "planes", "bits", "x smaller", "accuracy %", "above fp32", "planes B", "file B"),
+        [(row["alpha"] or "fp32", row.get("planes of the layers", ""),
+          f"{row['bits per weight']:.2f}", f"{row['times smaller']:.1f}",
+          f"{row['accuracy %']:.2f}", f"{row['above fp32']:+.2f}", row["weight bytes"],
+          row["file bytes"]) for row in rows])))
+    results.write(args.results, NAME, command=COMMAND, seeds=[args.seed],
+                  minutes=(kept.seconds + time.perf_counter() - started) / 60, ours=rows,
+                  published=PUBLISHED, differs=DIFFERS, device=device.info.platform,
+                  merge=("alpha", "seed"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
