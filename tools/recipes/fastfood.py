@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     def write(rows: list[dict], seeds: list[int], minutes: float) -> None:
         results.write(
             args.results, "fastfood", ours=rows, seeds=seeds, minutes=minutes, device=None,
-            merge=("table", "network", "precision", "seed", "outputs", "batch", "device"),
+            merge=("table", "network", "precision", "seed", "shift", "outputs", "batch", "device"),
             command="python -m edgerun.tools.recipes.fastfood --train TRAIN.npz --test TEST.npz "
                     "--out DIR --results docs/research", published=PUBLISHED, differs=DIFFERS)
 
