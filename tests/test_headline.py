@@ -27,7 +27,7 @@ def networks(monkeypatch):
                                        timed=False),
              "twin": headline.Network("Twin", lambda *_: (*bundled()[:2], ()), beside="small")}
     monkeypatch.setattr(headline, "NETWORKS", found)
-    monkeypatch.setattr(headline, "PRECISIONS", ("fp32", "int16", "4 bits"))
+    monkeypatch.setattr(headline, "PRECISIONS", ("fp32", "int16"))
     monkeypatch.setattr(headline, "ROUNDS", 2)
 
 

@@ -29,7 +29,7 @@ from edgerun.tools.recipes import caffenet, comparison, results
 
 COMMAND = ("python -m edgerun.tools.recipes.headline DATA --out DIR --results docs/research")
 STEPS = ("pack", "time")
-PRECISIONS = (*comparison.PRECISIONS, "6 bits", "4 bits")
+PRECISIONS = comparison.PRECISIONS
 TURN_NS = 30e6  # one session's turn; a network that takes longer runs once
 ROUNDS = 15
 SOURCE = "abstract: up to, on certain devices"
@@ -63,11 +63,18 @@ class Network:
             [count, *shape], labelled samples (none if its weights are random).
         timed: False for networks whose memory alone is wanted.
         beside: the network that it stands for, whose fp32 file it is compared with too.
+        bits: numbers of bit planes of weights that are packed too, with activations of 8 bits.
     """
     title: str
     prepare: Callable[[Path, Path], tuple[Path, np.ndarray, Sequence[curve.Sample]]]
     timed: bool = True
     beside: str = ""
+    bits: tuple[int, ...] = (4,)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What is packed, in the order of the table."""
+        return *PRECISIONS, *(f"{n} bits" for n in self.bits)
 
 
 def _study(study: curve.Study) -> Callable:
@@ -96,8 +103,9 @@ LENET = curve.Study("caffe/lenet_mnist.prototxt",
                     curve.gray("mnist_train.npz", "mnist_test_A.npz", 1 / 256),
                     "MNIST, half of the test set", ("mnist_train.npz", "mnist_test_A.npz"))
 NETWORKS = {
-    "lenet": Network("LeNet, MNIST", _study(LENET)),
-    "squeezenet": Network("SqueezeNet 1.0, ImageNet", _study(curve.STUDIES["squeezenet_v1.0"])),
+    "lenet": Network("LeNet, MNIST", _study(LENET), bits=(6, 4)),
+    "squeezenet": Network("SqueezeNet 1.0, ImageNet", _study(curve.STUDIES["squeezenet_v1.0"]),
+                          bits=(6, 4)),
     "caffenet": Network("CaffeNet, random weights", _caffenet(1)),
     "caffenet16": Network("CaffeNet, batch 16", _caffenet(16), timed=False),
     "alexnet-moe": Network("AlexNet-MoE, 4 of 16 experts, random weights", _mixture,
@@ -113,13 +121,15 @@ def pack_step(name: str, data: Path, folder: Path, device: Device) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "packed.json"
     rows = json.loads(kept.read_text()) if kept.is_file() else []
-    missing = [p for p in PRECISIONS if all(p != row["precision"] for row in rows)]
+    missing = [p for p in NETWORKS[name].precisions
+               if all(p != row["precision"] for row in rows)]
     if not missing:
         return
     model, seen, samples = NETWORKS[name].prepare(data, folder)
     for precision in missing:
         file, ranges = folder / f"{precision}.edge", folder / f"{PRECISIONS[0]}.edge"
-        low = {"bits": int(precision.split()[0])} if precision.endswith("bits") else {}
+        bits = int(precision.split()[0]) if precision.endswith("bits") else None
+        low = {"bits": bits, "modes": {"all": bits}} if bits else {}  # scales of one mode only
         if precision == PRECISIONS[0]:
             info = curve.import_model(model).inputs[0]
             arrays.write_npz(folder / "samples.npz", {info.name: seen})
@@ -194,9 +204,9 @@ def time_step(name: str, out: Path, device: Device) -> list[dict[str, Any]]:
 
 
 def _packed(out: Path, name: str) -> list[dict[str, Any]]:
-    rows = json.loads((out / name / "packed.json").read_text())
-    return sorted((row for row in rows if row["precision"] in PRECISIONS),
-                  key=lambda row: PRECISIONS.index(row["precision"]))
+    rows, order = json.loads((out / name / "packed.json").read_text()), NETWORKS[name].precisions
+    return sorted((row for row in rows if row["precision"] in order),
+                  key=lambda row: order.index(row["precision"]))
 
 
 def _total(row: dict[str, Any]) -> int:
