@@ -288,7 +288,7 @@ def test_groups_strides_and_depthwise_layers(device):
                     planes_of=packing.weights_of(6, "magnitude", {}))
     lower.apply(graph)
     assert [op.code for op in graph.ops] == ["planes_conv2d", "depthwise_conv2d", "planes_conv2d"]
-    assert packing.left_out(graph)[0].endswith("nor transposed take: depthwise.")
+    assert packing.left_out(graph)[0].endswith("fit into 32 bits: depthwise.")
     twin = _with(graph, 4)
     data, _ = Stages(graph).encode("fp32", "int8", integers=True)
     with Session(loader.from_bytes(np.frombuffer(data, np.uint8), "m"), device) as session:
@@ -296,6 +296,16 @@ def test_groups_strides_and_depthwise_layers(device):
         given = rng.normal(size=(2, 9, 11, 12)).astype(np.float32)
         assert np.array_equal(session.run({"x": given})["y"],
                               reference.execute(twin, {"x": given})["y"])
+
+
+def test_layers_of_too_many_products_get_no_planes():
+    graph = Graph()
+    for size, signs, planes in ((33_000, "pairs", True), (34_000, "pairs", False),
+                                (65_000, "twos", True), (65_600, "twos", False)):
+        w = graph.constant(np.ones((1, size), np.float32), "w")
+        x = graph.input("x", (1, size), "fp32")
+        graph.add("dense", [x, w], "d")
+        assert (packing.weights_of(8, signs, {"high": 8})(graph.ops[-1]) is not None) == planes
 
 
 def test_biases_of_prefixes_make_up_for_rounding():

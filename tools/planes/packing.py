@@ -8,13 +8,14 @@ import numpy as np
 
 from edgerun.errors import InputError
 from edgerun.ops import OPS
+from edgerun.ops.planes import MOST_PRODUCTS, REACH
 from edgerun.tools.graph import Graph, Op
 from edgerun.tools.planes.codes import Planes
 from edgerun.tools.planes.integers import MOST, SIGNS, bounds
 from edgerun.tools.planes.quantizer import quantize
 
 LAYERS = ("conv2d", "dense")  # float weights of other layers stay integers without planes
-MOST_SUM = 2**31  # of products with 8-bit activations
+MOST_SUM = 2**31  # of products with bytes of activations
 WEIGHTED = (*LAYERS, "depthwise_conv2d", "conv_transpose2d")
 LEVELS = 1  # input of an op with planes: its scales, offsets and biases
 
@@ -84,7 +85,8 @@ def weights_of(bits: int | None, signs: str | None, modes: Mapping[str, int] | N
 
     def planes(op: Op) -> tuple[np.ndarray, Planes] | None:
         w = op.inputs[1].data
-        if op.code not in LAYERS or w[0].size * 255 * largest >= MOST_SUM:
+        if (op.code not in LAYERS or w[0].size > MOST_PRODUCTS
+                or w[0].size * REACH * largest >= MOST_SUM):
             return None
         return quantize(w, bits, signs, sorted({*(modes or {}).values()}) or None)
 
@@ -128,6 +130,7 @@ def left_out(graph: Graph) -> list[str]:
     """Return a note of the layers of a lowered graph whose weights are integers without planes."""
     names = [op.name for op in graph.ops if op.code in WEIGHTED and op.inputs[1].constant
              and op.inputs[1].dtype in ("int8", "int16")]
-    return [f"{len(names)} layers have integer weights without planes, which only dense layers and "
-            "convolutions that are neither depthwise nor transposed take: "
+    return [f"{len(names)} layers have integer weights without planes, which dense layers and "
+            "convolutions take that are neither depthwise nor transposed, and whose sums fit into "
+            "32 bits: "
             f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}."] if names else []
