@@ -1,10 +1,12 @@
 """binarize, xnor_conv2d and xnor_dense: equal to NumPy, bit for bit."""
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from edgerun import dtypes
+from edgerun.errors import ModelError
 from edgerun.ops import _tile
 from edgerun.ops._base import Variant
 from edgerun.tools import reference as every
@@ -54,8 +56,8 @@ def small(monkeypatch):
     monkeypatch.setattr(_tile, "choose", lambda key, facts: Variant.of(P=2, VEC=8, tiles=2))
 
 
-@pytest.mark.parametrize("channels", [1, 31, 32, 33, 64, 100])
-@pytest.mark.parametrize("out_c", [1, 11, 16, 50])
+@pytest.mark.parametrize("channels, out_c", [(1, 1), (31, 11), (32, 16), (33, 50), (64, 7),
+                                             (100, 33)])
 def test_channels(device, small, channels, out_c):
     check(device, (1, 5, 7, channels), out_c, **pads(1, 1, 1, 1))
     check(device, (3, channels), out_c, code="xnor_dense")
@@ -88,7 +90,45 @@ def test_binarize(device):
     for channels in (1, 7, 8, 31, 32, 33, 77):
         x = np.random.default_rng(channels).normal(size=(3, channels)).astype(np.float32)
         x.flat[:3] = 0.0, -0.0, -1.0
-        assert np.array_equal(
-            reference.bits_of(reference.words(x >= 0), channels), x >= 0)
+        assert np.array_equal(reference.bits_of(reference.words(x >= 0), channels), x >= 0)
         check(device, (3, channels), 5, code="xnor_dense", seed=channels)
-    assert dtypes.size("bits") == 4
+
+
+def layer(code="xnor_dense", *, x=(2, 3), x_dtype="bits", w=(21, 3), w_dtype="bits",
+          levels=(2, 21), **options):
+    """Build an op of some operands."""
+    graph = Graph("test")
+    bits = graph.input("x", x, "int32")
+    bits.dtype = x_dtype
+    words = np.zeros(w, np.uint32 if w_dtype == "bits" else np.int32)
+    return graph.add(code, [bits, graph.constant(words, "w", w_dtype),
+                            graph.constant(np.zeros(levels, np.float32))],
+                     **{"channels": 70, **options})
+
+
+IMAGE = {"code": "xnor_conv2d", "x": (1, 5, 5, 3), "w": (21, 18), "kernel_h": 3, "kernel_w": 2}
+
+
+def test_accepted():
+    assert layer().shape == (2, 21) and layer(**IMAGE).shape == (1, 3, 4, 21)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"x_dtype": "int32"}, "is int32, needed bits"),
+    ({"w_dtype": "int32"}, "is int32, needed bits"),
+    ({"channels": 0}, "which do not take the 3 words"), ({"channels": 97}, "which do not take"),
+    ({"w": (21, 4)}, "needed (21, 3)"), ({"levels": (2, 20)}, "needed (2, 21)"),
+    ({"w": (63,)}, "needed 2 dimensions"), ({"activation": "no"}, "unknown activation"),
+    ({**IMAGE, "groups": 3}, "has 3 groups, needed 1"), ({**IMAGE, "kernel_h": 6}, "does not fit"),
+    ({**IMAGE, "kernel_w": 3}, "needed (21, 27)"), ({**IMAGE, "x": (5, 5, 3)}, "4 dimensions")])
+def test_refused(options, message):
+    with pytest.raises(ModelError, match=re.escape(message)):
+        layer(**options)
+
+
+def test_binarize_refuses():
+    graph = Graph("test")
+    with pytest.raises(ModelError, match="is int32, needed fp32 or fp16"):
+        graph.add("binarize", [graph.input("x", (2, 3), "int32")])
+    with pytest.raises(ModelError, match="is a scalar"):
+        graph.add("binarize", [graph.input("s", (), "fp32")])
