@@ -341,8 +341,8 @@ def pack(source: str | os.PathLike, out: str | os.PathLike, precision: str = "so
             raise InputError(f"{calibration}: holds ranges; precision mixed needs samples too, to "
                              "measure the error")
         data = calibrate.open_samples(graph, calibration, preprocess, samples)
-        built, choice = _mix(graph, ranges, data, held(vectors, precision), max_error, overrides, device, progress,
-                             without, patch, tanh)
+        built, choice = _mix(graph, ranges, data, held(vectors, precision), max_error, overrides,
+                             device, progress, without, patch, tanh)
         report = _written(out, precision, built.data, built.plan, built.graph,
                           [*stages.steps, *built.steps], choice, built.reductions(), built.patched)
         return _tuned(report, device, progress) if tune else report

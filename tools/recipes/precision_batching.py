@@ -109,8 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         (row["activation bits"], row["planes"], f"{row['accuracy %']:.2f}",
          f"{row['above fp32']:+.2f}") for row in rows])))
     results.write(args.results, NAME, command=COMMAND, seeds=[args.seed],
-                  minutes=(kept.seconds + time.perf_counter() - started) / 60, ours=rows, published=PUBLISHED,
-                  differs=DIFFERS, device=device.info.platform,
+                  minutes=(kept.seconds + time.perf_counter() - started) / 60, ours=rows,
+                  published=PUBLISHED, differs=DIFFERS, device=device.info.platform,
                   merge=("activation bits", "planes", "seed"))
     return 0
 
