@@ -86,7 +86,7 @@ SCHEMES = {
     "ttq": Scheme("Ternary, learned scales (TTQ)", "ternary", "8 bits", weights.TrainedTernary,
                   _bytes, 2),
     "fixed": Scheme("Dynamic fixed point", "8 bits", "8 bits", lambda: weights.Fixed(8),
-                    lambda: activations.FixedPoint(8), 1, 5e-4),
+                    lambda: nn.Sequential(nn.ReLU(), activations.FixedPoint(8)), 1, 5e-4),
 }
 
 
