@@ -1,6 +1,8 @@
 """The table of memory, time and accuracy, over the bundled model."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -80,13 +82,14 @@ def test_turns_are_by_turns(monkeypatch):
 
     class Runs:
         def __init__(self, name: str):
-            self.name = name
+            self.name, self.inputs = name, [SimpleNamespace(name=f"x of {name}")]
 
         def run(self, inputs) -> None:
+            assert [*inputs] == [f"x of {self.name}"]
             taken.append(self.name)
 
     monkeypatch.setattr(headline, "TURN_NS", 1e5)
-    ns = headline.turns([Runs("a"), Runs("b")], {}, rounds=4)
+    ns = headline.turns([Runs("a"), Runs("b")], np.zeros(1), rounds=4)
     assert ns.shape == (4, 2) and (ns > 0).all()
     order = [name for at, name in enumerate(taken) if not at or taken[at - 1] != name]
     assert order == ["a", "b"] * 5  # once to see how long a run takes, then the rounds

@@ -43,6 +43,8 @@ PUBLISHED = [{"network": None, "precision": None, "times smaller": 3.29, "times 
               "source": SOURCE}]
 DIFFERS = [
     "CPUs: the paper's devices are GPUs of boards and of desktop computers",
+    "milliseconds were measured beside other work on the same cores, and are not those of "
+    "performance.md; \"times faster\" is the median over turns that the files of a network take",
     "times are of one sample, memory of the batch in the network's name: weights, all constants "
     "and the arena; the driver's own memory is the same for every precision",
     "the published accuracy of integers is not readable, and CaffeNet has random weights here, so "
@@ -159,10 +161,16 @@ def pack_step(name: str, data: Path, folder: Path, device: Device) -> None:
             file.write(text.json_text(rows).encode())
 
 
-def turns(sessions: Sequence[Session], inputs: dict[str, np.ndarray], rounds: int = ROUNDS
-          ) -> np.ndarray:
-    """Return the median time of a run in every turn, nanoseconds [rounds, sessions]."""
+def turns(sessions: Sequence[Session], x: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
+    """Return the median time of a run in every turn, nanoseconds [rounds, sessions].
+
+    Args:
+        sessions: of models with one input.
+        x: for all of them.
+        rounds: turns of each.
+    """
     def timed(session: Session) -> int:
+        inputs = {session.inputs[0].name: x}
         start = time.perf_counter_ns()
         session.run(inputs)
         return time.perf_counter_ns() - start
@@ -181,10 +189,10 @@ def time_step(name: str, out: Path, device: Device) -> list[dict[str, Any]]:
         measured.append((first, out / network.beside / f"{PRECISIONS[0]}.edge"))
     ns = None
     if network.timed:
-        inputs = arrays.read_npz(out / name / "input.npz")
+        x, = arrays.read_npz(out / name / "input.npz").values()
         with contextlib.ExitStack() as stack:
             ns = turns([stack.enter_context(Session(loader.read(file), device))
-                        for _, file in measured], inputs)
+                        for _, file in measured], x)
     rows = []
     for at, row in enumerate(packed):
         found = {"network": network.title, "precision": row["precision"],
