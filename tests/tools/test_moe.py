@@ -10,7 +10,7 @@ from onnx import helper
 
 from edgerun import ModelError, loader, mixture as runtime
 from edgerun.errors import InputError, UnsupportedError
-from edgerun.tools import moe, mixture, reference
+from edgerun.tools import mixture, moe, passes, reference, schedule
 from edgerun.tools.importers.onnx import import_proto
 from edgerun.tools.importers.onnx.mixture import DOMAIN, OP, silent
 from edgerun.tools.pack import PRECISIONS, pack
@@ -115,7 +115,6 @@ def test_what_experts_compute_alike_is_computed_once():
     """The same op on what all experts read is in front of them, not an expert's."""
     same = expert(Weights(3)).graph()
     graph = import_proto(proto(experts=[same] * 3))
-    from edgerun.tools import passes
     for _, step in passes.pipeline():
         step(graph)
     views = passes.alias.apply(graph)
@@ -161,6 +160,22 @@ def test_experts_stay_together_whatever_is_reduced(tmp_path):
             y = session.run({"image_x": images(2)[0]})["y"]
         expected = y if expected is None else expected
         np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_order_of_ops_keeps_experts_together(batch):
+    """Every op needs all those of the section before its own, so no search takes them apart."""
+    graph = import_proto(network(batch, twice=True))
+    views = passes.alias.apply(graph)
+    mixture.place(graph, views)
+    mixture.arrange(graph, views)
+    sections = mixture.sections(graph)
+    assert sections == sorted(sections) and len({*sections}) == 1 + 2 * (1 + EXPERTS) + 2
+    needs = schedule.Liveness(graph, views).needs
+    for number, section in enumerate(sections):
+        before = [n for n, other in enumerate(sections) if other < section]
+        before = [n for n in before if sections[n] == sections[before[-1]]]
+        assert all(needs[number] >> n & 1 for n in before)
 
 
 @pytest.mark.parametrize("patch", ["auto", 2])
