@@ -129,6 +129,7 @@ def pack_step(name: str, data: Path, folder: Path, device: Device) -> None:
         return
     model, seen, samples = NETWORKS[name].prepare(data, folder)
     for precision in missing:
+        started = time.perf_counter()
         file, ranges = folder / f"{precision}.edge", folder / f"{PRECISIONS[0]}.edge"
         bits = int(precision.split()[0]) if precision.endswith("bits") else None
         low = {"bits": bits, "modes": {"all": bits}} if bits else {}  # scales of one mode only
@@ -155,8 +156,8 @@ def pack_step(name: str, data: Path, folder: Path, device: Device) -> None:
                 row["error"] = float(max(
                     np.linalg.norm(found[key] - y) / np.linalg.norm(y)
                     for key, y in expected.items()))
-        rows.append(row)
-        print(name, row, flush=True)
+        rows.append(row | {"seconds": time.perf_counter() - started})
+        print(name, rows[-1], flush=True)
         with files.replacing(kept) as file:
             file.write(text.json_text(rows).encode())
 
@@ -240,15 +241,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     device = Device(args.device)
     for name in args.only or NETWORKS:
-        started = time.perf_counter()
         if "pack" in args.steps.split(","):
             pack_step(name, args.data, args.out / name, device)
         if "time" not in args.steps.split(","):
             continue
+        started = time.perf_counter()
         rows = time_step(name, args.out, device)
         print(shown(rows))
         facts = {"command": COMMAND, "seeds": (), "threads": device.info.compute_units,
-                 "minutes": (time.perf_counter() - started) / 60,
+                 "minutes": (time.perf_counter() - started + sum(
+                     row["seconds"] for row in _packed(args.out, name))) / 60,
                  "device": device.info.platform}
         results.write(args.results, "headline", ours=rows, published=PUBLISHED, differs=DIFFERS,
                       merge=("network", "precision"), **facts)
