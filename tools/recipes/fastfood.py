@@ -40,10 +40,12 @@ PUBLISHED = [
 DIFFERS = [
     "LeNet has a max pool behind each convolution and no activation there, as in Caffe; trained "
     "with Adam for few epochs, where the paper trained with Caffe's solver.",
-    "`shift`: each batch of training images is moved at random by up to so many pixels; LeNet and a "
-    "network of few weights compare only where both have the same.",
+    "`shift`: each batch of training images is moved at random by up to so many pixels; networks "
+    "compare only where it is the same.",
     "Weights are counted without biases, as published; a bias per output comes on top.",
     "The Walsh-Hadamard matrix is divided by sqrt(d).",
+    "The paper's networks of this size are as good as its LeNet; adaptive-1024 is 0.26 points behind "
+    "ours, with and without shifts, which are 13 images: our LeNet is better than the paper's.",
     "The error is over the 5,000 images of the test file: one image is 0.02 points."]
 
 
