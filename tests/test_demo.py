@@ -86,6 +86,7 @@ def test_tutorial(device, capsys, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert "edgerun.load(" in blocks[0] and len(blocks) >= 2
     shutil.copy(SAMPLE.model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "samples.npz", image=np.stack([SAMPLE.input(n)["image"] for n in range(8)]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGERUN_DEVICE", device.info.platform)
     names: dict[str, object] = {}
@@ -96,6 +97,7 @@ def test_tutorial(device, capsys, tmp_path, monkeypatch):
     told = capsys.readouterr().out
     assert "{'probabilities': (1, 10)}" in told
     assert device.info.name in told
+    assert not np.array_equal(names["quick"]["probabilities"], names["exact"]["probabilities"])
 
 
 def test_unknown_device(capsys):
