@@ -16,6 +16,5 @@ def cyclic(step: int, steps: int, low: int, high: int, cycles: int) -> int:
     if steps < 1 or cycles < 1 or low > high:
         raise ValueError(f"{low} to {high} bits in {cycles} cycles of {steps} steps: needed at "
                          "least one step and cycle, and low <= high")
-    length = steps / cycles
-    part = math.fmod(step, length) / length
+    part = step * cycles % steps / steps  # of whole numbers: a cycle starts at 0 exactly
     return round(low + 0.5 * (high - low) * (1 - math.cos(math.pi * part)))
