@@ -45,7 +45,6 @@ def test_binary_is_its_formula(shape):
     sign = np.where(w >= 0, 1, -1)
     np.testing.assert_array_equal(codes.binary(w).decode(), alpha * sign)
     np.testing.assert_array_equal(codes.binary(w, scaled=False).decode(), sign)
-    assert codes.binary(w).plane_bytes == -(-w.size // 8)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,7 +52,6 @@ def test_ternary_is_its_formula(shape):
     w = weights(shape)
     wanted = np.stack([ternary_row(row) for row in w.reshape(len(w), -1)]).reshape(shape)
     np.testing.assert_allclose(codes.ternary(w).decode(), wanted, rtol=1e-6)
-    assert codes.ternary(w).plane_bytes == 2 * -(-w.size // 8)
 
 
 def test_trained_ternary_keeps_both_scales():
@@ -126,6 +124,21 @@ def test_cyclic_precision_goes_up_and_starts_again():
     assert bits[:40] == sorted(bits[:40])
     assert bits[20] == round(low + 0.5 * (high - low))
     assert schedule.cyclic(7, 100, 8, 8, 3) == 8
+
+
+@pytest.mark.parametrize("steps, cycles", [(20, 6), (25, 3), (7, 7), (320, 9)])
+def test_every_cycle_starts_with_the_fewest_bits(steps, cycles):
+    """Also where the steps of a cycle are no whole number, and their multiples would be rounded."""
+    starts = [step for step in range(steps) if step * cycles % steps == 0]
+    assert len(starts) == np.gcd(steps, cycles)
+    assert [schedule.cyclic(step, steps, 3, 8, cycles) for step in starts] == [3] * len(starts)
+
+
+@pytest.mark.parametrize("bits", [0, 1])
+def test_symmetric_weights_have_two_bits_or_more(bits):
+    with pytest.raises(ValueError, match=f"{bits} bits have no symmetric steps, needed 2 or more"):
+        codes.symmetric(weights((3, 7)), bits)
+    assert set(codes.symmetric(weights((3, 7)), 2).codes.flat) <= {-1, 0, 1}
 
 
 @pytest.mark.parametrize("steps, low, high, cycles", [(0, 3, 8, 1), (9, 8, 3, 1), (9, 3, 8, 0)])

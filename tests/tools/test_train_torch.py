@@ -148,6 +148,15 @@ def test_power_of_two_freezes_the_largest_first():
     assert bool(scheme.frozen.all())
 
 
+def test_symmetric_weights_of_one_bit_are_refused():
+    with pytest.raises(ValueError, match="1 bits have no symmetric steps, needed 2 or more"):
+        weights.Symmetric(1)
+    scheme = weights.Symmetric(8)
+    scheme.bits = 1  # as cyclic precision changes it
+    with pytest.raises(ValueError, match="1 bits have no symmetric steps"):
+        scheme(torch.ones(3, 4))
+
+
 def test_dynamic_fixed_point_follows_overflows():
     scheme, w = weights.Fixed(8, every=1), torch.linspace(-0.9, 0.9, 256)[None]
     scheme(w)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-SIGNS = ("twos", "magnitude", "pairs")
+from edgerun.tools.planes.integers import cut
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,14 @@ class Codes:
     offset: np.ndarray
     table: tuple[int, ...] = ()
 
-    @property
-    def plane_bytes(self) -> int:
-        """Bytes of the planes, without padding."""
-        planes = 2 * self.bits if self.signs == "pairs" else self.bits
-        return planes * -(-self.codes.size // 8)
-
     def prefix(self, planes: int | None = None) -> np.ndarray:
         """Return the integer values that the first planes hold, int32 [OC, ...]; None: all."""
         planes = self.bits if planes is None else planes
-        left = self.bits - planes
-        codes = self.codes.astype(np.int32)
         if self.table:
-            if left:
+            if planes != self.bits:
                 raise ValueError("the planes of a table mean nothing one by one")
-            return np.asarray(self.table, np.int32)[codes]
-        if not planes:
-            return np.zeros_like(codes)
-        if self.signs == "twos":
-            return codes >> left
-        return np.sign(codes) * (np.abs(codes) >> left)
+            return np.asarray(self.table, np.int32)[self.codes]
+        return cut(self.codes, self.bits, planes, self.signs)
 
     def decode(self, planes: int | None = None) -> np.ndarray:
         """Return the weights that the first planes stand for, fp32 [OC, ...]."""
@@ -100,9 +88,21 @@ def _channels(values: np.ndarray, w: np.ndarray) -> np.ndarray:
     return values.reshape(-1, *(1,) * (w.ndim - 1))
 
 
+def symmetric_top(bits: int) -> int:
+    """Return the largest code of `symmetric`.
+
+    Raises:
+        ValueError: fewer than 2 bits, of which the only code would be 0.
+    """
+    if bits < 2:
+        raise ValueError(f"{bits} bits have no symmetric steps, needed 2 or more (one bit is "
+                         "binary)")
+    return 2 ** (bits - 1) - 1
+
+
 def symmetric(w: np.ndarray, bits: int) -> Codes:
     """Round to whole steps of max|w| / (2^(bits-1) - 1), a step for each output channel."""
-    top = 2 ** (bits - 1) - 1
+    top = symmetric_top(bits)
     scale = np.maximum(np.abs(_rows(w)).max(1) / np.float32(top), np.float32(1e-12))
     return _codes(np.rint(w / _channels(scale, w)).clip(-top, top), bits, "twos", scale)
 

@@ -71,10 +71,11 @@ class Symmetric(Weights):
 
     def __init__(self, bits: int = 8):
         super().__init__()
+        codes.symmetric_top(bits)
         self.bits = bits
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
-        top = 2 ** (self.bits - 1) - 1
+        top = codes.symmetric_top(self.bits)
         scale = (w.detach().abs().flatten(1).amax(1) / top).clamp(min=1e-12)
         scale = per_channel(scale, w)
         return through((w / scale).round().clamp(-top, top) * scale, w)
