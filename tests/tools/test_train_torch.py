@@ -130,6 +130,43 @@ def test_export_names_a_module_that_it_cannot_write(tmp_path):
         export.write(nn.Sequential(nn.Softplus()), tmp_path / "m.onnx", (1, 8, 8))
 
 
+def _exported(network: nn.Module, x: torch.Tensor, path: Path) -> np.ndarray:
+    """Return what the file of a network computes of one image."""
+    export.write(network, path, x.shape)
+    return reference.execute(importer.load(path), {"image": x[None].numpy()})["logits"]
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d((3, 2)), nn.MaxPool2d(2, (1, 3), (0, 0)),
+                                  nn.MaxPool2d(2, dilation=(2, 3))])
+def test_pools_are_written_as_they_are(pool, tmp_path):
+    network = nn.Sequential(pool, nn.Flatten(), layers.Dense(pool(torch.zeros(1, 9, 8)).numel(), 10))
+    x = samples(1)[0][0].repeat(1, 2, 1)[:, :9]
+    found = _exported(network, x, tmp_path / "m.onnx")
+    np.testing.assert_allclose(found, loop.outputs(network, x[None]).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, padding=1),
+                                  nn.MaxPool2d(3, padding=(0, 1))])
+def test_pools_that_cannot_be_written_are_refused(pool, tmp_path):
+    with pytest.raises(UnsupportedError, match="MaxPool2d.*cannot be written as ONNX"):
+        export.write(nn.Sequential(pool), tmp_path / "m.onnx", (1, 9, 9))
+
+
+@pytest.mark.parametrize("scheme", ["fixed", "none"])
+def test_normalization_without_factors_of_its_own(scheme, tmp_path):
+    layer = layers.Conv(1, 6, 3, SCHEMES[scheme]() if scheme != "none" else None)
+    norm = nn.BatchNorm2d(6, affine=False)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    network = nn.Sequential(layer, norm, nn.Flatten(), layers.Dense(6 * 36, 10)).eval()
+    x = samples(1)[0][0]
+    found = _exported(network, x, tmp_path / "m.onnx")
+    np.testing.assert_allclose(found, loop.outputs(network, x[None]).numpy(), rtol=1e-4, atol=1e-5)
+    network[1] = nn.BatchNorm2d(6, track_running_stats=False)
+    with pytest.raises(UnsupportedError, match="keeps no statistics"):
+        export.write(network, tmp_path / "m.onnx", x.shape)
+
+
 def test_power_of_two_freezes_the_largest_first():
     scheme, w = weights.PowerOfTwo(5, (0.5, 1.0), (0.5, 0.9)), torch.randn(16, 33)
     before = w.clone()

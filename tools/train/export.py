@@ -118,6 +118,10 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) or hasattr(module, "fold")
 
 
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value] * 2 if isinstance(value, int) else list(value)
+
+
 def append(writer: Writer, network: nn.Module, x: str) -> str:
     """Write a network's modules, one behind the other; returns the name of the output.
 
@@ -144,9 +148,10 @@ def append(writer: Writer, network: nn.Module, x: str) -> str:
             x = writer.add("Relu", [x])
         elif isinstance(module, nn.Flatten):
             x = writer.add("Flatten", [x])
-        elif isinstance(module, nn.MaxPool2d) and not module.padding:
-            size = [module.kernel_size] * 2
-            x = writer.add("MaxPool", [x], kernel_shape=size, strides=[module.stride] * 2)
+        elif (isinstance(module, nn.MaxPool2d) and not any(_pair(module.padding))
+              and not module.ceil_mode and not module.return_indices):
+            x = writer.add("MaxPool", [x], kernel_shape=_pair(module.kernel_size),
+                           strides=_pair(module.stride), dilations=_pair(module.dilation))
         elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size == 1:
             x = writer.add("GlobalAveragePool", [x])
         else:

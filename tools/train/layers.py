@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgerun.errors import UnsupportedError
 from edgerun.tools.train.weights import Weights
 
 
@@ -47,9 +48,18 @@ def affine(norm: nn.Module, planes: int) -> tuple[np.ndarray, np.ndarray]:
 
     A module with a method fold(planes) is asked for what it is when so many planes of the layer in
     front of it are used; a BatchNorm is the same for every number.
+
+    Raises:
+        UnsupportedError: the normalization depends on the samples of the batch.
     """
     if hasattr(norm, "fold"):
         return norm.fold(planes)
-    factor = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = norm.bias.detach().double() - norm.running_mean.double() * factor
+    if norm.running_var is None:
+        raise UnsupportedError(f"{norm}: is no factor and shift, since it keeps no statistics")
+    factor = 1 / (norm.running_var.double() + norm.eps).sqrt()
+    if norm.weight is not None:
+        factor = norm.weight.detach().double() * factor
+    shift = -norm.running_mean.double() * factor
+    if norm.bias is not None:
+        shift = norm.bias.detach().double() + shift
     return factor.numpy(), shift.numpy()
