@@ -26,10 +26,10 @@ from edgerun.tools.train import bsq, data, packed
 from edgerun.tools.train.layers import layers_of
 
 NAME = "bsq"
-ALPHAS = (0.03, 0.05, 0.08)
-EPOCHS, EVERY, TUNING = 6, 2, 3  # of training bits; between re-quantizations; of fine-tuning
+ALPHAS = (0.05, 0.08, 0.1)
+EPOCHS, EVERY, TUNING = 6, 2, 6  # of training bits; between re-quantizations; of fine-tuning
 RATE, MOMENTUM, DECAY, LEAST = 0.1, 0.9, 1e-4, 0.1  # of training bits
-RATE_TUNING = 2e-3
+RATE_TUNING = 8e-3
 ACTIVATION_BITS = 4
 COMMAND = ("python -m edgerun.tools.recipes.bsq --train TRAIN.npz --test TEST.npz --out DIR "
            "--results docs/research")
@@ -48,6 +48,8 @@ DIFFERS = (
     "stochastic gradient descent were too short for a few epochs",
     "the sign counts as a plane, as it does in the file: their bits per weight leave it out",
     "biases are not bits: they are those of the normalization, real numbers",
+    f"every training starts from the same network of real weights; fp32 was trained on for "
+    f"{small_cnn.THEN} epochs",
     "evaluation clips activations at a running mean of the batches' largest values, since a file "
     "cannot ask the batch")
 
