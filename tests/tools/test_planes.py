@@ -11,7 +11,7 @@ from edgerun.tools import passes, reference
 from edgerun.tools.importers.onnx import import_proto
 from edgerun.tools.planes import MOST, SIGNS, Planes, codes, cut, integers, onnx as planes_onnx
 from edgerun.tools.planes.prefixes import derive
-from edgerun.tools.planes.quantizer import quantize
+from edgerun.tools.planes.quantizer import ENOUGH, quantize, spread
 from edgerun.tools.reference.planes import decode, encode
 from tests.tools import planes_networks
 
@@ -116,6 +116,19 @@ def test_quantized_in_the_shape_of_the_weights(shape, axis):
     assert np.abs(given.reals(q) - w).max() < 0.15
     zero, nothing = quantize(np.zeros(shape), 6, axis=axis)
     assert not nothing.reals(zero).any()
+
+
+def test_the_search_sees_every_input_channel():
+    """512 channels last, 64 taps: with a whole distance of 8 only every 8th would be seen."""
+    for channels, taps in ((512, 64), (256, 64), (4096, 3), (64, 9)):
+        seen = spread(taps * channels)
+        assert len(seen) == min(taps * channels, ENOUGH) == len({*seen})
+        assert len({*(seen % channels)}) >= channels / 2
+        assert len({*(seen % 2)}) == 2 and seen[0] == 0 and seen[-1] == taps * channels - 1
+    w = np.random.default_rng(6).normal(size=(4, 64, 512))
+    w[:, :, ::8] = 0  # what a whole distance sees is no weight at all
+    q, given = quantize(w, 4)
+    assert np.abs(given.reals(q) - w).mean() < 0.08
 
 
 def test_a_table_of_powers_of_two_keeps_their_exponents():

@@ -139,7 +139,8 @@ def _exported(network: nn.Module, x: torch.Tensor, path: Path) -> np.ndarray:
 @pytest.mark.parametrize("pool", [nn.MaxPool2d((3, 2)), nn.MaxPool2d(2, (1, 3), (0, 0)),
                                   nn.MaxPool2d(2, dilation=(2, 3))])
 def test_pools_are_written_as_they_are(pool, tmp_path):
-    network = nn.Sequential(pool, nn.Flatten(), layers.Dense(pool(torch.zeros(1, 9, 8)).numel(), 10))
+    count = pool(torch.zeros(1, 9, 8)).numel()
+    network = nn.Sequential(pool, nn.Flatten(), layers.Dense(count, 10))
     x = samples(1)[0][0].repeat(1, 2, 1)[:, :9]
     found = _exported(network, x, tmp_path / "m.onnx")
     np.testing.assert_allclose(found, loop.outputs(network, x[None]).numpy(), rtol=1e-5, atol=1e-6)

@@ -47,11 +47,11 @@ def quantize(weights: np.ndarray, bits: int, signs: str = "twos",
     wanted = sorted({t for t in prefixes or range(2, bits + 1) if 0 < t <= bits} or {bits})
     top = np.maximum(np.abs(rows).max(axis=1), TINY)
     step = np.empty(len(rows))
-    at_once = max(1, AT_ONCE // min(rows.shape[1], ENOUGH))
+    looked_at = spread(rows.shape[1])
+    at_once = max(1, AT_ONCE // len(looked_at))
     for start in range(0, len(rows), at_once):
         some = slice(start, start + at_once)
-        step[some] = _steps(rows[some, ::max(1, rows.shape[1] // ENOUGH)], top[some], bits, signs,
-                            wanted)
+        step[some] = _steps(rows[some][:, looked_at], top[some], bits, signs, wanted)
     low, high = bounds(bits, signs)
     q = np.clip(np.rint(rows / step[:, None]), low, high).astype(
         np.int8 if high < 128 else np.int16)
@@ -59,6 +59,15 @@ def quantize(weights: np.ndarray, bits: int, signs: str = "twos",
     moved = np.moveaxis(weights, axis, 0).shape
     return (np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis)),
             Planes.of(signs, scales, offsets, axis))
+
+
+def spread(count: int) -> np.ndarray:
+    """Return the indices of up to ENOUGH of so many weights, evenly spread.
+
+    The distances differ by one: with a whole distance, of channels-last weights whose channels are
+    a multiple of it, only some input channels would be seen.
+    """
+    return np.linspace(0, count - 1, min(count, ENOUGH)).round().astype(np.intp)
 
 
 def _steps(rows: np.ndarray, top: np.ndarray, bits: int, signs: str, prefixes: Sequence[int]
