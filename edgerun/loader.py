@@ -62,11 +62,8 @@ def read(path: str | os.PathLike, check_weights: bool = True) -> Model:
     data = map_file(path)
     if check_weights:
         return from_bytes(data, os.fspath(path))
-    pages.only_what_is_touched(data)
-    try:
+    with pages.only_what_is_touched_now(data):
         return from_bytes(data, os.fspath(path), check_weights)
-    finally:
-        pages.as_usual(data)
 
 
 def from_bytes(data: np.ndarray, where: str, check_weights: bool = True) -> Model:

@@ -251,6 +251,7 @@ class Precision:
         self._memory = None if model.used is None else session.in_reach(model.used)
         self._ops = [(op, number) for op in model.ops
                      if (number := element(model, op)) is not None]
+        self._in_place = session.buffers.in_place
         self._most = np.array([min(len(planes_of(op)) for op in ops)
                                for ops in readers(model)], np.int32)
         self._may = [(op, number, frozenset(counts_of(op))) for op, number in self._ops]
@@ -330,6 +331,8 @@ class Precision:
     def _advise(self) -> None:
         """Have the planes that count read from disk, and no pages around them."""
         model = self._model
+        if not self._in_place:
+            return  # the device has a copy
         if self._read is None and np.array_equal(self.counts, self._most):
             return  # everything counts, as without planes
         if self._read is not None and (self.counts <= self._read).all():

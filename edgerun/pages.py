@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 PAGE = mmap.PAGESIZE
+_touched: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # what only_what_is_touched() was asked of
 
 
 def _mapping(data: np.ndarray) -> mmap.mmap | None:
@@ -16,22 +19,40 @@ def _mapping(data: np.ndarray) -> mmap.mmap | None:
     return found if isinstance(found, mmap.mmap) and hasattr(found, "madvise") else None
 
 
+def _advise(mapping: mmap.mmap, *advice: int) -> None:
+    try:
+        mapping.madvise(*advice)
+    except OSError:
+        pass  # kernels can be built without it; pages are read all the same
+
+
 def only_what_is_touched(data: np.ndarray) -> None:
     """Let a page be read from disk when it is touched, and not with the pages around it.
+
+    This holds for as long as the file is mapped, for all that use the mapping.
 
     Args:
         data: uint8, a whole mapped file; anything else is left alone.
     """
     mapping = _mapping(data)
     if mapping is not None:
-        mapping.madvise(mmap.MADV_RANDOM)
+        _touched.add(mapping)
+        _advise(mapping, mmap.MADV_RANDOM)
 
 
-def as_usual(data: np.ndarray) -> None:
-    """Undo only_what_is_touched()."""
+@contextmanager
+def only_what_is_touched_now(data: np.ndarray) -> Iterator[None]:
+    """As only_what_is_touched() inside of the block; then as it was before."""
     mapping = _mapping(data)
-    if mapping is not None:
-        mapping.madvise(mmap.MADV_NORMAL)
+    if mapping is None:
+        yield
+        return
+    _advise(mapping, mmap.MADV_RANDOM)
+    try:
+        yield
+    finally:
+        if mapping not in _touched:
+            _advise(mapping, mmap.MADV_NORMAL)
 
 
 def ahead(data: np.ndarray, spans: Iterable[tuple[int, int]]) -> None:
@@ -45,7 +66,7 @@ def ahead(data: np.ndarray, spans: Iterable[tuple[int, int]]) -> None:
     if mapping is None:
         return
     for start, end in joined(spans):
-        mapping.madvise(mmap.MADV_WILLNEED, start, min(end, len(data)) - start)
+        _advise(mapping, mmap.MADV_WILLNEED, start, min(end, len(data)) - start)
 
 
 def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
