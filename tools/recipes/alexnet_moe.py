@@ -177,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         args.results, "mixture-alexnet", seeds=[0],
         minutes=json.loads((args.out / MINUTES).read_text()) + (time.monotonic() - started) / 60,
         command="python -m edgerun.tools.recipes.alexnet_moe --out DIR --results docs/research",
-        ours=rows, device=device.info.name, differs=["Weights are random: there is no accuracy."])
+        ours=rows, threads=device.info.compute_units, device=device.info.platform,
+        differs=["Weights are random: there is no accuracy."])
     return 0
 
 

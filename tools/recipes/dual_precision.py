@@ -42,7 +42,10 @@ DIFFERS = (
     "in the second phase the scale of the weights stays: the gain of the high precision's "
     "normalization is what is trained in its place",
     "2 bits after two phases of 8 and 4 were not trained: only their normalization has seen the "
-    "training images")
+    "training images",
+    "a second precision adds 1,464 bytes of scales, offsets and biases to 56,888: 2.6 %, where "
+    "under 2 % was aimed at, since the layers are small; with 96 and more channels it is 0.9 % of "
+    "the file (tests/test_modes.py)")
 
 
 def rounded() -> nn.Module:

@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
         merge=("table", "network", "precision", "tanh", "seed", "function", "device"),
         command="python -m edgerun.tools.recipes.ktanh --train TRAIN.npz --test TEST.npz --out DIR "
                 "--results docs/research", seeds=[] if args.times else [args.seed],
-        minutes=(time.perf_counter() - started) / 60)
+        minutes=(time.perf_counter() - started) / 60, threads=device.info.compute_units)
     return 0
 
 

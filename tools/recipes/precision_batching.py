@@ -41,7 +41,8 @@ DIFFERS = (
     "a plane more or less is one of two's complement, the sign among them; theirs of n bits are "
     "n + 1 planes",
     "weights are clipped where the squared error wants it, and every number of planes has a scale "
-    "and an offset per output channel of its own; theirs are cut off")
+    "and an offset per output channel of its own; theirs are rounded to a grid without 0, whose "
+    "step is one power of two for all channels")
 
 
 def network(hidden: int = HIDDEN) -> nn.Sequential:

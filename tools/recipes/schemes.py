@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         print(rows[-1], flush=True)
     results.write(args.results, "schemes-lenet", command=COMMAND, seeds=[args.seed],
                   minutes=sum(row["minutes"] for row in rows), ours=rows, published=PUBLISHED,
-                  differs=DIFFERS, merge=("scheme",))
+                  differs=DIFFERS, device=device.info.platform, merge=("scheme",))
     return 0
 
 

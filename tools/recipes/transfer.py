@@ -38,6 +38,10 @@ DIFFERS = [
     "ResNet-18: it is trained in minutes.",
     "The student's dense layer over its features learns from the labels at the same time, without "
     "changing the features, so that there is an accuracy; the paper has retrieval only.",
+    "The published advantage of probabilistic transfer is not seen: over seeds 1 to 3 its mean mAP "
+    "is 38.71 %, that of soft targets 38.71 % too, where 3 points more were aimed at. A teacher of "
+    "46 % mAP is, we infer, too close to students that labels alone bring to 37 %; the published "
+    "one has 91 %.",
 ]
 
 
