@@ -73,12 +73,11 @@ def test_prefixes_are_least_squares(signs, bits):
 
 
 def _precision_batching(w: np.ndarray, bits: int) -> np.ndarray:
-    """Return weights as the quantizer of PrecisionBatching leaves them: bits of |w| 2^16, the last
-    bin of them clamped away."""
-    fixed = (w * 2**16).astype(np.int64)
-    top = int(np.abs(fixed).max()).bit_length()
-    kept = np.abs(fixed) >> top - bits
-    return np.sign(fixed) * np.maximum(kept, 1) * 2.0**(top - bits) / 2**16
+    """Return weights as the quantizer of PrecisionBatching leaves them: a grid of 2^bits magnitudes
+    up to twice the power of two above the largest weight, whose last bin, 0, is clamped away."""
+    fixed = np.trunc(w * 2**16)
+    step = 2.0 ** (np.ceil(np.log2(np.abs(fixed).max())) + 1 - bits)
+    return np.sign(fixed) * np.clip(np.rint(np.abs(fixed) / step), 1, 2**bits - 1) * step / 2**16
 
 
 def _error(w: np.ndarray, other: np.ndarray, x: np.ndarray) -> float:
@@ -86,13 +85,21 @@ def _error(w: np.ndarray, other: np.ndarray, x: np.ndarray) -> float:
 
 
 def test_smaller_errors_than_precision_batching():
-    """Gaussian weights 256 x 1024; their n bits are n + 1 planes."""
+    """Gaussian weights 256 x 1024; their n bits are n + 1 planes.
+
+    Seeds of the research systems, 5.1, have 1.68, 0.272 and 0.0120 for theirs, with weights whose
+    spread is not known; errors depend on where it lies between powers of two.
+    """
     rng = np.random.default_rng(2)
-    w, x = rng.normal(size=(256, 1024)), rng.normal(size=(1024, 50))
-    for bits, least in ((2, 0.21), (4, 0.063), (7, 0.0085)):
-        q, given = quantize(w, bits + 1, "twos", [bits + 1])
-        found = _error(w, given.reals(q), x)
-        assert found < least and found < _error(w, _precision_batching(w, bits), x) / 2
+    w, x = 0.8 * rng.normal(size=(256, 1024)), rng.normal(size=(1024, 50))
+    for bits, signs, least, seeds in ((2, "twos", 0.21, 1.68), (4, "twos", 0.063, 0.272),
+                                      (8, "magnitude", 0.0043, 0.0120)):
+        q, given = quantize(w, bits + 1, signs, [bits + 1])
+        found, theirs = _error(w, given.reals(q), x), _error(w, _precision_batching(w, bits), x)
+        assert theirs == pytest.approx(seeds, rel=0.1)
+        assert found < least and found < min(theirs, seeds) / 2
+    q, given = quantize(w, 8, "twos", [8])
+    assert _error(w, given.reals(q), x) < 0.0085
 
 
 def test_every_prefix_of_one_file_is_near_its_best():

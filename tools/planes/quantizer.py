@@ -1,9 +1,9 @@
 """Quantize float weights to planes: symmetric, clipped where the error of prefixes is least.
 
-PrecisionBatching (arXiv 2003.00822) rounds magnitudes down to bits of a fixed-point number: it
-wastes a bit of magnitude, has no code for 0 and clips nothing. Here weights are rounded to nearest
-on a grid per output channel whose step is searched, and every prefix of the planes has a scale and
-an offset of its own; tests/tools/test_planes.py compares the errors.
+PrecisionBatching (arXiv 2003.00822) rounds magnitudes to bits of a fixed-point number: it wastes a
+bit of magnitude, has no code for 0 and clips nothing unless told to. Here weights are rounded to
+nearest on a grid per output channel whose step is searched, and every prefix of the planes has a
+scale and an offset of its own; tests/tools/test_planes.py compares the errors.
 """
 from __future__ import annotations
 
