@@ -53,11 +53,12 @@ def check(model: Model) -> None:
             _check_boundary(model, infos, role)
         modes.check_used(model)
         _check_order(model)
+        sorted_once: set[tuple] = set()
         for op in model.ops:
             _check_op(model, op)
             _check_pitches(op)
             _check_operands(model, op)
-            _check_permutations(model, op)
+            _check_permutations(model, op, sorted_once)
         mixture.check(model)
         _check_steps(model)
         _check_overlaps(model)
@@ -473,8 +474,8 @@ def _check_operands(model: Model, op: Op) -> None:
                      f"writes {y.name!r} over bytes of {x.name!r}, which it needs meanwhile")
 
 
-def _check_permutations(model: Model, op: Op) -> None:
-    """A kernel reads by the numbers of a stored permutation."""
+def _check_permutations(model: Model, op: Op, known: set[tuple]) -> None:
+    """A kernel reads by the numbers of a stored permutation; those in `known` are right."""
     if op.code != "fastfood" or len(op.inputs) <= fastfood.PERM:
         return
     perm = op.inputs[fastfood.PERM]
@@ -482,9 +483,13 @@ def _check_permutations(model: Model, op: Op) -> None:
         return
     _require(perm.constant, _label(op), f"has the permutation {perm.name!r} in the arena, needed a "
              "constant")
+    place = perm.segment, perm.offset, perm.shape
+    if place in known:
+        return
     data = model.segments[perm.segment].data[perm.offset:perm.offset + perm.bytes]
     rows = data.view(dtypes.numpy_dtype(perm.dtype)).reshape(perm.shape)
     fastfood.check_permutations(op, rows)
+    known.add(place)
 
 
 def lifetimes(model: Model) -> dict[int, tuple[int, int]]:

@@ -8,12 +8,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgerun import loader
 from edgerun.errors import ModelError, UnsupportedError
+from edgerun.ops import fastfood
 from edgerun.ops.fastfood import permutation
 from edgerun.session import Session
 from edgerun.tools import pack, reference
 from edgerun.tools.graph import Graph
 from edgerun.tools.importers.onnx import import_proto
 from tests.harness import session_of
+from tests.test_session import model_of
 
 INPUTS, OUTPUTS, D = 13, 40, 16
 
@@ -108,8 +110,8 @@ WRONG[1, 3] = WRONG[1, 4]
 
 
 @pytest.mark.parametrize("message, changed", [
-    ("permutation of block 1 is none: needed every number of 0 to 15 once", {"perm": WRONG}),
-    ("permutation of block 0 is none", {"perm": permutation(7, 3, D).astype(np.int64) + 1}),
+    ("block 1 of its permutation does not hold every number of 0 to 15 once", {"perm": WRONG}),
+    ("block 0 of its permutation does not", {"perm": permutation(7, 3, D).astype(np.int64) + 1}),
     ("permutations are int64 of the shape .2, 16.", {"perm": WRONG[:2]}),
     ("permutations are float32", {"perm": WRONG.astype(np.float32)}),
     ("diagonals G hold numbers that are not finite", {"g": np.full((3, D), np.nan, np.float32)}),
@@ -137,6 +139,16 @@ def layer(perm) -> Graph:
     return graph
 
 
+def test_a_shared_permutation_is_checked_once(monkeypatch):
+    """Or a small file could keep its reader busy with as many ops as fit."""
+    graph, checked = layer(np.array([np.arange(8), np.arange(8)[::-1]], np.int16)), []
+    inputs = graph.ops[0].inputs
+    for number in range(5):
+        graph.output(f"y{number}", graph.add("fastfood", inputs, outputs=16))
+    monkeypatch.setattr(fastfood, "check_permutations", lambda op, perm: checked.append(op.index))
+    assert len(model_of(graph).ops) == 6 and checked == [0]
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
 def test_what_a_reader_refuses(device, dtype):
     good = np.array([np.arange(8), np.arange(8)[::-1]], dtype)
@@ -145,8 +157,8 @@ def test_what_a_reader_refuses(device, dtype):
     for value in (-1, 8, 3, np.iinfo(dtype).min):
         bad = good.copy()
         bad[1, 0] = value
-        with pytest.raises(ModelError, match="permutation of block 1 is none: needed every number "
-                                             "of 0 to 7 once"):
+        with pytest.raises(ModelError, match="block 1 of its permutation does not hold every "
+                                             "number of 0 to 7 once"):
             session_of(device, layer(bad))
     with pytest.raises(ModelError, match="has the permutation 'p' in the arena, needed a constant"):
         session_of(device, layer(None))

@@ -93,7 +93,7 @@ def check_permutations(op: OpLike, perm: np.ndarray) -> None:
     """
     for block, row in enumerate(perm):
         require(np.array_equal(np.sort(row), np.arange(len(row))), op,
-                f"its permutation of block {block} is none: needed every number of 0 to "
+                f"block {block} of its permutation does not hold every number of 0 to "
                 f"{len(row) - 1} once")
 
 

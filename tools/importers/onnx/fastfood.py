@@ -43,8 +43,8 @@ def _permutation(ctx: Context, node: Node) -> Tensor:
                          f"integers of the shape {shape}, that of its diagonals")
     for block, row in enumerate(perm):
         if not np.array_equal(np.sort(row), np.arange(len(row))):
-            raise ModelError(f"its permutation of block {block} is none: needed every number of 0 "
-                             f"to {len(row) - 1} once")
+            raise ModelError(f"block {block} of its permutation does not hold every number of 0 to "
+                             f"{len(row) - 1} once")
     return ctx.constant(perm.astype(np.int16 if shape[-1] <= SHORT else np.int32))
 
 
