@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from edgerun.errors import ModelError
 from edgerun.tools import passes, reference
 from edgerun.tools.importers.onnx import import_proto
+from edgerun.tools.importers.onnx.planes import check_readers
 from edgerun.tools.planes import MOST, SIGNS, Planes, codes, cut, integers, onnx as planes_onnx
 from edgerun.tools.planes.prefixes import derive
 from edgerun.tools.planes.quantizer import ENOUGH, quantize, spread
@@ -270,6 +271,63 @@ def test_weights_and_bias_lead_to_one_layer():
     model.graph.node[1].op_type = "Add"
     with pytest.raises(ModelError, match="read by Add"):
         import_proto(model)
+
+
+def test_a_bias_is_not_scaled_by_beta():
+    """The rows of a bias are what is added: beta would scale only that of all planes."""
+    model = _node()
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("beta", 0.5))
+    with pytest.raises(ModelError, match="multiplied by the beta 0.5 of Gemm, needed 1"):
+        import_proto(model)
+    del model.graph.node[1].attribute[-1]
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("beta", 1.0))
+    import_proto(model)
+
+
+@pytest.mark.parametrize("kind, axis", [("Conv", 1), ("Gemm", 0), ("Gemm transB", 1),
+                                        ("MatMul", 0)])
+def test_output_channels_are_those_of_the_layer(kind, axis):
+    """As many inputs as outputs: no shape tells that the scales are along the wrong axis."""
+    def model(axis: int) -> onnx.ModelProto:
+        net = planes_networks.Network()
+        conv = kind == "Conv"
+        net.planes("d", (5, 5, 1, 1) if conv else (5, 5), 3, "twos", axis)
+        net.node(kind.split()[0], ["image", "d.w"], "out",
+                 **{"transB": 1} if "transB" in kind else {})
+        shape = (1, 5, 2, 2) if conv else (1, 5)
+        return net.model("out", shape, shape)
+
+    import_proto(model(1 - axis))
+    with pytest.raises(ModelError, match=f"its axis is {axis}, but the output channels of "
+                                         f"{kind.split()[0]}.* are on axis {1 - axis}"):
+        import_proto(model(axis))
+
+
+@pytest.mark.parametrize("place", ["g", "graphs"])
+def test_readers_inside_of_bodies_are_checked(place):
+    """A body is a graph too: its planes, and what it reads of the graph around it."""
+    def wrapped(inner: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+        node = onnx.helper.make_node("Anything", ["image"], ["whole"], name="n", domain="any")
+        body = onnx.helper.make_attribute("body", inner if place == "g" else [inner])
+        node.attribute.append(body)
+        return onnx.helper.make_graph([*nodes, node], "outer", [], [])
+
+    right, wrong = _node(), _node()
+    wrong.graph.node.append(onnx.helper.make_node("Gemm", ["image", "d.w"], ["z"], transB=1))
+    check_readers(wrapped(right.graph, []))
+    for levels in (1, 2):
+        graph = wrong.graph
+        for _ in range(levels):
+            graph = wrapped(graph, [])
+        with pytest.raises(ModelError, match="its weights are read by Gemm, Gemm"):
+            check_readers(graph)
+    reading = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["image", "d.w"], ["y"], transB=1)], "body", [], [])
+    with pytest.raises(ModelError, match="its weights are read by Gemm, Anything, needed one"):
+        check_readers(wrapped(reading, list(right.graph.node)))
+    reading = onnx.helper.make_graph(  # a weight of its own with the same name
+        [onnx.helper.make_node("Identity", ["image"], ["d.w"]), *reading.node], "body", [], [])
+    check_readers(wrapped(reading, list(right.graph.node)))
 
 
 def test_writer_refuses_what_does_not_fit():

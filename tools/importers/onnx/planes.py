@@ -87,7 +87,10 @@ def _binarize(ctx: Context, node: Node) -> Tensor:
 
 
 def check_readers(graph: onnx.GraphProto) -> None:
-    """Check that both outputs of every BitPlanes lead to one and the same layer.
+    """Check that both outputs of every BitPlanes lead to one and the same layer, as it reads them.
+
+    The bodies of nodes are checked too; what a body reads of the graph around it counts as read by
+    the node.
 
     Raises:
         ModelError: they do not: a bias of one prefix would meet weights of another.
@@ -96,6 +99,10 @@ def check_readers(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for index, name in enumerate(node.input):
             readers.setdefault(name, []).append((node, index))
+        for body in _bodies(node):
+            check_readers(body)
+            for name in _captured(body):
+                readers.setdefault(name, []).append((node, -1))
     results = {output.name for output in graph.output}
     for node in graph.node:
         if node.domain != "edgerun" or node.op_type != "BitPlanes" or not node.output:
@@ -108,11 +115,42 @@ def check_readers(graph: onnx.GraphProto) -> None:
                              f"{', '.join(n.op_type for n, _ in found) or 'nothing'}, needed one "
                              f"{', '.join(READERS)} that has them as its weights")
         layer = found[0][0]
+        kind, last = layer.op_type, layer.op_type == "Gemm" and not _attribute(layer, "transB", 0)
+        axis, needed = _attribute(node, "axis", 0), int(last or kind == "MatMul")
+        if axis in (0, 1) and axis != needed:
+            raise ModelError(f"{where}: its axis is {axis}, but the output channels of "
+                             f"{kind + ' without transB' if last else kind} are on axis {needed} "
+                             "of the weights")
         if len(node.output) > 1 and node.output[1]:
             others = readers.get(node.output[1], [])
-            if [(id(n), i) for n, i in others] != [(id(layer), 2)] or layer.op_type == "MatMul":
-                raise ModelError(f"{where}: its bias must be that of the {layer.op_type} that has "
+            if ([(id(n), i) for n, i in others] != [(id(layer), 2)] or kind == "MatMul"
+                    or node.output[1] in results):
+                raise ModelError(f"{where}: its bias must be that of the {kind} that has "
                                  "its weights, and of nothing else")
+            if _attribute(layer, "beta", 1.0) != 1.0:
+                raise ModelError(f"{where}: its bias is multiplied by the beta "
+                                 f"{_attribute(layer, 'beta', 1.0):g} of {kind}, needed 1: put the "
+                                 "factor into the bias")
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int | float) -> int | float:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name),
+                default)
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [body for a in node.attribute for body in (*([a.g] if a.HasField("g") else ()),
+                                                      *a.graphs)]
+
+
+def _captured(body: onnx.GraphProto) -> set[str]:
+    """Return the names that a body reads of the graphs around it."""
+    own = {info.name for info in body.input} | {held.name for held in body.initializer}
+    read = {info.name for info in body.output}
+    for node in body.node:
+        own |= {*node.output}
+        read |= {*node.input}.union(*map(_captured, _bodies(node)))
+    return read - own
 
 
 TABLE = {"BitPlanes": _bit_planes, "Binarize": _binarize}
