@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,13 +12,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgerun import __main__, loader
-from edgerun.errors import InputError
+from edgerun.errors import InputError, ModelError
+from edgerun.ops import OPS
+from edgerun.quantization import Quantization
 from edgerun.session import Session
 from edgerun.tools import calibrate, lower, quantize, reference
 from edgerun.tools.graph import Graph, copy_of
 from edgerun.tools.importers.onnx import import_proto
 from edgerun.tools.pack import Stages, import_model, pack
-from edgerun.tools.planes import SIGNS, curve, packing
+from edgerun.tools.planes import SIGNS, Planes, curve, packing
 from edgerun.tools.planes.onnx import bit_planes
 from tests.tools import planes_networks
 
@@ -189,6 +193,55 @@ def test_float_activations_are_calibrated(tmp_path, device):
     packed = loader.read(report.path)
     with Session(packed, device) as session:
         assert np.allclose(session.run({"image": x})["out"], wanted, atol=1e-4)
+
+
+def _dense(outputs: int, inputs: int, step: float = 1 / 255, **options) -> Graph:
+    """Return the lowered graph of a dense layer with planes over integers."""
+    net = planes_networks.Network()
+    node, held = bit_planes("d", np.zeros((outputs, inputs), np.int16), bias=np.zeros(outputs),
+                            scale=options.pop("scale", 0.1), **options)
+    net.nodes.append(node)
+    net.initializers += held
+    net.node("Gemm", [net.stored("image", step), "d.w", "d.b"], "out", transB=1)
+    graph = import_proto(net.model("out", (1, outputs), (1, inputs)))
+    lower.apply(graph)
+    return graph
+
+
+@pytest.mark.parametrize("inputs, options, why", [
+    (65_600, {"bits": 8}, "a sum of 65600 products with 8 planes may not fit into 32 bits"),
+    (4, {"bits": 3, "table": [-300, -30, 0, 5, 77]}, "the values of their table take 10 planes"),
+    (4, {"bits": 2, "scale": 1e37, "step": 1e4}, "their scales or biases are beyond fp32")])
+def test_the_note_tells_why_planes_become_real_numbers(inputs, options, why):
+    assert not _dense(2, 4, bits=2).notes
+    graph = _dense(2, inputs, **options)
+    assert [op.code for op in graph.ops].count("planes_dense") == 0
+    note, = (note for note in graph.notes if "planes" in note)
+    assert "1 layers keep weights that are planes as real numbers, since " + why in note
+
+
+def test_other_errors_of_layers_with_planes_rise(monkeypatch):
+    def infer(op):
+        raise ModelError("a rule made an op that cannot be")
+    monkeypatch.setitem(OPS, "planes_dense", replace(OPS["planes_dense"], infer=infer))
+    with pytest.raises(ModelError, match="a rule made"):
+        _dense(2, 4, bits=2)
+
+
+def test_channels_on_another_axis_are_no_planes():
+    """As many inputs as outputs, scales along the inputs: each would scale the wrong channel."""
+    graph = Graph()
+    given = Planes.of("twos", np.ones((3, 4)), np.zeros((3, 4)), axis=1)
+    w = graph.constant(np.ones((4, 4), np.int8), "w", quantization=given)
+    x = graph.input("x", (1, 4), "fp32")
+    y = graph.add("quantize", [x], "q", dtype="uint8")
+    y.quantization = Quantization.per_tensor(0.1, 0)
+    y = graph.add("dequantize", [y], "r", dtype="fp32")
+    graph.output("y", graph.add("dense", [y, graph.add("dequantize", [w], dtype="fp32")], "d"))
+    lower.apply(graph)
+    assert "planes_dense" not in [op.code for op in graph.ops]
+    assert any("since their output channels are not on the first axis: d." in note
+               for note in graph.notes)
 
 
 def test_file_is_the_sum_of_its_planes(tmp_path):
@@ -394,6 +447,16 @@ def test_modes_larger_than_stored_planes_are_refused(tmp_path):
         pack(tmp_path / "m.onnx", tmp_path / "m.edge", modes={"high": 8})
 
 
+@pytest.mark.parametrize("model", [planes_networks.layers(4, quantized=False),
+                                   planes_networks.binary()])
+def test_modes_of_planes_that_become_no_planes_are_refused(tmp_path, model):
+    """Real activations, or layers of signs: BitPlanes are there, what is missing are integers."""
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="compute with real numbers or with signs: needed "
+                                         "activations that are integers, by --precision int8"):
+        pack(tmp_path / "m.onnx", tmp_path / "m.edge", modes={"high": 1})
+
+
 @pytest.mark.parametrize("text, message", [
     ("low=4,low=8", "the mode 'low' is given twice"), ("low", "is no NAME=BITS"),
     ("low=four", "is no NAME=BITS"), ("=4", "is no NAME=BITS"), ("", "is no NAME=BITS")])
@@ -402,6 +465,24 @@ def test_wrong_lines_of_modes(text, message):
     with pytest.raises(InputError) as error:
         packing.parse_modes(text)
     assert message in str(error.value)
+
+
+class _Source:
+    """A source model whose outputs have some names."""
+    name = "a runtime"
+
+    def __init__(self, *names: str):
+        self.outputs = [SimpleNamespace(name=name) for name in names]
+
+
+@pytest.mark.parametrize("theirs", [("y",), ("y", "z"), ()])
+def test_curve_refuses_a_source_of_other_outputs(device, theirs):
+    _, model = _built(planes_networks.layers(4))
+    with Session(model, device) as session:
+        with pytest.raises(InputError, match=f"has the outputs {', '.join(theirs)}, needed those "
+                                             "of model.edge: out"):
+            curve.measure(session, [{"image": planes_networks.image()}],
+                          reference=_Source(*theirs))
 
 
 def test_curve_refuses_what_does_not_fit(demo, tmp_path, device):

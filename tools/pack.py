@@ -15,6 +15,7 @@ from edgerun.tools import (
     quantize, reductions)
 from edgerun.tools.graph import Graph, Op, Tensor, copy_of
 from edgerun.tools.planes import packing
+from edgerun.tools.planes.codes import coded
 from edgerun.tools.precision import convert, widen
 from edgerun.tools.verify import held
 from edgerun.tune.report import TuneReport
@@ -100,6 +101,7 @@ class Stages:
 
     Attributes:
         graph: changed in place.
+        given_planes: whether the source model has weights in planes.
         steps: (name of the pass, ops before, ops after) of everything that ran.
         without: names of reductions of the arena that are switched off.
         reductions: returns what the others bring, after encode().
@@ -118,6 +120,7 @@ class Stages:
                  modes: Mapping[str, int] | None = None):
         self.graph = graph
         self.modes = modes or {}
+        self.given_planes = any(map(coded, graph.tensors()))
         self.tanh = tanh
         self.progress = progress
         self.without = without
@@ -158,7 +161,7 @@ class Stages:
             storage: name of an op's output -> "fp32" or "fp16", where that is not `real`.
         """
         self.run("lower", lower.apply)
-        packing.finish(self.graph, self.modes)
+        packing.finish(self.graph, self.modes, self.given_planes)
         for name, step in passes.FINISH if integers else ():
             self.run(name, step)
         if self.tanh == "ktanh":

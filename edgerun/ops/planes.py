@@ -40,6 +40,11 @@ def _largest(signs: str, planes: int) -> int:
     return 2**(bits - 1) if signs == "twos" and bits else 2**bits - 1
 
 
+def sums_fit(k: int, signs: str, planes: int) -> bool:
+    """Whether the sum of k products with weights of so many planes fits into 32 bits."""
+    return k <= MOST_PRODUCTS and k * REACH * _largest(signs, planes) < 2**31
+
+
 def _infer(op: OpLike, shape: Shape, k: int) -> Outputs:
     """Check what both layers share; shape: of y, k: products of an output."""
     x, levels, used, *planes = op.inputs
@@ -69,7 +74,7 @@ def _infer(op: OpLike, shape: Shape, k: int) -> Outputs:
     require_dtype(used, ("int32",), op)
     require(tuple(used.shape) == (1,), op,
             f"{used.name} has the shape {used.shape}, needed (1,)")
-    require(k <= MOST_PRODUCTS and k * REACH * _largest(signs, number) < 2**31, op,
+    require(sums_fit(k, signs, number), op,
             f"sums {k} products, too many for 32 bits with {number} planes")
     require(count(shape) <= MAX_INDEX - MAX_TILE and count(x.shape) <= MAX_INDEX, op,
             f"the output {shape} or the input {x.shape} is too large")

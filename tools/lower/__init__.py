@@ -36,7 +36,7 @@ def apply(graph: Graph) -> None:
                     changed = True
     boundaries(lower)
     dead_code.apply(graph)
-    planes.tell(graph)
+    planes.tell(lower)
     fold.apply(graph, reals=True)
 
 

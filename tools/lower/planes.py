@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.errors import ModelError
 from edgerun.ops import OPS
-from edgerun.tools.graph import Graph, Op, full_options
+from edgerun.ops.planes import MOST, sums_fit
+from edgerun.tools.graph import Op, Tensor, full_options
 from edgerun.tools.lower._lowering import Lowering
 from edgerun.tools.lower.weighted import CLAMPS
 from edgerun.tools.planes.codes import Planes, coded
@@ -17,19 +17,14 @@ OWN = ("wide", "chunk")  # options of layers over ordinary integers
 
 def lower_planes(lower: Lowering, op: Op) -> bool:
     """dequantize(x) * planes of weights (-> quantize) -> one op with as many planes as count."""
-    w, bias = lower.stored(op.inputs[1]), op.inputs[2] if len(op.inputs) > 2 else None
-    x = lower.integer(op.inputs[0])
-    if (not coded(w) or x is None or bias is not None and not bias.constant
-            or len(op.inputs) > 3 and op.inputs[3] is not None):
+    w = lower.stored(op.inputs[1])
+    if not coded(w) or obstacle(lower, op):
         return False
+    x, y = lower.integer(op.inputs[0]), _stored(lower, op)
     codes, given = w.quantization.plain(w.data)
     graph = lower.graph
-    y = lower.store(op) if op.options["activation"] in CLAMPS else None
-    step = 1.0 if y is None else y.quantization.step
+    levels = _levels(lower, op, given)
     y = op.outputs[0] if y is None else y
-    levels = levels_of(given, x.quantization.step, step, 0.0 if bias is None else bias.data)
-    if not np.isfinite(levels).all():
-        return False
     planes = [graph.constant(words, f"{op.name}.plane{k}", "bits")
               for k, words in enumerate(encode(codes, given.signs, given.bits))]
     options = {key: value for key, value in op.options.items() if key not in OWN}
@@ -38,12 +33,46 @@ def lower_planes(lower: Lowering, op: Op) -> bool:
     if op.code == "conv2d":
         options |= {"kernel_h": w.shape[1], "kernel_w": w.shape[2]}
     code = CODES[op.code]
-    try:
-        OPS[code].infer(Op(code, op.name, inputs, [y], full_options(code, options)))
-    except ModelError:  # sums of more products than 32 bits hold
-        return False
+    OPS[code].infer(Op(code, op.name, inputs, [y], full_options(code, options)))
     lower.replace(op, code, inputs, y, **options)
     return True
+
+
+def obstacle(lower: Lowering, op: Op) -> str:
+    """Return why no op with planes takes a layer whose weights are planes; "" if one does."""
+    if op.code not in CODES:
+        return f"no {op.code} takes planes"
+    x, w = lower.integer(op.inputs[0]), lower.stored(op.inputs[1])
+    if not coded(w):
+        return "they are not those of the layer"
+    if x is None:
+        return "what they read is not quantized (with one scale, and 0 for 0 in 16 bits)"
+    if w.quantization.axis != 0:
+        return "their output channels are not on the first axis"
+    if len(op.inputs) > 2 and op.inputs[2] is not None and not op.inputs[2].constant:
+        return "their bias is not constant"
+    if len(op.inputs) > 3 and op.inputs[3] is not None:
+        return "another tensor is added to what they compute"
+    codes, given = w.quantization.plain(w.data)
+    if given.bits > MOST[given.signs]:
+        return (f"the values of their table take {given.bits} planes, of which an op has "
+                f"{MOST[given.signs]} at most")
+    products = codes[0].size
+    if not sums_fit(products, given.signs, given.bits):
+        return f"a sum of {products} products with {given.bits} planes may not fit into 32 bits"
+    if not np.isfinite(_levels(lower, op, given)).all():
+        return "their scales or biases are beyond fp32"
+    return ""
+
+
+def _stored(lower: Lowering, op: Op) -> Tensor | None:
+    return lower.store(op) if op.options["activation"] in CLAMPS else None
+
+
+def _levels(lower: Lowering, op: Op, given: Planes) -> np.ndarray:
+    y, bias = _stored(lower, op), op.inputs[2] if len(op.inputs) > 2 else None
+    return levels_of(given, lower.integer(op.inputs[0]).quantization.step,
+                     1.0 if y is None else y.quantization.step, 0.0 if bias is None else bias.data)
 
 
 def levels_of(given: Planes, step_x: float, step_y: float, bias: np.ndarray | float) -> np.ndarray:
@@ -64,15 +93,17 @@ def levels_of(given: Planes, step_x: float, step_y: float, bias: np.ndarray | fl
         return np.stack([a, a * given.offsets, c], axis=1).astype(np.float32)
 
 
-def tell(graph: Graph) -> None:
-    """Note the layers whose planes no rule takes: they become real numbers."""
+def tell(lower: Lowering) -> None:
+    """Note the layers whose planes no rule takes, and why: they become real numbers."""
+    graph, kept = lower.graph, {}
     coded_weights = {op.outputs[0] for op in graph.ops
                      if op.code == "dequantize" and coded(op.inputs[0])}
-    names = [op.name for op in graph.ops if coded_weights.intersection(op.inputs)]
-    if names:
+    for op in graph.ops:
+        if coded_weights.intersection(op.inputs):
+            kept.setdefault(obstacle(lower, op), []).append(op.name)
+    for why, names in kept.items():
         graph.notes.append(
-            f"{len(names)} layers keep weights that are planes as real numbers, since what they "
-            "read is not quantized (with one scale, and 0 for 0 in 16 bits): "
+            f"{len(names)} layers keep weights that are planes as real numbers, since {why}: "
             f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}.")
 
 

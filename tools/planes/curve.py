@@ -98,8 +98,11 @@ def measure(session: Session, samples: Sequence[Mapping[str, np.ndarray]],
     wanted = None
     if reference is not None:
         names = [info.name for info in session.outputs]
-        if {info.name for info in reference.outputs} < set(names):
-            raise InputError(f"{reference.name}: has not the outputs {', '.join(names)}")
+        theirs = [info.name for info in reference.outputs]
+        if not {*names} <= {*theirs}:
+            raise InputError(f"{reference.name}: the source model has the outputs "
+                             f"{', '.join(theirs)}, needed those of {model.path}: "
+                             f"{', '.join(names)}")
         wanted = run(reference.run)
     points: list[Point] = []
     try:

@@ -93,11 +93,16 @@ def weights_of(bits: int | None, signs: str | None, modes: Mapping[str, int] | N
     return planes
 
 
-def finish(graph: Graph, modes: Mapping[str, int]) -> None:
+def finish(graph: Graph, modes: Mapping[str, int], given: bool = False) -> None:
     """Give a lowered graph its modes, and keep of scales and biases what they need.
 
     An op that has fewer planes than a mode asks for uses all it has. Without modes every number of
     planes may be set.
+
+    Args:
+        graph: changed in place.
+        modes: name -> planes that count.
+        given: whether the source model has weights in planes.
 
     Raises:
         InputError: the graph has no planes, or none of its ops as many as a mode uses.
@@ -105,6 +110,11 @@ def finish(graph: Graph, modes: Mapping[str, int]) -> None:
     planes = graph.planes()
     if not modes:
         return
+    if not planes and given:
+        raise InputError("--modes says how many planes of the weights count, and the layers whose "
+                         "weights are planes (BitPlanes) compute with real numbers or with signs: "
+                         "needed activations that are integers, by --precision int8 or int16 and "
+                         "--calibration, or by QuantizeLinear and DequantizeLinear in the model")
     if not planes:
         raise InputError("--modes says how many planes of the weights count, and the model has "
                          "none: needed --bits N, or a model with weights in planes (BitPlanes)")
