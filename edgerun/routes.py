@@ -27,7 +27,8 @@ IN_ORDER = ("x86_64", "amd64", "i386", "i686")
 class Launches:
     """Every launch is a command of its own.
 
-    A run is enqueued part by part (Session.parts): between them, pieces of inputs are copied in.
+    A run is enqueued part by part (Session.parts): in front of each, pieces of streamed inputs are
+    copied in, or it is an expert's.
 
     Attributes:
         name: of the route, one of NAMES.
@@ -50,6 +51,9 @@ class Launches:
             DeviceError: the device refuses a launch.
         """
         enqueue_steps(self._device, self._parts[part])
+
+    def finished(self) -> None:
+        """Take note that the device has done everything that was enqueued."""
 
     def release(self) -> None:
         """Give back what the route holds on the device beside kernels and the session's."""
@@ -90,7 +94,8 @@ class Recorded(Launches):
     def __init__(self, session, why: str):
         super().__init__(session, why)
         self.commands = len(self._parts)
-        self._last = -1  # part that was enqueued last
+        self._path = session.model.path
+        self._pending: set[int] = set()  # parts that were enqueued since the device was done
         self._buffers: list[CommandBuffer] = []
         try:
             for steps in self._parts:
@@ -104,12 +109,25 @@ class Recorded(Launches):
         """Enqueue a part of a run, without waiting.
 
         Raises:
-            DeviceError: the device refuses it.
+            DeviceError: the device refuses it, or a launch before has failed.
         """
-        if part == self._last:  # of an expert with several samples; a buffer may be pending once
-            self._device.queue.finish()
+        if part in self._pending:  # an expert's next sample, or a run before that nobody read
+            self._wait()  # for the driver may refuse a buffer that is still pending
         self._buffers[part].enqueue()
-        self._last = part
+        self._pending.add(part)
+
+    def _wait(self) -> None:
+        device = self._device
+        try:
+            device.queue.finish()
+        except device.cl.Error as error:
+            raise DeviceError(f"{self._path}: {device.info.name} failed while it ran: "
+                              f"{error}") from None
+        self.finished()
+
+    def finished(self) -> None:
+        """Take note that the device has done everything that was enqueued."""
+        self._pending.clear()
 
     def release(self) -> None:
         """Give back what the route holds on the device."""

@@ -195,7 +195,8 @@ class Session:
     def set_precision(self, precision: str | int, ops: Iterable[str] | str | None = None) -> None:
         """Let other planes of the weights count, from the next run on.
 
-        This may be done between any two runs: nothing is allocated, built or copied.
+        This may be done between any two runs: nothing on the device is allocated, built or copied.
+        The first switch upwards asks the system to read the planes.
 
         Args:
             precision: name of a mode of the file, see `modes`; or a number of bits: of each op so
@@ -351,6 +352,7 @@ class Session:
             raise DeviceError(f"{self.model.path}: {self.device.info.name} failed while it ran: "
                               f"{error}") from None
         self.arena.pending.clear()
+        self.route.finished()
 
     def _map(self, tensor: Tensor, flags: int) -> np.ndarray:
         number, offset = self.place(None, tensor)

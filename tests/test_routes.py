@@ -219,6 +219,91 @@ def test_command_buffer_that_fails(device, path, monkeypatch, failing):
             session.run({"x": feeds(1)[0]})
 
 
+class Counted:
+    """A device whose queue counts how often it was waited for, or fails at that."""
+
+    def __init__(self, device, error: Exception | None = None):
+        self.cl, self.info, self.queue, self.waits = device.cl, device.info, self, 0
+        self._finish, self._error = device.queue.finish, error
+
+    def finish(self) -> None:
+        self.waits += 1
+        if self._error is not None:
+            raise self._error
+        self._finish()
+
+
+def recorded(session, error: Exception | None = None) -> tuple[Counted, list[int]]:
+    """Have the route of a session count: returns its device, and the list of enqueued parts."""
+    session.route._device = counted = Counted(session.device, error)
+    enqueued, pending, finished = [], set(), session.route.finished
+
+    def enqueue(part: int, replay) -> None:
+        assert part not in pending, "a buffer was enqueued that may be pending"
+        pending.add(part)
+        enqueued.append(part)
+        replay()
+
+    for number, buffer in enumerate(session.route._buffers):
+        buffer.enqueue = lambda part=number, replay=buffer.enqueue: enqueue(part, replay)
+    session.route.finished = lambda: (pending.clear(), finished())
+    return counted, enqueued
+
+
+def test_a_command_buffer_is_pending_once(device, path, monkeypatch):
+    """Runs that are read wait for nothing more; one that is not read, once."""
+    if not routes.has(device):
+        pytest.skip("the driver has no command buffers")
+    with opened(path, device, "launches", monkeypatch) as session:
+        wanted = results(session, feeds(3))
+    with opened(path, device, "buffer", monkeypatch) as session:
+        counted, enqueued = recorded(session)
+        assert_same(results(session, feeds(3)), wanted)
+        assert counted.waits == 0 and enqueued == [0, 0, 0]
+        session.write(feeds(3)[:1])
+        for _ in range(3):
+            session.enqueue()
+        assert counted.waits == 2 and enqueued == [0] * 6
+        session.finish()
+        assert_same(results(session, feeds(3)), wanted)
+        assert counted.waits == 2
+
+
+def test_parts_that_are_pending(device, path, monkeypatch):
+    """Each part has a buffer of its own; all are waited for when one comes a second time."""
+    if not routes.has(device):
+        pytest.skip("the driver has no command buffers")
+    with opened(path, device, "launches", monkeypatch) as session:
+        count = len(session.prepared)
+    real = Session._cut
+
+    def cut(session):
+        real(session)
+        return [[], []], [range(0, 3), range(3, count)]
+    monkeypatch.setattr(Session, "_cut", cut)
+    with opened(path, device, "buffer", monkeypatch) as session:
+        counted, enqueued = recorded(session)
+        session.write(feeds(1))
+        for part in (0, 1, 0, 1, 1, 0, 1):
+            session.arena.launched(device.queue)
+            session.route.enqueue(part)
+        assert enqueued == [0, 1, 0, 1, 1, 0, 1] and counted.waits == 3
+
+
+def test_a_launch_that_fails_before_the_next(device, path, monkeypatch):
+    """It shows when a route waits for it, as a DeviceError that names the model."""
+    if not routes.has(device):
+        pytest.skip("the driver has no command buffers")
+    import pyopencl as cl
+    error = cl.RuntimeError("it", cl.status_code.OUT_OF_RESOURCES)
+    with opened(path, device, "buffer", monkeypatch) as session:
+        recorded(session, error)
+        session.write(feeds(1))
+        session.enqueue()
+        with pytest.raises(DeviceError, match=r"branches.edge: .* failed while it ran"):
+            session.enqueue()
+
+
 def test_arena_that_must_be_mapped(device, path, monkeypatch):
     """Without memory that host and device share, everything goes through maps."""
     inputs = feeds(3)
