@@ -2,7 +2,7 @@
 
 A file with planes has a tensor Model.used, int32 [n] in the arena. Ops with planes have one element
 of it as an input, and read that many planes. A mode is a list of n numbers, which the session
-copies there before each run: to switch costs nothing, and needs no other file, launch or memory.
+copies there before each run: to switch needs no other file, launch or memory.
 Planes lie in the file in the order in which they come to count (Segment.parts), so a mode reads a
 prefix of them. Pages behind that stay on disk.
 """
@@ -109,6 +109,9 @@ def check(model: Model) -> None:
         if not mode.name or len(mode.name) > MAX_NAME or mode.name.isdecimal():
             raise ModelError(f"{where}: needed a name of 1 to {MAX_NAME} characters that is no "
                              "number")
+        if mode.name == MIXED:
+            raise ModelError(f"{where}: needed another name: sessions say this one where ops "
+                             "count planes as no mode does")
         if mode.name in names:
             raise ModelError(f"{where}: is given twice")
         names.add(mode.name)

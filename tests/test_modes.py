@@ -328,6 +328,8 @@ REFUSED = {
                               r"mode '': needed a name of 1 to 4096 characters"),
     "a mode named by a number": (lambda r, g: g["modes"][0].update(name="4"),
                                  r"mode '4': needed a name of .* that is no number"),
+    "a mode named mixed": (lambda r, g: g["modes"][0].update(name="mixed"),
+                           r"mode 'mixed': needed another name"),
     "a mode given twice": (lambda r, g: g["modes"][0].update(name="high"),
                            r"mode 'high': is given twice"),
     "a mode of few ops": (lambda r, g: g["modes"][0].update(planes=[4, 3]),

@@ -427,6 +427,7 @@ REFUSED = [
     ({"bits": 4, "precision": "int8", "modes": {"low": 0}}, "uses 0 planes"),
     ({"bits": 4, "precision": "int8", "modes": {"4": 4}}, "a name that is no number"),
     ({"bits": 4, "precision": "int8", "modes": {"": 4}}, "a name that is no number"),
+    ({"bits": 4, "precision": "int8", "modes": {"mixed": 4}}, "mode 'mixed': needed another name"),
     ({"modes": {"high": 4}, "precision": "fp32"}, "the model has none"),
     ({"modes": {"high": 4}, "precision": "mixed"}, "which --precision mixed does not make"),
 ]

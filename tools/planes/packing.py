@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edgerun.errors import InputError
+from edgerun.modes import MIXED
 from edgerun.ops import OPS
 from edgerun.ops.planes import MOST_PRODUCTS, REACH
 from edgerun.tools.graph import Graph, Op
@@ -65,6 +66,9 @@ def check(bits: int | None, signs: str | None, modes: Mapping[str, int], precisi
     for name, planes in modes.items():
         if not name or name.isdigit():
             raise InputError(f"mode {name!r}: needed a name that is no number")
+        if name == MIXED:
+            raise InputError(f"mode {name!r}: needed another name: sessions say this one where "
+                             "ops count planes as no mode does")
         if planes < 1:
             raise InputError(f"mode {name!r} uses {planes} planes, needed 1 or more")
         if bits is not None and planes > bits:
