@@ -1,6 +1,9 @@
 """Recipes of bit planes, with networks that are not trained: files are what PyTorch computes."""
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +14,7 @@ from edgerun import loader
 from edgerun.session import Session
 from edgerun.tools.pack import pack
 from edgerun.tools.planes import onnx as planes_onnx
-from edgerun.tools.recipes import plane_times
+from edgerun.tools.recipes import bit_planes, plane_times, results
 
 SMALL = {"mlp": (70, 40, 10), "lstm": (24, 16)}
 FILES = ("fp32", "planes, 8-bit activations")
@@ -35,6 +38,30 @@ def test_times_of_every_file_and_number_of_planes(device, tmp_path, small):
         with Session(loader.read(tmp_path / f"mlp {name}.edge"), device) as session:
             spread.append(float(session.run({"x": x})["y"].std()))
     assert 0.3 < spread[0] / spread[1] < 3
+
+
+def test_stored_errors_are_those_of_the_quantizer():
+    stored = results.read(Path(__file__).parents[2] / "docs/research/bit-planes-curve.json")
+    kept = [row for row in stored["ours"] if row["table"] == bit_planes.ERRORS]
+    found = bit_planes.errors()
+    assert [list(row) for row in kept] == [list(row) for row in found]
+    for old, new in zip(kept, found):
+        for column, value in new.items():
+            assert old[column] == (pytest.approx(value, rel=1e-3) if isinstance(value, float)
+                                   else value), (new["packed with"], column)
+
+
+def test_accuracy_of_every_number_of_planes(device, tmp_path, monkeypatch):
+    whole = bit_planes.demo.Sample.read()
+    some = dataclasses.replace(whole, images=whole.images[:100], labels=whole.labels[:100])
+    monkeypatch.setattr(bit_planes.demo.Sample, "read", lambda: some)
+    monkeypatch.setattr(bit_planes, "SIGNS", ("pairs",))
+    pairs, corrected = bit_planes.accuracies(tmp_path, device)
+    for row in pairs, corrected:
+        figures = list(row.values())[2:]
+        assert len(figures) == 8 and figures[0] < 60 and figures[-1] > 90
+    assert pairs["packed with"] == "--signs pairs"
+    assert corrected["packed with"] == "--signs twos --improve correct-bias"
 
 
 def test_a_step_of_an_lstm(tmp_path, small):
@@ -141,9 +168,23 @@ class TestTrained:
             made.append(self.torch.nn.Linear(3, 2))
             return made[-1]
 
-        first = Kept(tmp_path, again=False)("one net", train)
-        later = Kept(tmp_path, again=True)
+        first = Kept(tmp_path, "bsq", 1, again=False)("one net", train)
+        later = Kept(tmp_path, "bsq", 1, again=True)
         assert self.torch.equal(later("one net", train).weight, first.weight)
         assert len(made) == 1 and later.seconds >= 0
-        Kept(tmp_path, again=False)("one net", train)
+        Kept(tmp_path, "bsq", 1, again=False)("one net", train)
         assert len(made) == 2
+        for count, (recipe, seed) in enumerate((("bsq", 2), ("dual-precision", 1)), 3):
+            Kept(tmp_path, recipe, seed, again=True)("one net", train)
+            assert len(made) == count
+
+    def test_schemes_of_another_seed_are_trained(self, tmp_path, monkeypatch):
+        from edgerun.tools.recipes import schemes
+        seeds = []
+        monkeypatch.setattr(schemes.loop, "train", lambda *_, seed, **options: seeds.append(seed))
+        x = y = self.torch.zeros(1)
+        for name, seed, trained in (("fp32", 1, [1]), ("fp32", 1, []), ("twn", 1, [1]),
+                                    ("twn", 2, [2, 2]), ("twn", 2, [])):
+            seeds.clear()
+            schemes.trained(name, tmp_path, x, y, seed)
+            assert seeds == trained
