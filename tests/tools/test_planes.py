@@ -13,6 +13,7 @@ from edgerun.tools.importers.onnx.planes import check_readers
 from edgerun.tools.planes import MOST, SIGNS, Planes, codes, cut, integers, onnx as planes_onnx
 from edgerun.tools.planes.prefixes import derive
 from edgerun.tools.planes.quantizer import ENOUGH, quantize, spread
+from edgerun.tools.recipes.bit_planes import precision_batching
 from edgerun.tools.reference.planes import decode, encode
 from tests.tools import planes_networks
 
@@ -73,14 +74,6 @@ def test_prefixes_are_least_squares(signs, bits):
             assert (np.square(other - w).sum(axis=1) >= error * (1 - 1e-5)).all()
 
 
-def _precision_batching(w: np.ndarray, bits: int) -> np.ndarray:
-    """Return weights as the quantizer of PrecisionBatching leaves them: a grid of 2^bits magnitudes
-    up to twice the power of two above the largest weight, whose last bin, 0, is clamped away."""
-    fixed = np.trunc(w * 2**16)
-    step = 2.0 ** (np.ceil(np.log2(np.abs(fixed).max())) + 1 - bits)
-    return np.sign(fixed) * np.clip(np.rint(np.abs(fixed) / step), 1, 2**bits - 1) * step / 2**16
-
-
 def _error(w: np.ndarray, other: np.ndarray, x: np.ndarray) -> float:
     return float(np.linalg.norm((other - w) @ x) / np.linalg.norm(w @ x))
 
@@ -96,7 +89,7 @@ def test_smaller_errors_than_precision_batching():
     for bits, signs, least, seeds in ((2, "twos", 0.21, 1.68), (4, "twos", 0.063, 0.272),
                                       (8, "magnitude", 0.0043, 0.0120)):
         q, given = quantize(w, bits + 1, signs, [bits + 1])
-        found, theirs = _error(w, given.reals(q), x), _error(w, _precision_batching(w, bits), x)
+        found, theirs = _error(w, given.reals(q), x), _error(w, precision_batching(w, bits), x)
         assert theirs == pytest.approx(seeds, rel=0.1)
         assert found < least and found < min(theirs, seeds) / 2
     q, given = quantize(w, 8, "twos", [8])
