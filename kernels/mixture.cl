@@ -9,8 +9,8 @@
 //         x [n], y [batch, n]; sizes: n, experts, expert, batch if there is a slot and else 0
 //         Global size (ceil(n / run), 1, 1)
 //
-// x is of T_*, everything else fp32 or int32. An expert of weight 0 changes no bit of y, which
-// starts from +0 and so never is -0.
+// x is of T_*, everything else fp32 or int32. An expert of weight 0 changes no bit of y: its x,
+// which may be inf or NaN, is not read.
 
 __kernel void route(TENSOR(gates), TENSOR(weights), TENSOR(y), TENSOR(chosen), TENSOR(slots),
                     const int4 sizes, const int n, const int run) {
@@ -47,6 +47,7 @@ __kernel void blend(TENSOR(y), TENSOR(x), TENSOR(weights), TENSOR(slot), const i
     const int n = sizes.s0, start = get_global_id(0) * run, stop = min(start + run, n);
     const int s = sizes.s3 > 0 ? clamp(*AT(const int, slot), 0, sizes.s3 - 1) : 0;
     const float w = AT(const float, weights)[s * sizes.s1 + sizes.s2];
+    if (w == 0.0f) return;
     __global const S *xp = AT(const S, x);
     __global float *yp = AT(float, y) + s * n;
     int i = start;

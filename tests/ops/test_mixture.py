@@ -90,3 +90,11 @@ def test_reference_of_a_blend():
     weights = np.float32([[0.25, 0.75, 0]])
     found = reference.execute(summed(), {"gates": weights, "x": np.full((1, 7), 2, np.float32)})
     np.testing.assert_array_equal(found["y"], np.full((1, 7), 2, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_reference_of_an_expert_of_weight_0(value):
+    """It adds nothing, whatever it says."""
+    found = reference.execute(summed(expert=2), {
+        "gates": np.float32([[0.25, 0.75, 0]]), "x": np.full((1, 7), value, np.float32)})
+    assert not found["y"].any()

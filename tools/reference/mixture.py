@@ -26,7 +26,9 @@ def _route(op: Op, gates: np.ndarray) -> list[np.ndarray]:
 def _blend(op: Op, before: np.ndarray, x: np.ndarray, weights: np.ndarray,
            slot: np.ndarray | None = None, *kept: np.ndarray) -> np.ndarray:
     sample, y = 0 if slot is None else int(slot[0]), before.copy()
-    y[sample] += weights[sample, op.options["expert"]] * x[0]
+    weight = weights[sample, op.options["expert"]]
+    if weight != 0:  # 0 times inf or NaN is NaN
+        y[sample] += weight * x[0]
     return y
 
 
