@@ -104,6 +104,7 @@ def check(model: Model) -> None:
         raise ModelError(f"the graph: has {len(model.modes)} modes, at most {MAX_MODES} are "
                          "allowed")
     names: set[str] = set()
+    may = [frozenset.intersection(*(frozenset(counts_of(op)) for op in ops)) for ops in users]
     for mode in model.modes:
         where = f"mode {mode.name[:200]!r}"
         if not mode.name or len(mode.name) > MAX_NAME or mode.name.isdecimal():
@@ -118,11 +119,11 @@ def check(model: Model) -> None:
         if len(mode.planes) != len(users):
             raise ModelError(f"{where}: says how many planes count for {len(mode.planes)} ops, "
                              f"needed {len(users)}")
-        for planes, ops in zip(mode.planes, users):
-            for op in ops:
-                if planes not in counts_of(op):
-                    raise ModelError(f"{where}: uses {planes} planes of {op}, needed one of "
-                                     f"{counts_of(op)}")
+        for planes, ops, counts in zip(mode.planes, users, may):
+            if planes not in counts:
+                op = next(op for op in ops if planes not in counts_of(op))
+                raise ModelError(f"{where}: uses {planes} planes of {op}, needed one of "
+                                 f"{counts_of(op)}")
 
 
 def _check_planes(model: Model, op: Op) -> None:

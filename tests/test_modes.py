@@ -348,6 +348,15 @@ def test_refused(good, change, message):
         model_of(mutate.changed(good, change))
 
 
+def test_counts_of_ops_are_found_once(good, monkeypatch):
+    """And not for each mode again: a small file could keep its reader busy for minutes."""
+    asked, counts_of = [], modes.counts_of
+    monkeypatch.setattr(modes, "counts_of", lambda op: (asked.append(op.name), counts_of(op))[1])
+    assert len(model_of(mutate.changed(good, lambda r, g: g.update(modes=[
+        {"name": f"m{k}", "planes": [4, 3, 2]} for k in range(256)]))).modes) == 256
+    assert sorted(asked) == sorted(HIGH)
+
+
 def test_bits_in_another_op_are_refused():
     graph = Graph("bits")
     x = graph.input("x", (1, 4, 4, 40), "fp32")
