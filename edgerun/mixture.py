@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from edgerun import pages, text
+from edgerun import modes, pages, text
 from edgerun.errors import DeviceError, ModelError
+from edgerun.memory import SLACK
 from edgerun.model import Mixture, Model, Op, Span, Tensor
 from edgerun.ops import OPS
 from edgerun.ops.mixture import CHOSEN, SLOT, SLOTS, WEIGHTS, Y
-from edgerun.regions import region_of
+from edgerun.regions import region_of, shared
 
 CODES = ("route", "blend")
 KEPT = SLOT + 1  # inputs of a blend from here on: what the expert's ops read, for the next sample
@@ -112,19 +113,24 @@ def _check_slot(model: Model, where: str, slots: Tensor, expert: int, others: li
 def _check_apart(model: Model, inside: dict[int, tuple[int, int]]) -> None:
     """What an expert writes, but for the sum, is written and read by itself only."""
     users: dict[int, set[tuple[int, int] | None]] = {}
-    sums = {model.ops[m.route].outputs[Y].index for m in model.mixtures}
-    sums |= {op.outputs[0].index for op in model.ops if op.code == "blend"}
+    # of each mixture; all its blends write the same bytes
+    sums = [model.ops[m.route].outputs[Y] for m in model.mixtures]
 
     def use(tensor: Tensor, who: tuple[int, int] | None) -> None:
         users.setdefault(model.root_of(tensor).index, set()).add(who)
+
+    def meet(a: Tensor, b: Tensor) -> bool:
+        return (not a.constant and model.root_of(a) is model.root_of(b)
+                and shared(region_of(a), region_of(b)) != 0)
 
     for op in model.ops:
         who = inside.get(op.index)
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None and not tensor.constant:
                 use(tensor, who)
+        # only ops of experts run before every expert has added to it
         if who is not None and op.code != "blend" and any(
-                t is not None and t.index in sums for t in op.inputs):
+                t is not None and meet(t, sums[who[0]]) for t in op.inputs):
             raise ModelError(f"op {op.index} ({op}): expert {who[1]} reads the sum of the experts")
     for info in (*model.inputs, *model.outputs):
         for index in info.tensors:
@@ -136,16 +142,6 @@ def _check_apart(model: Model, inside: dict[int, tuple[int, int]]) -> None:
             if users[model.root_of(tensor).index] != {who}:
                 raise ModelError(f"op {op.index} ({op}): expert {who[1]} of mixture {who[0]} "
                                  f"writes {tensor.name!r}, whose bytes others use")
-    last = {model.ops[m.experts[-1].first + m.experts[-1].ops - 1].outputs[0].index
-            for m in model.mixtures}
-    for op in model.ops:
-        for tensor in op.inputs if op.code != "blend" else ():
-            if tensor is not None and tensor.index in sums - last:
-                raise ModelError(f"op {op.index} ({op}): reads {tensor.name!r} before every expert "
-                                 "has added to it")
-    for info in model.outputs:
-        if info.tensor in sums - last:
-            raise ModelError(f"output {info.name!r}: is taken before every expert has added to it")
     for info in model.inputs:
         for piece in info.pieces:
             if piece.op in inside:
@@ -258,13 +254,21 @@ class Experts:
             tensor = session.model.tensors[self._mixtures[which].chosen]
             with session.access(tensor, session.device.cl.map_flags.READ) as found:
                 self.chosen[which] = np.array(found)
-            self._warm(session.model, which)
+            self._warm(session, which)
         return np.flatnonzero((self.chosen[which] == expert).any(axis=1)).tolist()
 
-    def _warm(self, model: Model, which: int) -> None:
-        """Let the system read the weights of experts that are chosen for the first time."""
+    def _warm(self, session, which: int) -> None:
+        """Let the system read the weights of experts that are chosen for the first time: of planes
+        those that count now. What counts later is read when it is touched."""
+        model = session.model
         for expert in np.unique(self.chosen[which]).tolist() if self._cold else ():
-            pages.ahead(model.data, self._cold.pop((which, expert), ()))
+            held = self._cold.pop((which, expert), None)
+            if held is not None:
+                span = self._mixtures[which].experts[expert]
+                pages.ahead(model.data, [*held, *modes.spans(model, [
+                    t for op in model.ops[span.first:span.first + span.ops]
+                    for t in session.counted(op).inputs
+                    if t is not None and t.constant and t.dtype == "bits"])])
 
 
 def runs(model: Model) -> dict[tuple[int, int], list[tuple[int, int]]]:
@@ -312,7 +316,8 @@ def _others(model: Model, found: dict[tuple[int, int], list[tuple[int, int]]]
             at = end
         left.append((at, stop))
     # of pages that an expert shares with nothing but the padding behind it, nothing is needed
-    return [(start, end) for start, end in left if end - start > pages.PAGE or not found]
+    most = pages.PAGE + SLACK
+    return [(start, end) for start, end in left if end - start > most or not found]
 
 
 def macs(model: Model) -> int:

@@ -201,6 +201,12 @@ def constants(model: Model, counts: Sequence[int], ops: Iterable[Op] | None = No
     return found
 
 
+def spans(model: Model, found: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Return the first byte in the file of each of some constants, and the one behind the last."""
+    starts = [model.segments[t.segment].file_offset + t.offset for t in found]
+    return [(start, start + t.bytes) for start, t in zip(starts, found)]
+
+
 def counted(model: Model, counts: Sequence[int], op: Op) -> Op:
     """Return an op without the inputs that do not count; `counts` as for constants()."""
     left = set(constants(model, (), [op])) - set(constants(model, counts, [op]))
@@ -337,7 +343,9 @@ class Precision:
         model = self._model
         if not self._in_place:
             return  # the device has a copy
-        if self._read is None and np.array_equal(self.counts, self._most):
+        # beside a mixture no page is read before it is touched: see edgerun/mixture.py
+        mixed = model.mixtures and any(segment.dtype == "bits" for segment in model.segments)
+        if self._read is None and np.array_equal(self.counts, self._most) and not mixed:
             return  # everything counts, as without planes
         if self._read is not None and (self.counts <= self._read).all():
             return
@@ -351,7 +359,5 @@ class Precision:
         else:
             before = constants(model, self._read, ops)
             self._read = np.maximum(self._read, self.counts)
-        starts = [segment.file_offset for segment in model.segments]
-        pages.ahead(model.data, [
-            (starts[t.segment] + t.offset, starts[t.segment] + t.offset + t.bytes)
-            for place, t in constants(model, self._read, ops).items() if place not in before])
+        pages.ahead(model.data, spans(model, [
+            t for place, t in constants(model, self._read, ops).items() if place not in before]))

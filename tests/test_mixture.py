@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import edgerun
-from edgerun import ModelError, loader, mixture, routes
+from edgerun import ModelError, loader, mixture, modes, pages, routes
 from edgerun.command_buffer import has
 from edgerun.errors import UnsupportedError
 from edgerun.info import describe, describe_text
 from edgerun.model import PAGE
+from edgerun.ops import OPS
 from edgerun.report import planned_report
 from edgerun.session import Session
 from edgerun.stepper import Stepper
@@ -213,11 +214,12 @@ def test_reports(device, files):
         assert "2 of 5 experts run" in session.memory().text()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_pages_of_experts_that_are_not_chosen_stay_cold(device, tmp_path, precision):
-    """From a cold file, the first run reads the weights of the chosen experts and no others."""
+@pytest.mark.parametrize("precision, channels", [("fp32", 256), ("int8", 256), ("fp32", 143)])
+def test_pages_of_experts_that_are_not_chosen_stay_cold(device, tmp_path, precision, channels):
+    """From a cold file, the first run reads the weights of the chosen experts and no others; nor
+    the padding behind one that fills whole pages, a page and some bytes."""
     given = images()[0]
-    path = packed(tmp_path, network(channels=256), precision)
+    path = packed(tmp_path, network(channels=channels), precision)
     with edgerun.load(path, device) as session:
         expected = session.run(feed(session, given))["y"]
     cold = tmp_path / "cold.edge"
@@ -226,20 +228,48 @@ def test_pages_of_experts_that_are_not_chosen_stay_cold(device, tmp_path, precis
     with edgerun.load(cold, device, check_weights=False) as session:
         page_cache.need_in_place(session)
         found = session.run(feed(session, given))["y"]
-        pages, chosen = page_cache.resident(cold), {*session.experts.chosen[0][0].tolist()}
+        cached, chosen = page_cache.resident(cold), {*session.experts.chosen[0][0].tolist()}
         own = mixture.runs(session.model)
     np.testing.assert_array_equal(found, expected)
     assert len(chosen) == CHOSEN
+    (_, first), (second, _) = (own[0, expert][0] for expert in (0, 1))
+    assert (channels == 143) == (second - first > PAGE)
     for (_, expert), held in own.items():
         large = [(a, -(-b // PAGE) * PAGE) for a, b in held if b - a >= PAGE]
         assert large, "an expert has no pages of its own"
         for start, end in large:
             assert start % PAGE == 0
-            used = page_cache.whole(pages, start, end)
+            used = page_cache.whole(cached, start, end)
             if expert in chosen:
                 assert not len(used) or used.mean() >= page_cache.MOST
             else:
                 assert not used.any(), f"{used.sum()} of {len(used)} pages of expert {expert}"
+
+
+def test_planes_that_count_are_read_ahead(device, tmp_path, monkeypatch):
+    """Those outside of experts as soon as a file is loaded, in its default mode too; those of an
+    expert when it is first chosen."""
+    path = packed(tmp_path, network(), "int8", bits=6, modes={"low": 3, "high": 6})
+    read, ahead = [], pages.ahead
+    monkeypatch.setattr(pages, "ahead", lambda data, spans: (
+        read.extend(spans := list(spans)), ahead(data, spans)))
+    for precision, count in (("high", 6), ("low", 3)):
+        read.clear()
+        with edgerun.load(path, device, check_weights=False, precision=precision) as session:
+            page_cache.need_in_place(session)
+            model = session.model
+            whose = {op: expert for expert, span in enumerate(model.mixtures[0].experts)
+                     for op in range(span.first, span.first + span.ops)}
+
+            def known(chosen=()):
+                for op in (op for op in model.ops if OPS[op.code].planes(op)):
+                    for number, held in enumerate(modes.planes_of(op)):
+                        spans = modes.spans(model, held)
+                        yield number < count and whose.get(op.index) in (None, *chosen), any(
+                            a <= start and end <= b for start, end in spans for a, b in read)
+            assert all(counts == found for counts, found in known())
+            session.run(feed(session, images()[0]))
+            assert all(counts == found for counts, found in known(session.experts.chosen[0][0]))
 
 
 def ops(graph: dict, code: str) -> list[dict]:
@@ -290,7 +320,7 @@ def read_sum(graph: dict) -> None:
 
 
 def piece_of_an_expert(graph: dict) -> None:
-    """Let the last of three rows of an input arrive inside an expert."""
+    """Let a further input arrive between the ops of an expert."""
     at = graph["plan"]["arena_bytes"]
     graph["plan"]["arena_bytes"] += 64
     graph["tensors"].append(dict(graph["tensors"][graph["inputs"][0]["tensor"]], name="z",
