@@ -67,6 +67,18 @@ def test_rows_of_other_runs_stay(tmp_path):
     assert results.read(tmp_path / "bsq.json")["ours"] == GIVEN["ours"]
 
 
+def test_rows_of_another_cpu_are_not_merged(tmp_path, monkeypatch):
+    path = written(tmp_path)
+    before = path.read_bytes()
+    facts = results.machine(1)
+    monkeypatch.setattr(results, "machine", lambda threads: facts | {"cpu": "Another"})
+    with pytest.raises(InputError, match="was measured on .*, this is Another: a file tells one"):
+        written(tmp_path, merge=("network",))
+    assert path.read_bytes() == before
+    written(tmp_path)
+    assert results.read(path)["machine"]["cpu"] == "Another"
+
+
 @pytest.mark.parametrize("changes, problem", [
     ({"name": "BSQ"}, "lower-case words"),
     ({"command": "python\n-m x"}, "several lines"),

@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="take networks that an earlier run left in --out")
     results.add_argument(parser)
     args = parser.parse_args(argv)
-    kept, device = Kept(args.out, args.again), Device(args.device)
+    kept, device = Kept(args.out, NAME, args.seed, args.again), Device(args.device)
     x, y = data.images(args.train)
     start, on = small_cnn.real(x, y, args.seed, kept)
     networks = {None: on} | {

@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="take networks that an earlier run left in --out")
     results.add_argument(parser)
     args = parser.parse_args(argv)
-    kept, device = Kept(args.out, args.again), Device(args.device)
+    kept, device = Kept(args.out, NAME, args.seed, args.again), Device(args.device)
     networks = train_all(*data.images(args.train), args.seed, kept)
     started = time.perf_counter()
     images, labels = data.images(args.test)

@@ -242,6 +242,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="also write a small model with 50 test images and their logits")
     results.add_argument(parser)
     args = parser.parse_args(argv)
+    args.out /= f"seed-{args.seed}"  # what a run with another seed has trained is not measured
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.measure:
         prepare(args.out, *mnist.load(args.train), args.steps, args.epochs, args.seed)

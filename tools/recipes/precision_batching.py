@@ -85,10 +85,11 @@ def main(argv: list[str] | None = None) -> int:
                         help="take the network that an earlier run left in --out")
     results.add_argument(parser)
     args = parser.parse_args(argv)
-    kept, device = Kept(args.out, args.again), Device(args.device)
+    kept = Kept(args.out, "precision-batching", args.seed, args.again)
+    device = Device(args.device)
     x, y = data.images(args.train)
     images, labels = (part.numpy() for part in data.images(args.test))
-    model = kept("mlp", lambda: trained(x, y, args.epochs, args.seed))
+    model = kept(f"mlp {args.epochs} epochs", lambda: trained(x, y, args.epochs, args.seed))
     started = time.perf_counter()
     source, samples = args.out / "mlp.onnx", args.out / "samples.npz"
     export.write(model, source, x.shape[1:])

@@ -62,7 +62,7 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
             values there, minutes add up and seeds join. Empty: the file is replaced.
 
     Raises:
-        InputError: a field is malformed.
+        InputError: a field is malformed, or rows to merge with were measured on another CPU.
         EdgerunError: the file cannot be written.
     """
     if folder is None:
@@ -77,7 +77,11 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
         "differs": list(differs)}
     check(document, path.name)
     if merge and path.is_file():
-        before = read(path)
+        before, cpu = read(path), document["machine"]["cpu"]
+        if before["machine"]["cpu"] != cpu:
+            raise InputError(f"{path}: was measured on {before['machine']['cpu']}, this is {cpu}: "
+                             "a file tells one machine for all its rows; needed another folder, or "
+                             "the file removed")
         document["ours"] = list({tuple(row.get(key) for key in merge): row
                                  for row in before["ours"] + document["ours"]}.values())
         document["minutes"] = round(before["minutes"] + document["minutes"], 1)

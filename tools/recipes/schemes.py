@@ -116,8 +116,9 @@ def lenet(scheme: Scheme, widths: tuple[int, int, int] = (20, 50, 500)) -> nn.Se
 
 def trained(name: str, folder: Path, images: torch.Tensor, labels: torch.Tensor, seed: int
             ) -> tuple[nn.Sequential, float]:
-    """Return a trained network and the minutes it took; one that the folder holds is taken."""
-    file = folder / f"{name}.pt"
+    """Return a trained network and the minutes it took; one of this seed that the folder holds
+    is taken."""
+    file = folder / f"{name}-{seed}.pt"
     if file.exists():
         kept = torch.load(file, weights_only=False)
         return kept["network"], kept["minutes"]

@@ -47,17 +47,16 @@ def with_activations(start: nn.Sequential, activation: Callable[[], nn.Module]) 
     """Return a copy of a network of ReLUs, trained weights included, with other activations."""
     hidden = [layer.out_features for layer in layers.layers_of(start)
               if isinstance(layer, layers.Dense)][:-1]
-    copy = network(activation, hidden)
-    missing = copy.load_state_dict(start.state_dict(), strict=False)
+    other = network(activation, hidden)
+    missing = other.load_state_dict(start.state_dict(), strict=False)
     if missing.unexpected_keys:
         raise ValueError(f"the copy has no {missing.unexpected_keys}")
-    return copy
+    return other
 
 
 def parameters(model: nn.Module) -> int:
     """Return how many weights the layers have."""
     return sum(layer.weight.numel() for layer in layers.layers_of(model))
-
 
 
 def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor, title: str, seed: int,

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     train, test = data.images(args.train), data.images(args.test)
     started = time.perf_counter()
-    first = taught(args.out / "teacher.pt", train, args.teacher_epochs)
+    first = taught(args.out / f"teacher-{args.teacher_epochs}.pt", train, args.teacher_epochs)
     rows = [{"method": "teacher", "seed": 0, **measured(first, train, test)}]
     print(rows[0], flush=True)
     x, y = torch.cat([train[0], train[0].flip(-1)]), train[1].repeat(2)
