@@ -66,13 +66,17 @@ def test_edgerun_s_own_part(device, tmp_path):
     np.savez(tmp_path / "inputs.npz", x=np.zeros((1, 512), np.float32))
     request = {"runtime": "edgerun", "model": str(path), "threads": os.cpu_count(),
                "device": device.info.platform, "inputs": str(tmp_path / "inputs.npz")}
-    done = subprocess.run(
-        [sys.executable, "-m", "edgerun.tools.compare.memory", "--here", json.dumps(request)],
-        cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["driver"]["anonymous_bytes"] > 2 << 20
     size = path.stat().st_size
+    for left in (2, 1, 0):  # a process that starts or ends meanwhile shares the driver's pages
+        done = subprocess.run(
+            [sys.executable, "-m", "edgerun.tools.compare.memory", "--here", json.dumps(request)],
+            cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        if left == 0 or (found["driver"]["anonymous_bytes"] > 2 << 20
+                         and 0.9 * size <= found["load"]["file_bytes"]):
+            break
+    assert found["driver"]["anonymous_bytes"] > 2 << 20
     assert 0.9 * size <= found["load"]["file_bytes"] and found["facts"]["planned_bytes"] > size
 
 
