@@ -237,6 +237,42 @@ def test_cyclic_hook_sets_every_precision():
     assert {m.bits for m in result.modules() if hasattr(m, "bits")} == {8}
 
 
+def test_gradients_are_rounded_at_random():
+    torch.manual_seed(0)
+    x, given = torch.randn(200, 50, requires_grad=True), torch.randn(200, 50)
+    y = layers.coarse(x, 3)
+    np.testing.assert_array_equal(y.detach(), x.detach())
+    drawn = torch.stack([torch.autograd.grad(y, x, given, retain_graph=True)[0]
+                         for _ in range(400)])
+    low, high = given.min(), given.max()
+    steps = (drawn - low) / (high - low) * 7
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-4)
+    assert steps.min() > -0.1 and steps.max() < 7.1
+    step = float(high - low) / 7  # a value is off by less than a step, its mean by little
+    assert float((drawn - given).abs().max()) < step * 1.001
+    assert float((drawn.mean(0) - given).abs().max()) < step * 0.5 / 400 ** 0.5 * 5
+    for same in (given * 0, given * 0 + 2):
+        np.testing.assert_array_equal(torch.autograd.grad(y, x, same, retain_graph=True)[0], same)
+    assert layers.coarse(x, None) is x
+
+
+@pytest.mark.parametrize("layer", [layers.Conv(4, 9, 1, bias=True), layers.Dense(4, 9, bias=True)])
+def test_gradients_of_layers_are_rounded_while_they_train(layer):
+    seen = []
+
+    class Watch(loop.Hook):
+        def after(self, net, step, steps):
+            seen.append(layer.bias.grad.unique().numel())
+
+    x = torch.randn(1, 4, 1, 1) if isinstance(layer, layers.Conv) else torch.randn(1, 4)
+    network = nn.Sequential(layer, nn.Flatten())
+    loop.train(network, x, torch.tensor([3]), epochs=2, batch=1, log=None,
+               hooks=(loop.Gradients(1), Watch()))
+    assert seen == [2, 2]  # one sample: the bias' gradient is the output's
+    loop.train(network, x, torch.tensor([3]), epochs=1, batch=1, log=None, hooks=(Watch(),))
+    assert seen[2] > 2
+
+
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_parameters_stay_in_fixed_point(stochastic):
     result = network(weights.Weights, nn.ReLU)

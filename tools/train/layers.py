@@ -12,8 +12,31 @@ from edgerun.errors import UnsupportedError
 from edgerun.tools.train.weights import Weights
 
 
+class _Coarse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, bits):
+        ctx.bits = bits
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (low, high), top = gradient.aminmax(), 2 ** ctx.bits - 1
+        step = ((high - low) / top).clamp(min=torch.finfo(low.dtype).tiny)
+        levels = ((gradient - low) / step + torch.rand_like(gradient)).floor().clamp(max=top)
+        return levels * step + low, None
+
+
+def coarse(x: torch.Tensor, bits: int | None) -> torch.Tensor:
+    """Return x, whose gradient will be rounded at random to 2^bits even levels of its range.
+
+    None: to no levels. Fu et al., "CPT", 2021, round the gradients of layers so.
+    """
+    return x if bits is None else _Coarse.apply(x, bits)
+
+
 class Conv(nn.Conv2d):
     """A convolution, x [N, IC, H, W], whose weights pass a scheme."""
+    gradient_bits: int | None = None
 
     def __init__(self, channels: int, out_channels: int, kernel: int, scheme: Weights | None = None,
                  stride: int = 1, padding: int = 0, bias: bool = False):
@@ -21,11 +44,13 @@ class Conv(nn.Conv2d):
         self.scheme = scheme or Weights()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(x, self.scheme(self.weight), self.bias)
+        y = self._conv_forward(x, self.scheme(self.weight), self.bias)
+        return coarse(y, self.gradient_bits)
 
 
 class Dense(nn.Linear):
     """A dense layer, x [..., IC], whose weights pass a scheme."""
+    gradient_bits: int | None = None
 
     def __init__(self, channels: int, out_channels: int, scheme: Weights | None = None,
                  bias: bool = False):
@@ -33,7 +58,7 @@ class Dense(nn.Linear):
         self.scheme = scheme or Weights()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, self.scheme(self.weight), self.bias)
+        return coarse(functional.linear(x, self.scheme(self.weight), self.bias), self.gradient_bits)
 
 
 def layers_of(network: nn.Module) -> Iterator[Conv | Dense]:

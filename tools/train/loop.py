@@ -46,6 +46,22 @@ class Cyclic(Hook):
                 module.bits = bits
 
 
+class Gradients(Hook):
+    """While it trains, the gradients of all layers' outputs have so many bits, rounded at random."""
+
+    def __init__(self, bits: int):
+        self.bits = bits
+
+    def before(self, network: nn.Module, step: int, steps: int) -> None:
+        for layer in layers_of(network):
+            layer.gradient_bits = self.bits
+
+    def after(self, network: nn.Module, step: int, steps: int) -> bool:
+        for layer in layers_of(network):
+            layer.gradient_bits = None
+        return False
+
+
 class FixedPoint(Hook):
     """Parameters in fixed point <integer, fraction> bits, rounded after every step.
 
