@@ -3,9 +3,6 @@ from __future__ import annotations
 
 import functools
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +13,8 @@ from edgerun.ops import OPS, Facts
 from edgerun.tools import blob, layout, plan as planner
 from edgerun.tools.graph import Graph
 from tests import mutate
-from tests.fuzz_integers import NETWORKS, damaged
+from tests.damage import damaged, process
+from tests.fuzz_integers import NETWORKS
 from tests.integer_ops import FORMS, add
 
 DEVICES = (Facts(dot="vnni"), Facts(lanes=8, dot="float"), Facts("gpu", 4, dot="khr"))
@@ -431,14 +429,6 @@ def test_ranges_given_twice_or_by_long_names():
 
 
 # what is launched all the same
-
-def process(module: str, *arguments: str) -> None:
-    """Run a module of the tests in a process of its own; fail with the last line if it does."""
-    ran = subprocess.run([sys.executable, "-m", f"tests.{module}", *arguments], text=True,
-                         capture_output=True, cwd=Path(__file__).parents[1], timeout=600)
-    last = ran.stdout.rstrip().rpartition("\n")[2]
-    assert ran.returncode == 0, f"status {ran.returncode} after {last!r}: {ran.stderr[-2000:]}"
-
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_random_damage(device, network):
