@@ -10,14 +10,10 @@ precision", 2015, has two hidden layers of 1000 and rounds activations and gradi
 """
 from __future__ import annotations
 
-import argparse
-import time
-
-import torch
 from torch import nn
 
-from edgerun.tools.recipes import results
-from edgerun.tools.train import data, loop
+from edgerun.tools.recipes import seeds
+from edgerun.tools.train import loop
 
 WIDTH = 256
 # name -> <IL, FL> and whether at random
@@ -48,37 +44,20 @@ def network() -> nn.Sequential:
                          nn.ReLU(), nn.Linear(WIDTH, 10))
 
 
-def run(name: str, seed: int, train: tuple[torch.Tensor, torch.Tensor],
-        test: tuple[torch.Tensor, torch.Tensor], epochs: int) -> dict:
-    """Train one network; returns a row."""
+def run(name: str, seed: int, train: seeds.Labelled, test: seeds.Labelled, epochs: int) -> dict:
+    """Train one network; returns what was measured."""
     loop.seeded(seed)
     result, form = network(), FORMATS[name]
     hooks = () if form is None else (loop.FixedPoint(*form),)
     losses = loop.train(result, *train, epochs=epochs, batch=100, rate=0.3, least=0.1, momentum=0.0,
                         seed=seed, hooks=hooks, log=None)
-    return {"format": name, "seed": seed, "loss": round(losses[-1], 4),
-            "accuracy %": loop.accuracy(result, *test)}
+    return {"loss": round(losses[-1], 4), "accuracy %": loop.accuracy(result, *test)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", required=True, metavar="NPZ", help="training images and labels")
-    parser.add_argument("--test", required=True, metavar="NPZ", help="test images and labels")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    results.add_argument(parser)
-    args = parser.parse_args(argv)
-    train, test, rows = data.images(args.train), data.images(args.test), []
-    started = time.perf_counter()
-    for seed in args.seeds:
-        for name in FORMATS:
-            rows.append(run(name, seed, train, test, args.epochs))
-            print(rows[-1], flush=True)
-    results.write(args.results, "stochastic-rounding", command=COMMAND, seeds=args.seeds,
-                  minutes=(time.perf_counter() - started) / 60, ours=rows, published=PUBLISHED,
-                  differs=[*DIFFERS, f"{args.epochs} epochs."], merge=("format", "seed"))
-    return 0
+    return seeds.measure(argv, __doc__, "stochastic-rounding", column="format", ways=FORMATS,
+                         epochs=3, run=run, command=COMMAND, published=PUBLISHED, differs=DIFFERS)
 
 
 if __name__ == "__main__":
