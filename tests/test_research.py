@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgerun.errors import EdgerunError, InputError
-from edgerun.tools.recipes import page, results, systems
+from edgerun.tools.recipes import comparison, page, results, systems
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "research"
@@ -65,6 +65,29 @@ def test_rows_of_other_runs_stay(tmp_path):
     assert found["seeds"] == [1, 2, 3] and found["minutes"] == 3.6
     written(tmp_path)
     assert results.read(tmp_path / "bsq.json")["ours"] == GIVEN["ours"]
+
+
+def test_sentences_follow_from_all_rows(tmp_path):
+    def differs(rows: list[results.Row]) -> list[str]:
+        return [f"{len(rows)} rows."]
+
+    for seed in (1, 2):
+        written(tmp_path, ours=[{"seed": seed, "accuracy %": 90.0}], merge=("seed",),
+                differs=differs)
+    assert results.read(tmp_path / "bsq.json")["differs"] == ["2 rows."]
+    with pytest.raises(InputError, match="needed sentences"):
+        written(tmp_path, differs=lambda rows: [""])
+
+
+def test_two_networks_beside_each_other():
+    rows = [{"network": name, "precision": "fp32", "seed": seed, "error %": error + 0.1 * seed}
+            for name, error, seeds in (("small", 0.8, (1, 2, 4)), ("large", 0.6, (1, 2, 3)))
+            for seed in seeds] + [
+        {"network": "small", "precision": "int8", "seed": 1, "error %": 9.0}]
+    rows[1]["error %"] = 1.1
+    assert comparison.beside(rows, "error %", "small", "large", 0.2) == (
+        "Error % in fp32, mean of seeds 1, 2: small 1.00, large 0.75; that is 0.25 points apart "
+        "(+0.20, +0.30), where at most 0.2 was aimed at.")
 
 
 def test_rows_of_another_cpu_are_not_merged(tmp_path, monkeypatch):

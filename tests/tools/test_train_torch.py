@@ -291,6 +291,23 @@ def test_training_is_the_same_twice():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_parameters_with_a_rate_of_their_own(momentum):
+    """After one step of a rate that is not yet falling; those of rate 0 stay."""
+    def moved(*parts) -> list[float]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        before = [p.detach().clone() for p in layer.parameters()]
+        x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+        loop.train(layer, x, y, epochs=1, batch=4, momentum=momentum, log=None,
+                   parts=[([getattr(layer, name)], part) for name, part in parts])
+        return [float((p.detach() - b).norm()) for p, b in zip(layer.parameters(), before)]
+
+    weight, bias = moved()
+    assert moved(("weight", 3.0)) == pytest.approx([3 * weight, bias], rel=1e-3)
+    assert moved(("weight", 0.0), ("bias", 0.5)) == pytest.approx([0, bias / 2], rel=1e-3)
+
+
 def test_images_are_read_and_refused(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.full((3, 4, 5, 3), 51, np.uint8),
              labels=np.arange(3, dtype=np.uint8))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,26 @@ def accuracy(images: np.ndarray, labels: np.ndarray) -> Callable[[Session], dict
         return {"right %": 100 * right / len(labels)}
 
     return measure
+
+
+def beside(rows: Iterable[Mapping[str, object]], figure: str, ours: str, other: str, most: float
+           ) -> str:
+    """Return a sentence on a figure in percent of two networks in fp32: means of seeds, and how far
+    they are apart with each.
+
+    Args:
+        rows: of a file of results, each with "network", "precision" and "seed".
+        most: how far they were to be apart.
+    """
+    found = {name: {row["seed"]: row[figure] for row in rows
+                    if row["network"] == name and row["precision"] == "fp32"}
+             for name in (ours, other)}
+    seeds = sorted({*found[ours]} & {*found[other]})
+    apart = [found[ours][seed] - found[other][seed] for seed in seeds]
+    means = [np.mean([found[name][seed] for seed in seeds]) for name in (ours, other)]
+    return (f"{figure.capitalize()} in fp32, mean of seeds {', '.join(map(str, seeds))}: {ours} "
+            f"{means[0]:.2f}, {other} {means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points apart "
+            f"({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 
 def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence[int],
           minutes: float, ours: Iterable[Row], published: Iterable[Row] = (),
-          differs: Iterable[str] = (), threads: int = 1, device: str | None = None,
-          merge: Sequence[str] = ()) -> Path | None:
+          differs: Iterable[str] | Callable[[list[Row]], Iterable[str]] = (), threads: int = 1,
+          device: str | None = None, merge: Sequence[str] = ()) -> Path | None:
     """Write <folder>/<name>.json, whole or not at all; returns its path.
 
     Args:
@@ -55,7 +55,7 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
         ours: what was measured.
         published: figures to set beside; each row has a "source". A column that is known to have
             been published but could not be read is None.
-        differs: sentences: what is not as published.
+        differs: sentences: what is not as published; or what makes them of all rows of the file.
         threads: that computed.
         device: OpenCL device, where one was measured.
         merge: columns that name a row: rows of an existing file stay unless a new one has the same
@@ -74,7 +74,7 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
         "name": name, "command": command, "seeds": list(seeds), "minutes": round(minutes, 1),
         "made": made, "machine": facts | ({"device": device} if device else {}),
         "ours": [_plain(row) for row in ours], "published": [_plain(row) for row in published],
-        "differs": list(differs)}
+        "differs": [] if callable(differs) else list(differs)}
     check(document, path.name)
     if merge and path.is_file():
         before, cpu = read(path), document["machine"]["cpu"]
@@ -86,6 +86,9 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
                                  for row in before["ours"] + document["ours"]}.values())
         document["minutes"] = round(before["minutes"] + document["minutes"], 1)
         document["seeds"] = sorted({*before["seeds"], *document["seeds"]})
+    if callable(differs):
+        document["differs"] = list(differs(document["ours"]))
+        check(document, path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

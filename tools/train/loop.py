@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -105,6 +105,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
           rate: float = 1e-3, weight_decay: float = 0.0, momentum: float | None = None,
           seed: int = 1, augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
           objective: Objective = cross_entropy, hooks: Iterable[Hook] = (),
+          parts: Sequence[tuple[Iterable[nn.Parameter], float]] = (),
           least: float = 0.0, log: Callable[[str], None] | None = print) -> list[float]:
     """Train in place; returns the mean loss of every epoch.
 
@@ -114,6 +115,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
         momentum: None for Adam, a number for stochastic gradient descent.
         augment: x -> x, on every batch.
         objective: network, x, y -> loss.
+        parts: parameters, and what their rate is as a part of that of all others.
         log: told one line per epoch; None for silence.
     """
     seeded(seed)
@@ -121,7 +123,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
         network.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     hooks, layers = tuple(hooks), list(layers_of(network))
-    optimizer = _optimizer(network, rate, weight_decay, momentum)
+    optimizer = _optimizer(network, rate, weight_decay, momentum, parts)
     per_epoch = len(x) // batch
     steps, losses = epochs * per_epoch, []
     for epoch in range(epochs):
@@ -132,7 +134,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
             chosen = order[number * batch:(number + 1) * batch]
             part = 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
-                group["lr"] = rate * (least + (1 - least) * part)
+                group["lr"] = rate * group["part"] * (least + (1 - least) * part)
             with torch.no_grad():
                 for layer in layers:
                     layer.scheme.progress(step / steps, layer.weight)
@@ -148,7 +150,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
                 for layer in layers:
                     layer.scheme.settle(layer.weight)
             if any([hook.after(network, step, steps) for hook in hooks]):
-                optimizer = _optimizer(network, rate, weight_decay, momentum)
+                optimizer = _optimizer(network, rate, weight_decay, momentum, parts)
             total += loss.item()
         losses.append(total / per_epoch)
         if log is not None:
@@ -161,12 +163,15 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
     return losses
 
 
-def _optimizer(network: nn.Module, rate: float, weight_decay: float, momentum: float | None
-               ) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
+def _optimizer(network: nn.Module, rate: float, weight_decay: float, momentum: float | None,
+               parts: Sequence[tuple[Iterable[nn.Parameter], float]]) -> torch.optim.Optimizer:
+    groups = [{"params": list(parameters), "part": part} for parameters, part in parts]
+    apart = {id(p) for group in groups for p in group["params"]}
+    groups.append({"params": [p for p in network.parameters()
+                              if p.requires_grad and id(p) not in apart], "part": 1.0})
     if momentum is None:
-        return torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
-    return torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, rate, weight_decay=weight_decay)
+    return torch.optim.SGD(groups, rate, momentum, weight_decay=weight_decay)
 
 
 def outputs(network: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor:
