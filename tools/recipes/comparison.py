@@ -104,8 +104,8 @@ def beside(rows: Iterable[Mapping[str, object]], figure: str, ours: str, other: 
     apart = [found[ours][seed] - found[other][seed] for seed in seeds]
     means = [np.mean([found[name][seed] for seed in seeds]) for name in (ours, other)]
     return (f"{figure.capitalize()} in fp32, mean of seeds {', '.join(map(str, seeds))}: {ours} "
-            f"{means[0]:.2f}, {other} {means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points apart "
-            f"({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")
+            f"{means[0]:.2f}, {other} {means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points "
+            f"apart ({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
