@@ -89,7 +89,8 @@ def _kind(cl, device) -> str:
 def _enumerate(wanted: str | None):
     cl = opencl(wanted)
     try:
-        platforms = cl.get_platforms()
+        with drivers.threads_apart():
+            platforms = cl.get_platforms()
     except cl.Error:
         platforms = []  # the loader reports "no platform" as an error
     listed = []

@@ -33,3 +33,17 @@ def test_one_driver_is_opened_alone(monkeypatch, tmp_path, names, gpu, wanted, o
     drivers.choose(wanted)
     chosen = os.environ.pop("OCL_ICD_VENDORS", None)
     assert chosen == (None if opened is None else str(tmp_path / f"{opened}.icd"))
+
+
+@pytest.mark.parametrize("allowed, given, inside", [
+    ({0, 1, 2}, None, "1"), ({0, 2}, None, None), ({0, 1, 2}, "0", "0")])
+def test_threads_stay_apart_where_every_cpu_may_be_used(monkeypatch, allowed, given, inside):
+    """PoCL is told while drivers are opened, and neither the user's setting nor children change."""
+    monkeypatch.delenv("POCL_AFFINITY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("POCL_AFFINITY", given)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed, raising=False)
+    with drivers.threads_apart():
+        assert os.environ.get("POCL_AFFINITY") == inside
+    assert os.environ.get("POCL_AFFINITY") == given
