@@ -12,6 +12,7 @@ from edgerun import loader, report, text
 from edgerun.device import Device
 from edgerun.session import Session
 from edgerun.tools.pack import pack
+from edgerun.tools.recipes import results
 
 PRECISIONS = ("fp32", "fp16", "int16", "int8")
 NAMES = {"fp32": "float", "fp16": "half", "int16": "int16", "int8": "int8"}
@@ -97,12 +98,8 @@ def beside(rows: Iterable[Mapping[str, object]], figure: str, ours: str, other: 
         rows: of a file of results, each with "network", "precision" and "seed".
         most: how far they were to be apart.
     """
-    found = {name: {row["seed"]: row[figure] for row in rows
-                    if row["network"] == name and row["precision"] == "fp32"}
-             for name in (ours, other)}
-    seeds = sorted({*found[ours]} & {*found[other]})
-    apart = [found[ours][seed] - found[other][seed] for seed in seeds]
-    means = [np.mean([found[name][seed] for seed in seeds]) for name in (ours, other)]
+    rows = [row for row in rows if row["precision"] == "fp32"]
+    seeds, means, apart = results.paired(rows, figure, "network", (ours, other))
     return (f"{figure.capitalize()} in fp32, mean of seeds {', '.join(map(str, seeds))}: {ours} "
             f"{means[0]:.2f}, {other} {means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points "
             f"apart ({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")

@@ -98,6 +98,20 @@ def write(folder: str | Path | None, name: str, *, command: str, seeds: Sequence
     return path
 
 
+def paired(rows: Sequence[Row], figure: str, column: str, names: Sequence[str]
+           ) -> tuple[list[int], list[float], list[float]]:
+    """Compare a figure of rows that differ in the name in one column, seed by seed.
+
+    Returns:
+        The seeds that both names have, the two means over them, and the first name's figure less
+        the second's with each.
+    """
+    found = [{row["seed"]: row[figure] for row in rows if row[column] == name} for name in names]
+    seeds = sorted(found[0].keys() & found[1].keys())
+    return (seeds, [float(np.mean([of[seed] for seed in seeds])) for of in found],
+            [found[0][seed] - found[1][seed] for seed in seeds])
+
+
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row with NumPy's numbers as Python's; what is not finite stays, to be refused."""
     return {column: value.item() if isinstance(value, np.generic) else value

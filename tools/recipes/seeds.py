@@ -13,10 +13,25 @@ from edgerun.tools.train import data
 Labelled = tuple[torch.Tensor, torch.Tensor]  # images [N, C, H, W] and labels [N]
 
 
+def gain(rows: Sequence[results.Row], figure: str, column: str, name: str, other: str, least: str
+         ) -> str:
+    """Return a sentence on what one way gains in a figure in percent over another.
+
+    Args:
+        rows: with "seed", and the way's name in `column`.
+        least: what was aimed at, in words.
+    """
+    numbers, means, gains = results.paired(rows, figure, column, (name, other))
+    return (f"{figure.removesuffix(' %')}, mean of seeds {', '.join(map(str, numbers))}: {name} "
+            f"{means[0]:.2f} %, {other} {means[1]:.2f} %; that is {means[0] - means[1]:+.2f} points "
+            f"({', '.join(f'{each:+.2f}' for each in gains)}), where {least} was aimed at.")
+
+
 def measure(argv: Sequence[str] | None, description: str, name: str, *, column: str,
             ways: Iterable[str], epochs: int,
             run: Callable[[str, int, Labelled, Labelled, int], results.Row], command: str,
-            published: Iterable[results.Row], differs: Iterable[str]) -> int:
+            published: Iterable[results.Row],
+            differs: Callable[[Sequence[results.Row]], Iterable[str]]) -> int:
     """Run a recipe as its command line says, for all ways with each seed; returns the exit status.
 
     Args:
@@ -42,5 +57,6 @@ def measure(argv: Sequence[str] | None, description: str, name: str, *, column: 
             print(rows[-1], flush=True)
     results.write(args.results, name, command=command, seeds=args.seeds,
                   minutes=(time.perf_counter() - started) / 60, ours=rows, published=published,
-                  differs=[*differs, f"{args.epochs} epochs."], merge=(column, "seed"))
+                  differs=lambda all_rows: [*differs(all_rows), f"{args.epochs} epochs."],
+                  merge=(column, "seed"))
     return 0
