@@ -4,7 +4,8 @@ On a CPU the time between launches is a large part of small models. The chain is
 many work-groups of one work-item as there are cores. Each walks over the launches; of every launch
 the work-groups take tiles (work-items one after the other), first those of their own share, and all
 wait until the last tile of a launch is done before they start the next. Only who runs a tile is
-waited for, so work-groups that start late, or never, delay nobody.
+waited for, so work-groups that start late, or never, delay nobody. The launches of experts that are
+not chosen are left out by all work-groups alike: the host need not read the choice in between.
 
 The text of the program is put together here from kernels/*.cl: every variant (family, kernel,
 defines) once, as a function whose names get the number of the variant. Numbers are in a table of
@@ -19,14 +20,15 @@ from functools import lru_cache
 
 import numpy as np
 
+from edgerun.mixture import Choosing
 from edgerun.ops import Launch
 from edgerun.programs import source
 
 FAMILY, KERNEL = "chain", "chain"
 BUFFERS = 8  # parameters of the kernel for the arena and segments
 LINE = 32  # ints that no two counters share: two cache lines, since CPUs fetch them in pairs
-HEAD = 6  # ints of a row before the arguments: variant, global size, work-items of a tile, tiles
-COUNTERS = 2  # beside one for each work-group: tiles done, work-groups that are through
+HEAD = 7  # ints of a row before the arguments, see kernels/chain.cl
+COUNTERS = 3  # beside one for each work-group: tiles done; work-groups through; where it stopped
 TILES = 4  # of a launch and work-group, at most: what is left at the end is waited for
 
 _KERNEL = re.compile(r"^(__attribute__\(\([^\n]*\)\)\n)?__kernel void (\w+)\((.*?)^\}$",
@@ -40,30 +42,45 @@ _BUILT_IN = re.compile(r"(?:float|int|char|uchar|short|ushort|uint|half)\d*")
 
 
 @dataclass(frozen=True)
+class Table:
+    """The numbers of a chain. Places are those of ints among them.
+
+    Attributes:
+        ints: int32: counters, what the mixtures have chosen, rows.
+        row: ints of a row.
+        starts: of each launch, and of the end: the place of its row, or of the one in front that
+            chooses whether it runs.
+        stopped: the place of the row, counted from the first one of a command, at which the chain
+            has stopped, or -1.
+        kept: of each mixture the place of what was chosen.
+        cold: of each mixture and expert the place of the flag that stops the chain.
+    """
+    ints: np.ndarray
+    row: int
+    starts: list[int]
+    stopped: int
+    kept: list[int]
+    cold: list[list[int]]
+
+    def mixture_at(self, row: int) -> int:
+        """Return the number of the mixture at one of whose flags a row begins."""
+        return next(n for n, flags in enumerate(self.cold) if row + HEAD in flags)
+
+
+@dataclass(frozen=True)
 class Chain:
     """The text of a chain and its numbers.
 
     Attributes:
         text: OpenCL C behind no other text.
         defines: of all variants together; they decide on the build options.
-        table: int32 [launches, ints of a row].
         variants: number of different kernels.
-        groups: work-groups that run it.
+        table: the numbers.
     """
     text: str
     defines: dict
-    table: np.ndarray
     variants: int
-    groups: int
-
-    @property
-    def counter_ints(self) -> int:
-        """How many ints, zeros before the first run, the chain counts in."""
-        return _counters(self.groups)
-
-
-def _counters(groups: int) -> int:
-    return LINE * (groups + COUNTERS)
+    table: Table
 
 
 def _kind(arg) -> str:
@@ -79,7 +96,8 @@ def _words(arg, place) -> list[int]:
     return np.atleast_1d(arg).view(np.int32).tolist()
 
 
-def make(launches: Sequence[Launch], place, groups: int) -> Chain:
+def make(launches: Sequence[Launch], place, groups: int, mixtures: Sequence[Choosing] = ()
+         ) -> Chain:
     """Put a chain together.
 
     Args:
@@ -87,6 +105,7 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
         place: tensor or Scratch of a launch's arguments, its number -> (number of its buffer, byte
             offset as int32).
         groups: work-groups that will run it.
+        mixtures: those whose experts the chain chooses.
     """
     numbers: dict[tuple, int] = {}
     sections, cases, defines, rows = [], [], {}, []
@@ -101,18 +120,20 @@ def make(launches: Sequence[Launch], place, groups: int) -> Chain:
         size = [*launch.global_size, 1, 1][:3]
         items = size[0] * size[1] * size[2]
         tile = max(1, -(-items // (TILES * groups)))
-        rows.append([numbers[key], *size, tile, -(-items // tile),
+        rows.append([numbers[key], *size, tile, -(-items // tile), 1,
                      *_arguments(launch, lambda a: place(at, a))])
-    table = _table(rows)
+    if mixtures:
+        cases += [f"case {len(numbers) + n}: {{ {name}; break; }}"
+                  for n, name in enumerate(("CHOOSE", "EXPERT"))]
     text = "\n".join([*sections, source(FAMILY, {
         "LINE": LINE, "HEAD": HEAD, "CASES": " ".join(cases)})])
-    return Chain(text, defines, table.astype(np.uint32).view(np.int32), len(numbers), groups)
+    return Chain(text, defines, len(numbers), _table(rows, place, groups, mixtures, len(numbers)))
 
 
-def table_bytes(launches: Sequence[Launch], groups: int) -> int:
-    """Return the bytes of the counters and the table of a chain of launches."""
-    table = _table([[0] * HEAD + _arguments(launch, lambda a: (0, 0)) for launch in launches])
-    return 4 * (_counters(groups) + table.size)
+def table_bytes(launches: Sequence[Launch], groups: int, mixtures: Sequence[Choosing]) -> int:
+    """Return the bytes of the numbers of a chain."""
+    rows = [[0] * HEAD + _arguments(launch, lambda a: (0, 0)) for launch in launches]
+    return _table(rows, lambda at, arg: (0, 0), groups, mixtures, 0).ints.nbytes
 
 
 def _arguments(launch: Launch, place) -> list[int]:
@@ -120,10 +141,38 @@ def _arguments(launch: Launch, place) -> list[int]:
     return [word for arg in launch.args for word in _words(arg, place)]
 
 
-def _table(rows: Sequence[list[int]]) -> np.ndarray:
-    """The rows, as long as the longest of them."""
+def _table(launches: Sequence[list[int]], place, groups: int, mixtures: Sequence[Choosing],
+           variants: int) -> Table:
+    """The rows of launches, and of mixtures between them: their variants follow the others."""
+    stopped = LINE * (groups + COUNTERS - 1)
+    ends = [stopped + LINE]
+    for mixture in mixtures:
+        ends.append(ends[-1] + mixture.batch * mixture.k)
+    routes = {mixture.route: n for n, mixture in enumerate(mixtures)}
+    experts = {span.start: (n, expert) for n, mixture in enumerate(mixtures)
+               for expert, span in enumerate(mixture.experts)}
+    back = {span.stop - 1: -len(span) for mixture in mixtures for span in mixture.experts}
+    rows, starts, flags = [], [], [[] for _ in mixtures]
+    for at, row in enumerate(launches):
+        starts.append(len(rows))
+        if at in experts:
+            n, expert = experts[at]
+            mixture = mixtures[n]
+            number, offset = place(at, mixture.chosen if mixture.slots is None else mixture.slots)
+            flags[n].append(len(rows))
+            rows.append([variants + 1, 1, 1, 1, 1, int(mixture.batch > 1), 1,
+                         0, ends[n], mixture.batch, mixture.k, expert,
+                         len(mixture.experts[expert]) + 1, number, offset + 4 * expert])
+        rows.append([*row[:HEAD - 1], back.get(at, 1), *row[HEAD:]])
+        if at in routes:
+            n = routes[at]
+            rows.append([variants, 1, 1, 1, 1, 1, 1, *place(at, mixtures[n].chosen),
+                         ends[n + 1] - ends[n], ends[n]])
     width = max(map(len, rows))
-    return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
+    ints = [0] * ends[-1] + [word for row in rows for word in row + [0] * (width - len(row))]
+    return Table(np.array(ints, np.int64).astype(np.uint32).view(np.int32), width,
+                 [ends[-1] + width * row for row in (*starts, len(rows))], stopped, ends[:-1],
+                 [[ends[-1] + width * row + HEAD for row in held] for held in flags])
 
 
 def _case(kinds: Sequence[str], number: int) -> str:

@@ -167,14 +167,23 @@ class Buffers:
                            f"asked, {self._total()} bytes already allocated ({error})")
 
     def numbers(self, category: str, values: np.ndarray):
-        """Create a buffer of numbers that launches read and count in (one dimension)."""
-        cl = self.device.cl
-        buffer = self.create(category, cl.mem_flags.READ_WRITE, values.nbytes)
+        """Create a buffer of numbers that launches read and count in (one dimension).
+
+        Returns:
+            The buffer; the same where the host may use it while no launch runs, else None.
+        """
+        cl, flags = self.device.cl, self.device.cl.mem_flags.READ_WRITE
+        if self._coherent():
+            memory = self._share(category, values.nbytes).view(values.dtype)
+            memory[:] = values
+            return self.create(category, flags | cl.mem_flags.USE_HOST_PTR, values.nbytes,
+                               memory), memory
+        buffer = self.create(category, flags, values.nbytes)
         try:
             cl.enqueue_copy(self.device.queue, buffer, values, is_blocking=True)
         except (cl.Error, MemoryError) as error:
             raise self._no_room(category, values.nbytes, error) from None
-        return buffer
+        return buffer, None
 
     def weights(self, model: Model) -> Weights:
         """Bind every segment of the model.

@@ -4,10 +4,15 @@ The ops of an expert are a span of the graph's ops, and their launches a part of
 Session.parts). A run enqueues everything up to the route op, reads from it which experts are
 chosen, once, and enqueues their parts: expert by expert, and for each sample that chose it. Which
 sample an expert runs for is in a slot of the arena, which the queue fills in front of each part.
+
+Where the launches are a chain, it does the same on the device, see edgerun/chain.py: the host reads
+the choice only if the chain stops, at an expert whose weights were not read from disk yet.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -177,6 +182,46 @@ def order(model: Model) -> Iterator[tuple[Op, tuple[Mixture, int, int] | None]]:
         at = span.first + span.ops
 
 
+@dataclass(frozen=True)
+class Choosing:
+    """A mixture among the launches of a session.
+
+    Attributes:
+        route: number of the launch that writes `chosen`.
+        chosen: int32 [batch, k].
+        slots: int32 [experts], None for one sample.
+        experts: numbers of the launches of each.
+    """
+    route: int
+    chosen: Tensor
+    slots: Tensor | None
+    experts: list[range]
+
+    @property
+    def batch(self) -> int:
+        """How many samples."""
+        return self.chosen.shape[0]
+
+    @property
+    def k(self) -> int:
+        """How many experts a sample takes."""
+        return self.chosen.shape[1]
+
+
+def choosing(model: Model, ops: Sequence[int]) -> list[Choosing]:
+    """Return the mixtures of a model.
+
+    Args:
+        ops: of each launch, in order, the index of its op.
+    """
+    def at(op: int) -> int:
+        return bisect.bisect_left(ops, op)
+    tensors = model.tensors
+    return [Choosing(at(m.route), tensors[m.chosen], tensors[m.slot] if m.slot >= 0 else None,
+                     [range(at(span.first), at(span.first + span.ops)) for span in m.experts])
+            for m in model.mixtures]
+
+
 def point(session, mixture: Mixture, expert: int, sample: int, queue=None) -> None:
     """Enqueue that an expert runs for a sample.
 
@@ -199,7 +244,8 @@ class Experts:
     Attributes:
         every: run every expert for every sample, those of weight 0 too: the result has the same
             bits. For measurements.
-        chosen: of each mixture what the last run read: int32 [batch, k], or None.
+        kept: of each mixture where the device keeps what the last run has chosen, int32 [batch, k];
+            None if the host chooses the parts.
     """
 
     def __init__(self, model: Model, starts: list[int], in_place: bool):
@@ -212,7 +258,8 @@ class Experts:
         """
         self.every = False
         self._mixtures = model.mixtures
-        self.chosen: list[np.ndarray | None] = [None] * len(model.mixtures)
+        self._chosen: list[np.ndarray | None] = [None] * len(model.mixtures)
+        self.kept: list[np.ndarray] | None = None
         whose = {span.first: (number, expert) for number, mixture in enumerate(model.mixtures)
                  for expert, span in enumerate(mixture.experts)}
         self._parts = [whose.get(start) for start in starts]
@@ -229,6 +276,8 @@ class Experts:
              ) -> Iterator[tuple[int, tuple[Mixture, int, int] | None]]:
         """Yield the parts to enqueue, each before the next one is asked for.
 
+        Where the device chooses, what it has left, at a cold expert, is enqueued in between.
+
         Args:
             session: theirs.
             all_once: every part once, as for a profile.
@@ -239,6 +288,8 @@ class Experts:
         for number, whose in enumerate(self._parts):
             if whose is None:
                 yield number, None
+                if self.kept is not None and not all_once:
+                    self._go_on(session)
                 continue
             which, expert = whose
             mixture = self._mixtures[which]
@@ -253,15 +304,37 @@ class Experts:
         if expert == 0:
             tensor = session.model.tensors[self._mixtures[which].chosen]
             with session.access(tensor, session.device.cl.map_flags.READ) as found:
-                self.chosen[which] = np.array(found)
-            self._warm(session, which)
-        return np.flatnonzero((self.chosen[which] == expert).any(axis=1)).tolist()
+                self._chosen[which] = np.array(found)
+            self._warm(session, which, self._chosen[which])
+        return np.flatnonzero((self._chosen[which] == expert).any(axis=1)).tolist()
 
-    def _warm(self, session, which: int) -> None:
+    @property
+    def chosen(self) -> list[np.ndarray | None]:
+        """Of each mixture what the last run has chosen: int32 [batch, k], or None."""
+        return [np.array(found) for found in self.kept] if self.kept else list(self._chosen)
+
+    @property
+    def cold(self) -> Iterable[tuple[int, int]]:
+        """(mixture, expert) of those whose weights the system was not asked to read yet."""
+        return self._cold.keys()
+
+    def _go_on(self, session) -> None:
+        """Enqueue what a part has left as long as it stops at cold experts. Waits for it; no run
+        does any more once all experts were chosen."""
+        while self._cold and not self.every:
+            session.finish()
+            which = session.route.stopped()
+            if which < 0:
+                break
+            self._warm(session, which, self.kept[which])
+            session.arena.launched(session.device.queue)
+            session.route.go_on(which, np.unique(self.kept[which]).tolist())
+
+    def _warm(self, session, which: int, chosen: np.ndarray) -> None:
         """Let the system read the weights of experts that are chosen for the first time: of planes
         those that count now. What counts later is read when it is touched."""
         model = session.model
-        for expert in np.unique(self.chosen[which]).tolist() if self._cold else ():
+        for expert in np.unique(chosen).tolist() if self._cold else ():
             held = self._cold.pop((which, expert), None)
             if held is not None:
                 span = self._mixtures[which].experts[expert]

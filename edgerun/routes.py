@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 
 import numpy as np
 
+from edgerun import mixture
 from edgerun.command_buffer import EXTENSION, CommandBuffer, has
 from edgerun.errors import DeviceError
 
@@ -43,6 +45,11 @@ class Launches:
         self.launches = self.commands = self.kernels = len(session.prepared)
         self._device = session.device  # not the session: what it holds must go when it goes
         self._parts = [session.steps[part.start:part.stop] for part in session.parts]
+
+    @staticmethod
+    def chooses(session) -> bool:
+        """Whether the device itself leaves out experts of a session, so that they are no parts."""
+        return False
 
     def enqueue(self, part: int = 0) -> None:
         """Enqueue a part of a run, without waiting.
@@ -138,7 +145,9 @@ class Recorded(Launches):
 class Chained(Launches):
     """All launches of a part are one command; the session's steps are not needed, and not made.
 
-    The parts have one program and one table, of which a command gets its rows.
+    The parts have one program and one table, of which a command gets its rows. Where the host
+    shares the table's memory, experts are no parts: the chain leaves out those that are not chosen,
+    and stops at one that Experts.cold names, until go_on().
     """
     name = "chain"
 
@@ -148,21 +157,35 @@ class Chained(Launches):
         self.why = why
         self.launches, self.commands, self.kernels = len(prepared), len(session.parts), 1
         self._device, self._path = device, session.model.path
-        groups = _cores(device)
-        self._size = (groups,)
+        self._size = (_cores(device),)
+        self._experts, mixtures = session.experts, []
+        if self.chooses(session):
+            mixtures = mixture.choosing(session.model, [op.index for op, _ in prepared])
         made = chain.make([launch for _, launch in prepared],
-                          lambda number, arg: session.place(prepared[number][0], arg), groups)
+                          lambda number, arg: session.place(prepared[number][0], arg),
+                          *self._size, mixtures)
         self._kernel = device.kernel(chain.FAMILY, chain.KERNEL, made.defines, made.text)
-        rows, row = made.table.shape
-        numbers = session.buffers.numbers("chain", np.concatenate(
-            [np.zeros(made.counter_ints, np.int32), made.table.ravel()]))
+        self._table = made.table
+        buffer, self._ints = session.buffers.numbers("chain", made.table.ints)
         buffers = session.memory_objects
         spare = [buffers[0]] * (chain.BUFFERS - len(buffers))
-        self._kernel.set_args(*buffers, *spare, numbers, np.int32(made.counter_ints),
-                              np.int32(rows), np.int32(row))
-        self._at = len(buffers) + len(spare) + 1  # of the arguments that say which rows
-        self._rows = [(np.int32(made.counter_ints + part.start * row), np.int32(len(part)))
-                      for part in session.parts]
+        self._kernel.set_args(*buffers, *spare, buffer, *[np.int32(0)] * 4)
+        self._at = chain.BUFFERS + 1  # of the arguments that say which rows
+        self._set = (0, 0, 0, 0)  # those arguments as they are
+        self._spans = [(made.table.starts[part.start], made.table.starts[part.stop])
+                       for part in session.parts]
+        self._end = 0  # of what was enqueued last
+        if mixtures:
+            self._experts.kept = [
+                self._ints[at:at + m.batch * m.k].reshape(m.batch, m.k)
+                for at, m in zip(made.table.kept, mixtures)]
+            for which, expert in self._experts.cold:
+                self._ints[made.table.cold[which][expert]] = 1
+
+    @staticmethod
+    def chooses(session) -> bool:
+        """Whether the device itself leaves out experts of a session, so that they are no parts."""
+        return bool(session.model.mixtures) and session.arena.host is not None
 
     def enqueue(self, part: int = 0) -> None:
         """Enqueue a part of a run, without waiting.
@@ -170,15 +193,47 @@ class Chained(Launches):
         Raises:
             DeviceError: the device refuses the launch.
         """
-        device = self._device
+        self._enqueue(*self._spans[part])
+
+    def _enqueue(self, start: int, end: int) -> None:
+        """Enqueue the rows between two places of the table."""
+        device, row, self._end = self._device, self._table.row, end
+        wanted = start, (end - start) // row, row, int(self._experts.every)
         try:
-            if len(self._rows) > 1:
-                for at, number in enumerate(self._rows[part], self._at):
-                    self._kernel.set_arg(at, number)
+            if wanted != self._set:  # which takes longer than to enqueue the chain
+                for at, (value, old) in enumerate(zip(wanted, self._set), self._at):
+                    if value != old:
+                        self._kernel.set_arg(at, np.int32(value))
+                self._set = wanted
             device.cl.enqueue_nd_range_kernel(device.queue, self._kernel, self._size, (1,))
         except device.cl.Error as error:
             raise DeviceError(f"{self._path}: {device.info.name} refuses the chain "
                               f"of launches: {error}") from None
+
+    def stopped(self) -> int:
+        """Return the number of the mixture at whose cold expert the chain has stopped; -1 if it has
+        not. The device must have done what was enqueued."""
+        row = self._ints[self._table.stopped]
+        return -1 if row < 0 else self._table.mixture_at(self._place(row))
+
+    def _place(self, row: np.int32) -> int:
+        """Return the place of a row that is counted from the first one of the last command."""
+        return self._set[0] + int(row) * self._table.row
+
+    def go_on(self, which: int, experts: Iterable[int]) -> None:
+        """Enqueue what is left where stopped() was no -1; experts of the mixture `which` are cold
+        no more.
+
+        Raises:
+            DeviceError: the device refuses the launch.
+        """
+        for expert in experts:
+            self._ints[self._table.cold[which][expert]] = 0
+        self._enqueue(self._place(self._ints[self._table.stopped]), self._end)
+
+    def release(self) -> None:
+        """Forget the memory that goes back with the session's."""
+        self._ints = self._experts.kept = None
 
 
 def _cores(device) -> int:
@@ -193,8 +248,8 @@ def described(route: dict) -> str:
     return f"{route['launches']} launches as {commands} ({route['name']}: {route['why']})"
 
 
-def choose(session) -> Launches:
-    """Return the route of a session whose launches are prepared.
+def choose(session) -> tuple[type[Launches], str]:
+    """Return the kind of route of a session whose launches are prepared, and why it is taken.
 
     Raises:
         DeviceError: the device cannot build what the route needs; EDGERUN_ROUTE names no route, or
@@ -208,11 +263,11 @@ def choose(session) -> Launches:
     if wanted:
         if obstacles.get(wanted):
             raise DeviceError(f"EDGERUN_ROUTE: {wanted} is not possible: {obstacles[wanted]}")
-        return ROUTES[wanted](session, "EDGERUN_ROUTE asks for it")
+        return ROUTES[wanted], "EDGERUN_ROUTE asks for it"
     many = len(session.prepared) > 1
     if many and not obstacles["chain"] and session.device.info.platform in FASTER_AS_CHAIN:
-        return Chained(session, "fastest on this driver")
-    return Launches(session, obstacles["chain"] or "fastest on this driver")
+        return Chained, "fastest on this driver"
+    return Launches, obstacles["chain"] or "fastest on this driver"
 
 
 # Platforms where a chain was measured to be faster, by 2 (large models) to 65 % (small ones).

@@ -66,7 +66,7 @@ class Session:
         choices: text of a Key -> tuned variant; what is given here, else what edgerun.tuning finds.
         prepared: (op, launch) of everything a run does, in the order of the ops.
         parts: the launches in spans of their numbers: in front of each, pieces of streamed inputs
-            are copied in, or it is an expert's. One, if there is neither.
+            are copied in, or it is an expert's that the host chooses. One, if there is neither.
         experts: which of the experts' parts a run enqueues.
         steps: the same as kernels with their arguments set. Where the route is another one they
             are made when somebody asks for them, as profile() does.
@@ -98,8 +98,9 @@ class Session:
             self._precision = modes.Precision(self, precision)
             self.memory_objects = [arena.buffer, *self._weights.buffers]
             self.prepared = [(op, launch) for op in model.ops for launch in self._launches(op)]
-            self._arriving, self.parts = self._cut()
-            self.route = routes.choose(self)
+            route, why = routes.choose(self)
+            self._arriving, self.parts = self._cut(not route.chooses(self))
+            self.route = route(self, why)
             self._boundary = [(info, model.tensors[info.tensor],
                                self.in_reach(model.tensors[info.tensor]))
                               for info in (*model.inputs, *model.outputs)]
@@ -113,10 +114,11 @@ class Session:
                 self.arena.leave(self)
             raise
 
-    def _cut(self) -> tuple[list[list[tuple[TensorInfo, Piece]]], list[range]]:
-        """Cut the launches where pieces are copied in; returns those, and the spans behind them."""
+    def _cut(self, experts: bool) -> tuple[list[list[tuple[TensorInfo, Piece]]], list[range]]:
+        """Cut the launches where pieces are copied in, and experts begin if the host chooses them;
+        returns the pieces, and the spans behind them."""
         arriving = self.model.arriving()
-        stops = sorted({0, *arriving, *mixture.stops(self.model)})
+        stops = sorted({0, *arriving, *(mixture.stops(self.model) if experts else ())})
         numbers = [next((n for n, (op, _) in enumerate(self.prepared) if op.index >= stop),
                         len(self.prepared)) for stop in stops]
         self.experts = mixture.Experts(self.model, stops, self.buffers.in_place)
@@ -251,7 +253,8 @@ class Session:
         """Enqueue every launch on the arrays that write() got, without waiting for the last one.
 
         Where an input is streamed, this waits for launches before it copies a piece; where experts
-        are chosen, before it reads which, and leaves out the launches of the others.
+        are chosen, before it reads which, and leaves out the launches of the others. If the route
+        does that, it waits as long as there are experts that no run has chosen yet.
 
         Args:
             queue: another queue of the same device; None for the session's own. Every expert runs

@@ -6,14 +6,20 @@
 // its own share first, then of others'; then it waits until all tiles of the launch are done. A
 // work-item that takes no tile is waited for by nobody.
 //
+// Rows of the table that are no launches choose experts. CHOOSE, behind a route, keeps what it has
+// chosen, for it may be written over in the arena, and a work-group that comes late must walk like
+// the others. EXPERT, in front of the launches of an expert, leaves them out, or lets them run for
+// the next sample that has chosen it; the last of them leads back. It stops the chain before an
+// expert that is `cold`, whose weights the host has read from disk before it goes on from there.
+//
 // CASES: the cases of a switch over the variants; each unpacks `arg` and calls its function for
-//        EACH_ITEM.
+//        EACH_ITEM; of CHOOSE and EXPERT if there are mixtures.
 // HEAD:  ints of a row of the table before the arguments.
 // LINE:  ints from a counter to the next, so that no two share a cache line.
 
 #ifndef CASES
 #define CASES
-#define HEAD 6
+#define HEAD 7
 #define LINE 32
 #endif
 
@@ -72,27 +78,59 @@ int4 next_item(int4 item, const int4 items) {
     return item;
 }
 
+// The next sample that has chosen an expert, behind `sample`; -1 if there is none.
+int next_of(__global const int *chosen, int sample, const int batch, const int k, const int expert,
+            const int every) {
+    while (++sample < batch) {
+        if (every) return sample;
+        for (int r = 0; r < k; r++)
+            if (chosen[sample * k + r] == expert) return sample;
+    }
+    return -1;
+}
+
+// arg: buffer and offset of chosen, its elements, where in counters it is kept
+#define CHOOSE                                                                                     \
+    EACH_ITEM for (int n = 0; n < arg[2]; n++)                                                     \
+        counters[arg[3] + n] = ((__global const int *)(buffers[arg[0]] + (uint)arg[1]))[n]
+
+// arg: cold; where chosen is kept; batch, k, expert; rows up to the next expert; buffer and offset
+//      of the slot, used if there is a tile
+#define EXPERT                                                                                     \
+    sample = next_of(counters + arg[1], sample, arg[2], arg[3], arg[4], every);                    \
+    if (sample < 0 || (arg[0] && !every)) {                                                        \
+        if (sample >= 0) stopped = launch;                                                         \
+        step = sample < 0 ? arg[5] : launches;                                                     \
+        share = tiles = 0;                                                                         \
+    }                                                                                              \
+    EACH_ITEM *(__global int *)(buffers[arg[6]] + (uint)arg[7]) = sample
+
 // b0 .. b7: arena and segments.
-// counters [work-groups + 2][LINE]: tiles taken of every work-group's share, in all launches so
-//          far; tiles done; work-groups that are through; 0 before and after.
-// behind it, at table_at, [launches][row]: variant, global size, work-items of a tile, tiles,
-//          arguments.
+// counters [work-groups + 3][LINE]: tiles taken of every work-group's share, in all launches so
+//          far; tiles done; work-groups that are through; these are 0 before and after. At last
+//          the row where the chain stopped, or -1.
+// behind it, in CHOOSE, what was chosen; at table_at [launches][row]: variant, global size,
+//          work-items of a tile, tiles, rows to the next one, arguments.
+// every: every expert runs for every sample.
 // The hint is that of conv_integer.cl.
 __attribute__((reqd_work_group_size(1, 1, 1), vec_type_hint(float16)))
 __kernel void chain(
         __global uchar *b0, __global uchar *b1, __global uchar *b2, __global uchar *b3,
         __global uchar *b4, __global uchar *b5, __global uchar *b6, __global uchar *b7,
-        __global int *counters, const int table_at, const int launches, const int row) {
+        __global int *counters, const int table_at, const int launches, const int row,
+        const int every) {
     __global const int *table = counters + table_at;
     __global uchar *const buffers[8] = {b0, b1, b2, b3, b4, b5, b6, b7};
     const int own = get_global_id(0), groups = get_global_size(0);
     __global int *finished = counters + groups * LINE, *through = finished + LINE;
     int first = 0, before = 0;  // in the counters, when a launch starts
-    for (int launch = 0; launch < launches; launch++) {
+    int sample = -1, stopped = -1;
+    for (int launch = 0, step; launch < launches; launch += step) {
         __global const int *head = table + launch * row, *arg = head + HEAD;
         const int4 items = (int4)(head[1], head[2], head[3], 0);
-        const int per_tile = head[4], tiles = head[5], share = (tiles + groups - 1) / groups;
-        int done = 0;
+        const int per_tile = head[4];
+        int tiles = head[5], share = (tiles + groups - 1) / groups, done = 0;
+        step = head[6];
         switch (head[0]) {
             CASES
         }
@@ -103,7 +141,9 @@ __kernel void chain(
         while (*(volatile __global int *)finished < before) {}
         mem_fence(CLK_GLOBAL_MEM_FENCE);
     }
-    if (atomic_inc(through) == groups - 1)
+    if (atomic_inc(through) == groups - 1) {
         for (int k = 0; k < groups + 2; k++)
             counters[k * LINE] = 0;
+        counters[(groups + 2) * LINE] = stopped;
+    }
 }

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from edgerun import __main__ as main, loader
@@ -19,6 +20,7 @@ from edgerun.tools.budget.suggest import shrink
 from edgerun.tools.graph import Graph
 from edgerun.tools.mixed.problem import DTYPES, Problem
 from edgerun.tools.pack import pack
+from tests import moe_networks
 from tests.test_mixed import every_choice, network, noises
 from tests.test_precision_storage import onnx_model
 
@@ -159,8 +161,9 @@ def test_budget_that_is_met(device, folder, tmp_path):
 
 def test_what_the_device_allocates(device, folder, tmp_path):
     """The runtime asks OpenCL for what was predicted, to the byte."""
-    for precision in ("fp32", "int8"):
-        pack(folder / "small.onnx", tmp_path / "m.edge", precision, device=device,
+    onnx.save(moe_networks.network(batch=3, twice=True), folder / "moe.onnx")
+    for source, precision in (("small", "fp32"), ("small", "int8"), ("moe", "fp32")):
+        pack(folder / f"{source}.onnx", tmp_path / "m.edge", precision, device=device,
              calibration=folder / "samples.npz" if precision == "int8" else None)
         model = loader.read(tmp_path / "m.edge")
         cpu = profiles.load("cpu")

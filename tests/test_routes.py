@@ -277,8 +277,8 @@ def test_parts_that_are_pending(device, path, monkeypatch):
         count = len(session.prepared)
     real = Session._cut
 
-    def cut(session):
-        real(session)
+    def cut(session, experts):
+        real(session, experts)
         return [[], []], [range(0, 3), range(3, count)]
     monkeypatch.setattr(Session, "_cut", cut)
     with opened(path, device, "buffer", monkeypatch) as session:

@@ -7,7 +7,7 @@ flash  the file.
 """
 from __future__ import annotations
 
-from edgerun import text
+from edgerun import mixture, text
 from edgerun.model import Model
 from edgerun.ops import OPS, Facts
 from edgerun.tools.profiles import IN_PLACE, Profile
@@ -38,10 +38,11 @@ def chain_bytes(model: Model, profile: Profile) -> int:
     cores = profile["compute_units"] or CORES
     facts = Facts(kind=profile["kind"], lanes=LANES[profile["kind"]], compute_units=cores,
                   max_work_group=profile["max_work_group"] or 256, dot=profile["dot"] or "plain")
-    launches = [launch for op in model.ops for launch in OPS[op.code].prepare(op, facts)]
-    if len(launches) < 2 or len(model.segments) + 1 > chain.BUFFERS:
+    prepared = [(op, launch) for op in model.ops for launch in OPS[op.code].prepare(op, facts)]
+    if len(prepared) < 2 or len(model.segments) + 1 > chain.BUFFERS:
         return 0
-    return chain.table_bytes(launches, facts.compute_units)
+    return chain.table_bytes([launch for _, launch in prepared], facts.compute_units,
+                             mixture.choosing(model, [op.index for op, _ in prepared]))
 
 
 def obstacles(model: Model, profile: Profile | None) -> list[str]:
