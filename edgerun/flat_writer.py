@@ -9,15 +9,19 @@ import numpy as np
 from edgerun.flat import SCALARS, Field, schema
 
 
-def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any]) -> int:
+Known = dict[tuple[str, bytes], int]  # vectors of numbers that were written, by type and bytes
+
+
+def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any],
+                 known: Known | None = None) -> int:
     """Write one table from a dict of its fields, children first; returns its offset.
 
-    Fields left out, None, or equal to the default take no space. A value that is an int subclass
-    Offset is something already written.
+    Fields left out, None, or equal to the default take no space; equal texts, and equal vectors of
+    numbers, are written once. A value that is an int subclass Offset is something already written.
     """
-    rules = schema()
+    rules, known = schema(), {} if known is None else known
     fields = [f for f in rules.tables[table] if values.get(f.name) is not None]
-    offsets = {f.name: _child(builder, f, values[f.name]) for f in fields
+    offsets = {f.name: _child(builder, f, values[f.name], known) for f in fields
                if f.vector or f.type not in SCALARS and f.type not in rules.enums}
     builder.StartObject(max((f.slot for f in rules.tables[table]), default=-1) + 1)
     for f in fields:
@@ -48,20 +52,24 @@ _SLOT = {
 }
 
 
-def _child(builder: flatbuffers.Builder, field: Field, value: Any) -> int | None:
+def _child(builder: flatbuffers.Builder, field: Field, value: Any, known: Known) -> int | None:
     if isinstance(value, Offset):
         return value
     if field.type == "string":
         return builder.CreateSharedString(value) if value or field.required else None
     if field.type in schema().unions:
-        return encode_table(builder, *value)
+        return encode_table(builder, *value, known)
     if not field.vector:
-        return encode_table(builder, field.type, value)
+        return encode_table(builder, field.type, value, known)
     if len(value) == 0:
         return None
     if field.type in SCALARS:
-        return builder.CreateNumpyVector(np.asarray(value, SCALARS[field.type][1]))
-    children = [encode_table(builder, field.type, item) for item in value]
+        numbers = np.asarray(value, SCALARS[field.type][1])
+        key = field.type, numbers.tobytes()
+        if key not in known:
+            known[key] = builder.CreateNumpyVector(numbers)
+        return known[key]
+    children = [encode_table(builder, field.type, item, known) for item in value]
     builder.StartVector(4, len(children), 4)
     for child in reversed(children):
         builder.PrependUOffsetTRelative(child)

@@ -159,7 +159,8 @@ typedef GLUE(uint, VEC) UV32;
         }
 
 // rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
-// levels [rows][3][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
+// levels [rows][terms][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
+// terms: 3 for A, B, C, 2 for A, C;
 // used [1]; p0 .. p15 the planes, as many as there are: [groups][blocks][kernel_h][kernel_w][words]
 // [block width]; y [pixels = n * out_h * out_w, groups * out_c], pixels
 // row_y elements apart, from pixel first_y on. out_c is per group.
@@ -169,7 +170,7 @@ __kernel void planes(
         TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
         TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
         TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
-        const int planes, const int held, const int row_y, const int first_y,
+        const int planes, const int held, const int terms, const int row_y, const int first_y,
         const int outside, const int pixels, const int tiles, const int words, const int zero_x,
         const int height, const int width, const int channels, const int out_h, const int out_w,
         const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
@@ -190,10 +191,11 @@ __kernel void planes(
     const int segment = group * (words * UNITS + 1);
     __global const int *x = AT(const int, rows) + segment;
     __global const float *level = AT(const float, levels)
-        + (t_row.s1 * 3 * (int)get_global_size(2) + group) * out_c + first;
+        + (t_row.s1 * terms * (int)get_global_size(2) + group) * out_c + first;
     const int row_level = (int)get_global_size(2) * out_c;
-    const R a = load_channels(level, lanes), b = load_channels(level + row_level, lanes);
-    const R from = load_channels(level + 2 * row_level, lanes);
+    const R a = load_channels(level, lanes);
+    const R b = terms == 3 ? load_channels(level + row_level, lanes) : a * middle(t, planes);
+    const R from = load_channels(level + (terms - 1) * row_level, lanes);
 
     int pixel = get_global_id(1) * (tiles * P);
     const int end = pixel + min(tiles * P, pixels - pixel);

@@ -8,6 +8,8 @@
 //
 //   t_and_row(used, held)   how many planes count, and the row of the levels for it; bit t of
 //              `held` is set if there is one: the largest such t up to `used`, else the least
+//   middle(t, planes)   B / A where B is not stored: the mean of what t of the planes leave out,
+//              in steps of those t
 //   R          VEC floats
 //   load_channels(p, n)   the lanes of one value per channel; n of them lie in the tensor
 //   number_of(high, low)  acc as an R, rounded once
@@ -26,6 +28,14 @@ int2 t_and_row(const int used, const int held) {
     for (int k = 0; k < t; k++)
         row += held >> k & 1;
     return (int2)(t, row);
+}
+
+float middle(const int t, const int planes) {
+#if defined(SIGNS_MAGNITUDE) || defined(SIGNS_PAIRS) || defined(SIGNS_POWERS)
+    return 0.0f;  // as often above 0 as below
+#else
+    return 0.5f - ldexp(0.5f, t - planes);
+#endif
 }
 
 R load_channels(__global const float *p, const int n) {

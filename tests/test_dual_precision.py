@@ -77,13 +77,14 @@ def constants(model: Model, dtype: str | None = None) -> int:
 
 
 def test_two_precisions_share_their_planes(files):
-    """The low one is a prefix of the planes; beside them, it adds its levels only.
+    """The low one is a prefix of the planes; beside them, it adds its scales and biases: under 2 %.
 
-    For layers this small those are 2.6 %; test_a_second_mode_costs_little of test_modes.py holds
-    real widths to 2 %.
+    Offsets are the mean of what rounding down takes, which the file does not hold.
     """
     both, high, low = (files[name] for name in ("both", "high", "low"))
     assert constants(both, "bits") == constants(high, "bits") == constants(low, "bits")
     channels = 16 + 32 + 64 + 10
-    assert constants(both) - constants(high) == 3 * 4 * channels
-    assert (constants(both), constants(high)) == (58_352, 56_888)
+    assert constants(both) - constants(high) == 2 * 4 * channels
+    assert (constants(both), constants(high)) == (57_376, 56_400)
+    assert constants(both) < 1.02 * constants(high)
+    assert len(high.data) < len(both.data) < 1.02 * len(high.data)

@@ -21,7 +21,6 @@ from edgerun.tools.graph import Graph, Tensor, Views, root_of
 from edgerun.tools.plan import ALIGNMENT, Plan, aligned
 
 
-MOST_PADDING = 0.01  # of a segment of bits: what it may grow so that its parts lie on own pages
 MODE = "high"  # of a graph that names none: all planes count
 
 
@@ -83,9 +82,9 @@ def segments_of(tensors: list[Tensor], experts: Mapping[Tensor, int] | None = No
 def bits_of(graph: Graph) -> tuple[list[np.ndarray], dict[Tensor, int]]:
     """Lay the constants of bits out: what the first planes need, what the second ones add, ...
 
-    A part starts on a page where that makes the segment at most MOST_PADDING larger: pages then
-    hold no planes of two parts. Each part ends with spare bytes, so that whole vectors may be
-    loaded behind its last plane without touching the next part.
+    A lower precision is a prefix, so its last page alone may hold planes that it does not need. A
+    whole vector that is loaded behind the last plane of a part may reach into the next part; where
+    that starts on a page, spare bytes lie between them.
 
     Returns:
         The bytes of each part (uint8), and tensor -> byte offset in the segment.
@@ -111,13 +110,14 @@ def bits_of(graph: Graph) -> tuple[list[np.ndarray], dict[Tensor, int]]:
             groups[group].append(padded)
             ends[group] += len(padded)
         within[tensor] = known[payload]
-    found = [b"".join(held) + bytes(aligned(SLACK)) for held in groups]
-    paged = [data + bytes(-len(data) % PAGE) for data in found[:-1]] + found[-1:]
-    if sum(map(len, paged)) <= (1 + MOST_PADDING) * sum(map(len, found)):
-        found = paged
-    starts = np.cumsum([0, *map(len, found)])
-    return ([np.frombuffer(data, np.uint8) for data in found],
-            {tensor: int(starts[group]) + at for tensor, (group, at) in within.items()})
+    starts, found = [0], []
+    for held in groups:
+        data = b"".join(held)
+        if not data or len(found) + 1 == len(groups) or (starts[-1] + len(data)) % PAGE == 0:
+            data += bytes(aligned(SLACK))
+        starts.append(starts[-1] + len(data))
+        found.append(np.frombuffer(data, np.uint8))
+    return found, {tensor: starts[group] + at for tensor, (group, at) in within.items()}
 
 
 def encode(graph: Graph, plan: Plan, views: Views, precision: str,
@@ -147,19 +147,27 @@ def encode(graph: Graph, plan: Plan, views: Views, precision: str,
     graph_bytes = _encode_graph(graph, plan, views, precision, tensors, index, order, places,
                                 calibration)
     builder = flatbuffers.Builder(sum(map(len, segments.values())) + len(graph_bytes) + 64 * 1024)
+    # a builder begins at the end of the file, with the segment that its last page holds least of
+    written = {dtype: aligned_bytes(builder, segments[dtype], PAGE)
+               for dtype in sorted(order, key=lambda dtype: -_padding(segments[dtype]))}
     encoded = {
         "version": VERSION, "producer": f"edgerun {__version__}",
         "graph": aligned_bytes(builder, np.frombuffer(graph_bytes, np.uint8), 8),
         "graph_crc32": zlib.crc32(graph_bytes),
-        "segments": [{"dtype": dtype, "crc32": zlib.crc32(segments[dtype]),
-                      "data": aligned_bytes(builder, segments[dtype], PAGE),
+        "segments": [{"dtype": dtype, "crc32": zlib.crc32(segments[dtype]), "data": written[dtype],
                       **({"parts": [{"bytes": len(part), "crc32": zlib.crc32(part)}
                                     for part in parts]} if dtype == "bits" else {})}
                      for dtype in order],
         "vectors": [_encode_vector(builder, *vector) for vector in vectors or ()],
     }
     builder.Finish(encode_table(builder, "Model", encoded), flat.schema().identifier)
-    return bytes(builder.Output())
+    data = memoryview(builder.Output())
+    return bytes(data[:len(data) - max(map(_padding, segments.values()), default=0)])
+
+
+def _padding(data: np.ndarray) -> int:
+    """Return how many bytes follow a segment up to the next page."""
+    return -len(data) % PAGE
 
 
 def _encode_vector(builder, inputs, outputs, tolerance: float) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def _largest(signs: str, planes: int) -> int:
     return 2**(bits - 1) if signs == "twos" and bits else 2**bits - 1
 
 
+def middle(signs: str, planes: int, t: int) -> float:
+    """Return the mean of what t of the planes leave out, in steps of those t."""
+    return 0.5 - 0.5**(planes - t + 1) if signs == "twos" else 0.0
+
+
 def sums_fit(k: int, signs: str, planes: int) -> bool:
     """Whether the sum of k products with weights of so many planes fits into 32 bits."""
     return k <= MOST_PRODUCTS and k * REACH * _largest(signs, planes) < 2**31
@@ -91,8 +96,8 @@ def _out_c(op: OpLike) -> int:
     """Return the output channels, which the levels tell."""
     levels = op.inputs[LEVELS]
     require_rank(levels, 3, op)
-    require(levels.shape[1] == 3 and levels.shape[2] >= 1, op,
-            f"{levels.name} has the shape {levels.shape}, needed (planes, 3, channels)")
+    require(levels.shape[1] in (2, 3) and levels.shape[2] >= 1, op,
+            f"{levels.name} has the shape {levels.shape}, needed (planes, 3 or 2, channels)")
     return levels.shape[2]
 
 
@@ -273,9 +278,8 @@ def _launches(op: OpLike, facts: Facts) -> list[Launch]:
             (-(-out_c // variant["VEC"]), -(-pixels // (variant["P"] * variant["tiles"])),
              rows.groups),
             (Scratch(), levels, used, *held, y, i32(key["planes"]), i32(_held(op)),
-             i32(pitch_of(y)), i32(first if rows.patches else 0), i32(some), i32(pixels),
-             i32(variant["tiles"]),
-             i32(rows.words), i32(zero),
+             i32(levels.shape[1]), i32(pitch_of(y)), i32(first if rows.patches else 0), i32(some),
+             i32(pixels), i32(variant["tiles"]), i32(rows.words), i32(zero),
              *(i32(sizes[name]) for name in LAYER_NAMES), i32(zero_y), i32(least), i32(most),
              f32(alpha), f32(beta)),
             facts.one, key, variant))
@@ -297,18 +301,19 @@ def planes_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
     as many planes of the weights count. y = activation(r) if it is real, else clamp(round(r) + its
     zero point). Each product and sum of r is rounded to fp32; taps outside the image add nothing.
 
-    x [N, H, W, IC] uint8, or int16 without a zero point, levels [R, 3, OC] fp32, used [1] int32,
-    then P planes [OC, ceil(K/32)] bits, K = kernel_h kernel_w IC/groups: element k of a row is bit
-    k % 32 of word k // 32 (constant, in blocks of 16 output channels) -> y [N, OH, OW, OC] fp32,
-    fp16, uint8, int16. OH, OW and `groups` as for conv2d. `counts` are the R values of t that have
-    levels (without it the R largest up to P); another one counts as the next below, else as the
-    least. With `signs` "twos" q_t = sum over i < t of 2^(t-1-i) b_i, plane 0 negative; "magnitude":
-    plane 0 is the sign, 1 where negative, of the number in the planes 1 to t-1; "pairs": planes
-    come in pairs (p, n), t counts pairs, and q_t = sum of 2^(t-1-i) (p_i - n_i); "powers": plane 0
-    is the sign of 2^(e-1), or of 0 if e is 0 or above 8, e in the planes from 1 on, those from t on
-    as if they were 0. Planes from t on are not read. A launch puts x in order, another multiplies;
-    where IC/groups is no multiple of 32 and the kernel larger than 1 x 1, for pieces of the output,
-    so that few patches of x exist at once.
+    x [N, H, W, IC] uint8, or int16 without a zero point, levels [R, 3, OC] fp32, or [R, 2, OC] of A
+    and C alone: then B = A m for the mean m of what t planes leave out, 1/2 - 2^-(P-t+1) with the
+    `signs` "twos", else 0. `used` [1] int32, then P planes [OC, ceil(K/32)] bits, K = kernel_h
+    kernel_w IC/groups: element k of a row is bit k % 32 of word k // 32 (constant, in blocks of 16
+    output channels) -> y [N, OH, OW, OC] fp32, fp16, uint8, int16. OH, OW and `groups` as for
+    conv2d. `counts` are the R values of t that have levels (without it the R largest up to P);
+    another one counts as the next below, else as the least. With `signs` "twos" q_t = sum over i <
+    t of 2^(t-1-i) b_i, plane 0 negative; "magnitude": plane 0 is the sign, 1 where negative, of the
+    number in the planes 1 to t-1; "pairs": planes come in pairs (p, n), t counts pairs, and q_t =
+    sum of 2^(t-1-i) (p_i - n_i); "powers": plane 0 is the sign of 2^(e-1), or of 0 if e is 0 or
+    above 8, e in the planes from 1 on, those from t on as if they were 0. Planes from t on are not
+    read. A launch puts x in order, another multiplies; where IC/groups is no multiple of 32 and the
+    kernel larger than 1 x 1, for pieces of the output, so that few patches of x exist at once.
     """
     return _launches(op, facts)
 
@@ -316,7 +321,7 @@ def planes_conv2d(op: OpLike, facts: Facts) -> list[Launch]:
 def planes_dense(op: OpLike, facts: Facts) -> list[Launch]:
     """r[..., o] = A acc + B sum + C, as planes_conv2d with one tap.
 
-    x [..., IC], levels [R, 3, OC] fp32, used [1] int32, P planes [OC, ceil(IC/32)] bits ->
+    x [..., IC], levels [R, 3 or 2, OC] fp32, used [1] int32, P planes [OC, ceil(IC/32)] bits ->
     y [..., OC].
     """
     return _launches(op, facts)

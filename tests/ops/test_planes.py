@@ -16,6 +16,7 @@ from edgerun.session import Session
 from edgerun.tools.graph import Graph
 from edgerun.tools.pack import Stages
 from edgerun.tools.planes import cut
+from edgerun.tools.planes.integers import bounds
 from edgerun.tools.reference import execute
 from edgerun.tools.reference import planes as reference
 from tests.harness import Const, Quantized, check_integer, run_guarded
@@ -40,7 +41,8 @@ def codes(rng, shape, signs, number):
 
 
 def check(device, x, out_c, *, signs="twos", planes=4, used=None, dtype="uint8", zero=0,
-          y="uint8", rows=None, seed=0, code="planes_conv2d", kernel=(3, 3), groups=1, **options):
+          y="uint8", rows=None, terms=3, seed=0, code="planes_conv2d", kernel=(3, 3), groups=1,
+          **options):
     """Check random integers of the shape x with so many planes."""
     rng = np.random.default_rng(seed)
     info = np.iinfo(dtype)
@@ -52,8 +54,8 @@ def check(device, x, out_c, *, signs="twos", planes=4, used=None, dtype="uint8",
     stored = reference.encode(codes(rng, (out_c, k), signs, planes), signs, planes)
     rows = planes + 1 if rows is None else rows
     spread = k**0.5 * (info.max - info.min) * 2.0**planes / 2
-    levels = rng.uniform(0.5, 2, (rows, 3, out_c)) * np.array(
-        [1 / spread, 1 / spread, 1])[:, None] * (100 if y == "uint8" else 10_000)
+    levels = rng.uniform(0.5, 2, (rows, terms, out_c)) * np.array(
+        [1 / spread, *[1 / spread] * (terms - 2), 1])[:, None] * (100 if y == "uint8" else 10_000)
     quantization = Quantization.per_tensor(0.5, 100 if y == "uint8" else -77)
     real = y in ("fp32", "fp16")
     used = planes if used is None else used
@@ -68,9 +70,10 @@ def check(device, x, out_c, *, signs="twos", planes=4, used=None, dtype="uint8",
 @pytest.fixture(params=["decode", "count"])
 def way(request, monkeypatch):
     """Both kernels, in one small tile for all shapes: every other one is a program to compile."""
-    count = int(request.param == "count")
-    monkeypatch.setattr(_tile, "choose", lambda key, facts: Variant.of(
-        P=2, VEC=8, tiles=2, count=max(count, int(not _tile._decodes(key)))))
+    count, choose = int(request.param == "count"), _tile.choose
+    monkeypatch.setattr(_tile, "choose", lambda key, facts: choose(key, facts)
+                        if key.entry != "planes" else Variant.of(
+                            P=2, VEC=8, tiles=2, count=max(count, int(not _tile._decodes(key)))))
 
 
 SIGNS = [("twos", 8), ("twos", 3), ("magnitude", 9), ("magnitude", 5), ("pairs", 8), ("pairs", 2),
@@ -83,6 +86,25 @@ def test_every_number_of_planes(device, way, signs, planes, dtype, zero):
     for used in range(planes + 1):
         check(device, (2, 70), 21, code="planes_dense", signs=signs, planes=planes, used=used,
               dtype=dtype, zero=zero, y=dtype)
+
+
+@pytest.mark.parametrize("signs, planes", SIGNS)
+def test_levels_without_offsets(device, way, signs, planes):
+    """The offset is the mean of what planes leave out."""
+    for used in range(planes + 1):
+        check(device, (2, 70), 21, code="planes_dense", signs=signs, planes=planes, used=used,
+              zero=77, terms=2)
+    check(device, (1, 5, 6, 6), 38, signs=signs, planes=planes, used=1, terms=2, groups=2)
+
+
+@pytest.mark.parametrize("signs", ["twos", "magnitude", "pairs"])
+def test_the_mean_of_what_planes_leave_out(signs):
+    """Of all codes that there are."""
+    low, high = bounds(5, signs)
+    every = np.arange(low, high + 1)
+    for t in range(1 + (signs == "magnitude"), 6):
+        left = every / 2**(5 - t) - cut(every, 5, t, signs)
+        assert planes.middle(signs, 5, t) == pytest.approx(left.mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("in_c, out_c", [(1, 1), (3, 11), (31, 16), (32, 50), (33, 17), (64, 7)])
@@ -241,7 +263,8 @@ IMAGE = {"code": "planes_conv2d", "x": (1, 5, 5, 4), "shape": (21, 2), "kernel_h
     ({"number": 3, "signs": "pairs"}, "as many positive as negative"),
     ({"shape": (21, 3)}, "needed (21, 2)"), ({"shape": (20, 2)}, "needed (21, 2)"),
     ({"plane_dtype": "int32"}, "is int32, needed bits"),
-    ({"levels": (6, 3, 21)}, "has 6 rows"), ({"levels": (5, 2, 21)}, "needed (planes, 3"),
+    ({"levels": (6, 3, 21)}, "has 6 rows"), ({"levels": (5, 1, 21)}, "needed (planes, 3 or 2"),
+    ({"levels": (5, 4, 21)}, "needed (planes, 3 or 2"),
     ({"counts": (1, 2)}, "has 5 rows"), ({"counts": (0, 1, 2, 3, 5)}, "from 0 to 4"),
     ({"counts": (0, 2, 1, 3, 4)}, "ascending"),
     ({"used": (2,)}, "needed (1,)"), ({"used_dtype": "fp32"}, "is fp32, needed int32"),

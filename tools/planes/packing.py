@@ -2,15 +2,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edgerun.errors import InputError
 from edgerun.modes import MIXED
 from edgerun.ops import OPS
-from edgerun.ops.planes import MOST_PRODUCTS, REACH
-from edgerun.tools.graph import Graph, Op
+from edgerun.ops.planes import MOST_PRODUCTS, REACH, middle
+from edgerun.tools.graph import Graph, Op, Tensor
 from edgerun.tools.planes.codes import Planes
 from edgerun.tools.planes.integers import MOST, SIGNS, bounds
 from edgerun.tools.planes.quantizer import quantize
@@ -112,8 +112,40 @@ def finish(graph: Graph, modes: Mapping[str, int], given: bool = False) -> None:
         InputError: the graph has no planes, or none of its ops as many as a mode uses.
     """
     planes = graph.planes()
-    if not modes:
-        return
+    if modes:
+        _check_modes(planes, modes, given)
+        graph.modes = {name: {used: min(bits, count) for used, count in planes.items()}
+                       for name, bits in modes.items()}
+    for op in graph.ops:
+        at = OPS[op.code].used
+        if at < 0 or op.inputs[at] not in planes:
+            continue
+        levels, most = op.inputs[LEVELS], planes[op.inputs[at]]
+        held = list(op.options["counts"] or range(most + 1 - len(levels.data), most + 1))
+        counts = sorted({mode[op.inputs[at]] for mode in graph.modes.values()}) if modes else held
+        rows = levels.data[[held.index(count) for count in counts]]
+        op.inputs[LEVELS] = graph.constant(
+            without_offsets(rows, counts, op.options["signs"], most), levels.name)
+        if counts != list(range(counts[0], most + 1)):
+            op.options["counts"] = tuple(counts)
+
+
+def without_offsets(levels: np.ndarray, counts: Sequence[int], signs: str, most: int
+                    ) -> np.ndarray:
+    """Return levels without the offsets, [R, 2, OC], where those are middle() but for rounding.
+
+    Args:
+        levels: fp32 [R, 3, OC], of so many planes each; or what this function returned.
+        signs, most: of all planes.
+    """
+    if levels.shape[1] == 2:
+        return levels
+    scales = levels[:, 0].astype(np.float64)
+    means = np.array([[middle(signs, most, count)] for count in counts])
+    return levels[:, ::2] if np.allclose(levels[:, 1], scales * means, 2**-23, 0) else levels
+
+
+def _check_modes(planes: Mapping[Tensor, int], modes: Mapping[str, int], given: bool) -> None:
     if not planes and given:
         raise InputError("--modes says how many planes of the weights count, and the layers whose "
                          "weights are planes (BitPlanes) compute with real numbers or with signs: "
@@ -127,17 +159,6 @@ def finish(graph: Graph, modes: Mapping[str, int], given: bool = False) -> None:
         if bits > most:
             raise InputError(f"mode {name!r} uses {bits} planes, but the weights have {most} at "
                              "most")
-    graph.modes = {name: {used: min(bits, count) for used, count in planes.items()}
-                   for name, bits in modes.items()}
-    for op in graph.ops:
-        at = OPS[op.code].used
-        if at < 0 or op.inputs[at] not in planes:
-            continue
-        levels, most = op.inputs[LEVELS], planes[op.inputs[at]]
-        rows = sorted({counts[op.inputs[at]] for counts in graph.modes.values()})
-        op.inputs[LEVELS] = graph.constant(levels.data[rows], levels.name)
-        if rows != list(range(rows[0], most + 1)):
-            op.options["counts"] = tuple(rows)
 
 
 def left_out(graph: Graph) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgerun.ops.planes import LARGEST_POWER, SIGN_PLANE
+from edgerun.ops.planes import LARGEST_POWER, SIGN_PLANE, middle
 from edgerun.tools.graph import Op
 from edgerun.tools.reference.elementwise import activate
 from edgerun.tools.reference.integer import activation_bounds
@@ -142,7 +142,8 @@ def _layer(op: Op, seen: np.ndarray, levels: np.ndarray, used: np.ndarray,
     acc = np.einsum("...gk,gok->...go", seen, q.reshape(groups, out_c // groups, -1))
     acc = acc.reshape(*seen.shape[:-2], out_c).astype(np.float32)
     total = np.repeat(seen.sum(-1), out_c // groups, -1).astype(np.float32)
-    a, b, c = levels[counts.index(t)]
+    a, *given, c = levels[counts.index(t)]
+    b = given[0] if given else a * np.float32(middle(signs, most, t))
     r = (a * acc + b * total) + c
     y = op.outputs[0]
     if y.quantization is None:
