@@ -158,6 +158,17 @@ def prepare(folder: Path, device: Device) -> None:
     (folder / MINUTES).write_text(json.dumps((time.monotonic() - started) / 60))
 
 
+def differs(rows: list[dict[str, object]]) -> list[str]:
+    """Return what differs from what was published, and how the aim is met."""
+    ms = {(row["network"], row["precision"]): row["ms"] for row in rows}
+    moe_label, dense_label = NETWORKS["moe"], NETWORKS["dense"]
+    faster = ", ".join(f"{ms[dense_label, precision] / ms[moe_label, precision]:.2f} times in "
+                       f"{precision}" for precision in PRECISIONS)
+    return ["Weights are random: there is no accuracy.",
+            f"The mixture is faster than the dense network, where at least 2 times was aimed at: "
+            f"{faster}."]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
     parser = comparison.parser(__doc__)
@@ -178,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         minutes=json.loads((args.out / MINUTES).read_text()) + (time.monotonic() - started) / 60,
         command="python -m edgerun.tools.recipes.alexnet_moe --out DIR --results docs/research",
         ours=rows, threads=device.info.compute_units, device=device.info.platform,
-        differs=["Weights are random: there is no accuracy."])
+        differs=differs(rows))
     return 0
 
 
