@@ -22,8 +22,8 @@ def gain(rows: Sequence[results.Row], figure: str, column: str, name: str, other
         least: what was aimed at, in words.
     """
     numbers, means, gains = results.paired(rows, figure, column, (name, other))
-    return (f"{figure.removesuffix(' %')}, mean of seeds {', '.join(map(str, numbers))}: {name} "
-            f"{means[0]:.2f} %, {other} {means[1]:.2f} %; that is {means[0] - means[1]:+.2f} points "
+    return (f"Mean {figure} over seeds {', '.join(map(str, numbers))}: {name} {means[0]:.2f}, "
+            f"{other} {means[1]:.2f}; that is {means[0] - means[1]:+.2f} points "
             f"({', '.join(f'{each:+.2f}' for each in gains)}), where {least} was aimed at.")
 
 
