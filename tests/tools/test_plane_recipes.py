@@ -149,6 +149,18 @@ class TestTrained:
         words = 9 * 16 + left * 32 * 5 + 5 * 64 * 9 + 9 * 10 * 98
         assert row["weight bytes"] == 4 * words
 
+    def test_a_file_of_wide_layers_is_its_planes(self, device, images, tmp_path):
+        """Within 2 % from a hidden layer of 1,024 outputs on, in three planes; 8 times smaller."""
+        from edgerun.tools.recipes import bsq as recipe, small_cnn
+        from edgerun.tools.train import bsq
+        from edgerun.tools.train.layers import layers_of
+        network = small_cnn.with_activations(small_cnn.network(hidden=[1024]), bsq.Stepped)
+        for layer in layers_of(network):
+            layer.scheme = bsq.Bits(layer.weight, 2 if layer.weight.numel() > 2**20 else 8)
+        row = recipe.measure(network, 0.1, 1, images[:2], self.torch.zeros(2), tmp_path, device)
+        assert row["planes of the layers"] == "9 9 9 3 9"
+        assert row["times smaller"] > 8 and 0 < row["file above planes %"] < 2
+
     def test_every_precision_of_a_file_is_the_networks(self, device, images, tmp_path):
         from edgerun.tools.recipes import dual_precision as recipe, small_cnn
         from edgerun.tools.train import dual

@@ -68,12 +68,12 @@ def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor, title: str, seed
     return model
 
 
-def real(x: torch.Tensor, y: torch.Tensor, seed: int, kept: Kept
+def real(x: torch.Tensor, y: torch.Tensor, seed: int, kept: Kept, hidden: Sequence[int] = ()
          ) -> tuple[nn.Sequential, nn.Sequential]:
     """Return a network of real weights that others start from, and the same trained on."""
     def first() -> nn.Sequential:
         loop.seeded(seed)
-        return trained(network(), x, y, "fp32", seed, FIRST, RATE)
+        return trained(network(hidden=hidden), x, y, "fp32", seed, FIRST, RATE)
 
     start = kept("start", first)
     return start, kept("fp32", lambda: trained(copy.deepcopy(start), x, y, "fp32 on", seed))

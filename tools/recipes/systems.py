@@ -65,8 +65,8 @@ SYSTEMS = (
         'neural network quantization"', "2102.10462", """
         Every bit of every weight is trained as a number of its own, with a group lasso over each
         plane of each layer; planes that become zero are stripped, so that one knob finds the bits
-        of every layer. The planes of positive and negative bits are stored as they are, as pairs; a
-        layer of no planes is legal and gives its bias."""),
+        of every layer. A file stores the sign of a weight and the planes of its magnitude; a layer
+        of no planes is legal and gives its bias."""),
     System("Schemes of quantization-aware training", ("schemes",),
         'Athar, "An overview of datatype quantization techniques for '
         'convolutional neural networks"', "1808.07530", """

@@ -76,13 +76,14 @@ class Bits(Weights):
         powers = 2.0 ** torch.arange(self.count)
         return (powers @ (self.positive - self.negative)).reshape(self.shape)
 
-    def integers(self) -> torch.Tensor:
-        """Return the integers -(2^n - 1) .. 2^n - 1, fp32."""
+    def integers(self, sums: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the integers -(2^n - 1) .. 2^n - 1, fp32; sums: those of sums(), if known."""
         most = 2 ** self.count - 1
-        return torch.round(self.sums().detach()).clamp(-most, most)
+        return torch.round((self.sums() if sums is None else sums).detach()).clamp(-most, most)
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
-        return through(self.integers(), self.sums()) * (self.scale / (2 ** self.count - 1))
+        sums = self.sums()
+        return through(self.integers(sums), sums) * (self.scale / (2 ** self.count - 1))
 
     def codes(self, w: torch.Tensor) -> Codes:
         return stored(array(self.integers()), self.count, self.scale / (2 ** self.count - 1),
