@@ -125,7 +125,13 @@ __kernel void chain(
     __global int *finished = counters + groups * LINE, *through = finished + LINE;
     int first = 0, before = 0;  // in the counters, when a launch starts
     int sample = -1, stopped = -1;
-    for (int launch = 0, step; launch < launches; launch += step) {
+    // Work-group 0 goes last, and does alone what follows the last launch of several tiles: its
+    // thread most often has the CPU of the one that waits for it all, which then need not be woken
+    // from another.
+    int end = launches;
+    while (own > 0 && end > 0 && table[(end - 1) * row + 5] == 1 && table[(end - 1) * row + 6] == 1)
+        end--;
+    for (int launch = 0, step; launch < end; launch += step) {
         __global const int *head = table + launch * row, *arg = head + HEAD;
         const int4 items = (int4)(head[1], head[2], head[3], 0);
         const int per_tile = head[4];
@@ -138,6 +144,7 @@ __kernel void chain(
         first += share;
         before += tiles;
         if (done > 0) atomic_add(finished, done);
+        if (own > 0 && launch + step >= end) break;
         while (*(volatile __global int *)finished < before) {}
         mem_fence(CLK_GLOBAL_MEM_FENCE);
     }
