@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: layers fo
                                             "tested")
 
 from edgerun.tools.recipes import fastfood as recipe  # noqa: E402
+from edgerun.tools.recipes import mnist  # noqa: E402
+from edgerun.tools.recipes.kept import Kept  # noqa: E402
 from edgerun.tools.train.fastfood import Fastfood, transform  # noqa: E402
 
 
@@ -69,6 +71,37 @@ def test_export(tmp_path, stored, bias):
     assert (len(layer.inputs) > 4 and layer.inputs[4] is not None) == stored
     found = reference.execute(graph, {"x": x.numpy()})["y"]
     assert np.allclose(found, module(x).detach().numpy(), atol=1e-5)
+
+
+def test_trained_diagonals_have_a_rate_of_their_own():
+    network = recipe.network("adaptive-1024", 1)
+    (found, rate), = recipe.parts(network)
+    assert {id(p) for p in found} == {id(p) for p in (network[5].b, network[5].g, network[5].s)}
+    assert rate == recipe.DIAGONALS
+    assert not recipe.parts(recipe.network("random-1024", 1))
+    assert not recipe.parts(recipe.network("lenet", 1))
+
+
+def test_a_network_that_was_trained_in_the_same_way_is_taken(tmp_path):
+    """And none that was trained in another way, or with another seed."""
+    made = []
+
+    def make() -> torch.nn.Module:
+        made.append(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)))
+        return made[-1]
+
+    def trained(seed: int = 1, **changes) -> torch.nn.Module:
+        how = {"epochs": 1, "rate": 1e-3, "shift": 1} | changes
+        return mnist.trained(Kept(tmp_path, "mnist", seed, True), "small", make, x, y, seed=seed,
+                             **how)
+
+    x, y = torch.rand(256, 1, 28, 28), torch.arange(256) % 10
+    first = trained()
+    assert len(made) == 1 and torch.equal(trained()[1].weight, first[1].weight) and len(made) == 1
+    for changes in ({"seed": 2}, {"epochs": 2}, {"rate": 2e-3}, {"shift": 0}, {"bfloat16": True}):
+        count = len(made)
+        assert not torch.equal(trained(**changes)[1].weight, first[1].weight)
+        assert len(made) == count + 1
 
 
 def test_weights_of_the_networks():
