@@ -17,7 +17,7 @@ from edgerun.tools.planes.prefixes import derive
 
 RATIOS = np.geomspace(1.0, 0.2, 33)  # of the largest weight of a channel, tried as clipping bounds
 ENOUGH = 4096  # weights of a channel, evenly spread, that the search looks at
-AT_ONCE = 2**22  # weights that the search looks at together
+AT_ONCE = 2**17  # weights that the search looks at together: what it computes stays in the cache
 TINY = 1e-30
 
 
@@ -46,16 +46,16 @@ def quantize(weights: np.ndarray, bits: int, signs: str = "twos",
     rows = np.moveaxis(np.asarray(weights, np.float64), axis, 0).reshape(weights.shape[axis], -1)
     wanted = sorted({t for t in prefixes or range(2, bits + 1) if 0 < t <= bits} or {bits})
     top = np.maximum(np.abs(rows).max(axis=1), TINY)
-    step = np.empty(len(rows))
+    low, high = bounds(bits, signs)
+    q = np.empty(rows.shape, np.int8 if high < 128 else np.int16)
+    scales, offsets = np.empty((2, bits + 1, len(rows)))
     looked_at = spread(rows.shape[1])
     at_once = max(1, AT_ONCE // len(looked_at))
     for start in range(0, len(rows), at_once):
         some = slice(start, start + at_once)
-        step[some] = _steps(rows[some][:, looked_at], top[some], bits, signs, wanted)
-    low, high = bounds(bits, signs)
-    q = np.clip(np.rint(rows / step[:, None]), low, high).astype(
-        np.int8 if high < 128 else np.int16)
-    scales, offsets = derive(q, bits, signs, rows, 0, step)
+        step = _steps(rows[some][:, looked_at], top[some], bits, signs, wanted)
+        q[some] = np.clip(np.rint(rows[some] / step[:, None]), low, high)
+        scales[:, some], offsets[:, some] = derive(q[some], bits, signs, rows[some], 0, step)
     moved = np.moveaxis(weights, axis, 0).shape
     return (np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis)),
             Planes.of(signs, scales, offsets, axis))
@@ -75,13 +75,15 @@ def _steps(rows: np.ndarray, top: np.ndarray, bits: int, signs: str, prefixes: S
     """Return the best step of each row."""
     low, high = bounds(bits, signs)
     unit = top / max(high, 1 if signs != "twos" else 0.5)  # one bit: codes -1 and 0
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    variance = _mean(centred, centred)
     best, least = unit, None
     for ratio in RATIOS:
         step = unit * ratio
         q = np.clip(np.rint(rows / step[:, None]), low, high).astype(np.int32)
         error = np.zeros(len(rows))
         for t in prefixes:
-            error += np.log(left_over(cut(q, bits, t, signs), rows) + TINY)
+            error += np.log(left_over(cut(q, bits, t, signs), centred, variance) + TINY)
         if least is None:
             least = error
         better = error < least
@@ -89,13 +91,22 @@ def _steps(rows: np.ndarray, top: np.ndarray, bits: int, signs: str, prefixes: S
     return best
 
 
-def left_over(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def left_over(codes: np.ndarray, centred: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Return the mean squared error of each row when the best scale and offset are used.
 
     That is var(w) - cov(w, q)^2 / var(q).
+
+    Args:
+        codes: q, integers.
+        centred: w, less the mean of its row; variance: of each row.
     """
-    codes = codes - codes.mean(axis=1, keepdims=True)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    together, own = (codes * centred).mean(axis=1), np.square(codes).mean(axis=1)
-    explained = np.divide(np.square(together), own, where=own > 0, out=np.zeros(len(rows)))
-    return np.maximum(np.square(centred).mean(axis=1) - explained, 0.0)
+    codes = codes.astype(np.float64)  # sums of integers are exact
+    own = _mean(codes, codes) - np.square(codes.mean(axis=1))
+    explained = np.divide(np.square(_mean(codes, centred)), own, where=own > 0,
+                          out=np.zeros(len(codes)))
+    return np.maximum(variance - explained, 0.0)
+
+
+def _mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the mean product of each row."""
+    return np.einsum("ij,ij->i", a, b) / a.shape[1]
