@@ -5,8 +5,8 @@ r"""Cyclic precision training against static precision, on Fashion-MNIST.
 
 Both .npz files have `images` uint8 [N, 28, 28] and `labels` [N] in 0..9. Both trainings are the
 same, gradients of 8 bits included, but for the bits of weights and activations: always 8, or 3 to 8
-again and again. Then the weights of both are cut to fewer bit planes. Fu et al., "CPT: Efficient deep neural network training
-via cyclic precision", 2021.
+again and again. Then the weights of both are cut to fewer bit planes. Fu et al., "CPT: Efficient
+deep neural network training via cyclic precision", 2021.
 """
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ DIFFERS = [
     f"{CYCLES} cycles from {LOW} to {HIGH} bits instead of 32, since the training is short.",
     "The last layer's weights and gradients are rounded, too, and the rate of learning falls along "
     "a cosine.",
-    f"{IMAGES:,} images train, which the network nearly learns by heart; the lower bound, of 3 and 4 "
-    "bits, was chosen by 10,000 other training images.",
+    f"{IMAGES:,} images train, which the network nearly learns by heart; the lower bound, of 3 and "
+    "4 bits, was chosen by 10,000 other training images.",
     "The gain is one where a network overfits: in an earlier setting of 20,000 images, mirrored at "
     "random, 5 epochs, and gradients in fp32, cyclic training was 0.11 points below static "
     "training in the mean of seeds 1, 2, 3.",
@@ -84,9 +84,10 @@ def network() -> nn.Sequential:
     for before, channels in pairwise((1, 16, 32, 64)):
         parts += [layers.Conv(before, channels, 3, weights.MinMax(HIGH), stride=2, padding=1),
                   *behind(nn.BatchNorm2d(channels))]
-    return nn.Sequential(*parts, nn.Flatten(),
-                         layers.Dense(64 * 16, 64, weights.MinMax(HIGH)), *behind(nn.BatchNorm1d(64)),
-                         layers.Dense(64, 10, weights.MinMax(HIGH), bias=True))
+    return nn.Sequential(
+        *parts, nn.Flatten(),
+        layers.Dense(64 * 16, 64, weights.MinMax(HIGH)), *behind(nn.BatchNorm1d(64)),
+        layers.Dense(64, 10, weights.MinMax(HIGH), bias=True))
 
 
 def bit_operations(steps: int) -> float:
