@@ -42,6 +42,11 @@ DIFFERS = [
     "is 38.71 %, that of soft targets 38.71 % too, where 3 points more were aimed at. A teacher of "
     "46 % mAP is, we infer, too close to students that labels alone bring to 37 %; the published "
     "one has 91 %.",
+    "Tried without this recipe, one seed each, all methods going on from one student of the labels "
+    "as published: with a teacher of 95 % accuracy on its training images and 2,000 of those as "
+    "queries, which no student saw, probabilistic transfer has 40.55 % mAP, soft targets 39.28 %, "
+    "the labels 36.44 %; on Fashion-MNIST's test images, with a teacher of 82 % mAP, 72.44 %, "
+    "75.27 % and 72.72 %.",
 ]
 
 
