@@ -92,8 +92,8 @@ def test_two_networks_beside_each_other():
 
 def test_what_one_way_gains_over_another():
     rows = [{"way": way, "seed": seed, "mAP %": value}
-            for way, seed, value in (("a", 1, 70.0), ("a", 2, 72.5), ("b", 2, 70.25), ("b", 1, 68.0),
-                                     ("b", 3, 1.0), ("c", 1, 2.0))]
+            for way, seed, value in (("a", 1, 70.0), ("a", 2, 72.5), ("b", 2, 70.25),
+                                     ("b", 1, 68.0), ("b", 3, 1.0), ("c", 1, 2.0))]
     assert results.paired(rows, "mAP %", "way", ("a", "b")) == ([1, 2], [71.25, 69.125], [2, 2.25])
 
 
