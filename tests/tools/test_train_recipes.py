@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the recipes that train need PyTorch")
 
 import torch  # noqa: E402
 
-from edgerun.tools.recipes import cyclic, rounding, seeds  # noqa: E402
+from edgerun.tools.recipes import cyclic, rounding, seeds, transfer  # noqa: E402
 from edgerun.tools.train import loop  # noqa: E402
 
 
@@ -70,3 +70,29 @@ def test_bit_operations_of_cyclic_training(monkeypatch):
     # 3 and 8 bits, rounded from 3, 5.5 and so on: 3 + 5 (1 - cos(pi t / 2)) / 2 with t = 0, 1
     least, middle = (bits * bits + 16 * bits for bits in (3, 6))
     assert cyclic.bit_operations(4) == pytest.approx(100 * (least + middle) / 2 / (64 + 128))
+
+
+def test_students_of_a_teacher_start_from_the_same(given, tmp_path, monkeypatch):
+    starts = []
+    train = loop.train
+
+    def watched(network, *arguments, **options):
+        starts.append({name: value.clone() for name, value in network.state_dict().items()})
+        return train(network, *arguments, **options)
+
+    monkeypatch.setattr(loop, "train", watched)
+    arguments = [*given, "--teacher-epochs", "1", "--out", str(tmp_path / "out")]
+    assert transfer.main(arguments) == 0
+    found = rows(tmp_path, "knowledge-transfer")
+    methods = ["labels only", *transfer.METHODS]
+    assert [(row["method"], row["seed"]) for row in found] == [
+        ("teacher", 0), *((method, seed) for seed in (1, 2) for method in methods)]
+    students = starts[2:]  # the teacher is trained in two parts
+    count = len(methods)
+    for first, *others in (students[:count], students[count:]):
+        for other in others:
+            same = [torch.equal(other[name], others[0][name]) for name in other]
+            assert all(same) and not torch.equal(other["head.weight"], first["head.weight"])
+    starts.clear()
+    assert transfer.main(arguments) == 0  # the teacher is taken from its file
+    assert len(starts) == 2 * count
