@@ -218,6 +218,8 @@ def _body(family: str, kernel: str, ktanh: bool
     # what is a function for some defines and a macro for others has a number only as a function
     text = _MACRO.sub(lambda found: f"#undef {found[1]}\n{found[0]}" if found[1] in names
                       else found[0], text)
+    # so that compilers keep none that they have inlined; variants are not, see APART
+    text = _FUNCTION.sub(r"static \g<0>", text)
     text = "\n".join([
         "#define get_global_id(d) ((size_t)edgerun_item.s##d)",
         "#define get_global_size(d) ((size_t)edgerun_items.s##d)", text])
@@ -228,5 +230,5 @@ def _function(found: re.Match, kernel: str) -> str:
     if found[2] != kernel:
         return "\n" * found[0].count("\n")
     line = "\n" if found[1] else ""  # so that compilers name the lines of the file
-    return (f"{line}void VARIANT(const int4 edgerun_item, const int4 edgerun_items, "
+    return (f"{line}APART\nvoid VARIANT(const int4 edgerun_item, const int4 edgerun_items, "
             f"{found[3]}}}")

@@ -38,6 +38,7 @@ int take_of(__global int *counter, const int first, const int count) {
     return -1;
 }
 
+APART
 int take(__global int *counters, const int own, const int groups, const int first, const int share,
          const int tiles) {
     mem_fence(CLK_GLOBAL_MEM_FENCE);
@@ -60,6 +61,7 @@ int take(__global int *counters, const int own, const int groups, const int firs
         for (int4 item = first_item(tile, per_tile, items); item.s3 > 0;                           \
              item = next_item(item, items))
 
+APART
 int4 first_item(const int tile, const int per_tile, const int4 items) {
     const int at = tile * per_tile, row = at / items.s0, plane = row / items.s1;
     return (int4)(at - row * items.s0, row - plane * items.s1, plane,
@@ -105,23 +107,11 @@ int next_of(__global const int *chosen, int sample, const int batch, const int k
     }                                                                                              \
     EACH_ITEM *(__global int *)(buffers[arg[6]] + (uint)arg[7]) = sample
 
-// b0 .. b7: arena and segments.
-// counters [work-groups + 3][LINE]: tiles taken of every work-group's share, in all launches so
-//          far; tiles done; work-groups that are through; these are 0 before and after. At last
-//          the row where the chain stopped, or -1.
-// behind it, in CHOOSE, what was chosen; at table_at [launches][row]: variant, global size,
-//          work-items of a tile, tiles, rows to the next one, arguments.
-// every: every expert runs for every sample.
-// The hint is that of conv_integer.cl.
-__attribute__((reqd_work_group_size(1, 1, 1), vec_type_hint(float16)))
-__kernel void chain(
-        __global uchar *b0, __global uchar *b1, __global uchar *b2, __global uchar *b3,
-        __global uchar *b4, __global uchar *b5, __global uchar *b6, __global uchar *b7,
-        __global int *counters, const int table_at, const int launches, const int row,
-        const int every) {
-    __global const int *table = counters + table_at;
-    __global uchar *const buffers[8] = {b0, b1, b2, b3, b4, b5, b6, b7};
-    const int own = get_global_id(0), groups = get_global_size(0);
+// What the kernel does; PoCL compiles the text of a kernel three times. The parameters are those of
+// the kernel, the work-group's number and how many there are.
+APART
+void walk(__global uchar *const *buffers, __global int *counters, __global const int *table,
+          const int launches, const int row, const int every, const int own, const int groups) {
     __global int *finished = counters + groups * LINE, *through = finished + LINE;
     int first = 0, before = 0;  // in the counters, when a launch starts
     int sample = -1, stopped = -1;
@@ -153,4 +143,23 @@ __kernel void chain(
             counters[k * LINE] = 0;
         counters[(groups + 2) * LINE] = stopped;
     }
+}
+
+// b0 .. b7: arena and segments.
+// counters [work-groups + 3][LINE]: tiles taken of every work-group's share, in all launches so
+//          far; tiles done; work-groups that are through; these are 0 before and after. At last
+//          the row where the chain stopped, or -1.
+// behind it, in CHOOSE, what was chosen; at table_at [launches][row]: variant, global size,
+//          work-items of a tile, tiles, rows to the next one, arguments.
+// every: every expert runs for every sample.
+// The hint is that of conv_integer.cl.
+__attribute__((reqd_work_group_size(1, 1, 1), vec_type_hint(float16)))
+__kernel void chain(
+        __global uchar *b0, __global uchar *b1, __global uchar *b2, __global uchar *b3,
+        __global uchar *b4, __global uchar *b5, __global uchar *b6, __global uchar *b7,
+        __global int *counters, const int table_at, const int launches, const int row,
+        const int every) {
+    __global uchar *const buffers[8] = {b0, b1, b2, b3, b4, b5, b6, b7};
+    walk(buffers, counters, counters + table_at, launches, row, every, get_global_id(0),
+         get_global_size(0));
 }

@@ -32,6 +32,19 @@
 #define PASS_GRIDS
 #endif
 
+// APART: in front of a function that is compiled once, not again wherever it is called. ROLLED: in
+// front of a loop that runs seldom, and is not unrolled; ROLLED_ON_POCL: likewise, but unrolled by
+// other drivers, of GPUs without fast private arrays. PoCL compiles while the first run waits.
+#ifdef POCL_DEVICE_ADDRESS_BITS
+#define APART __attribute__((noinline))
+#define ROLLED _Pragma("unroll 1")
+#define ROLLED_ON_POCL ROLLED
+#else
+#define APART
+#define ROLLED
+#define ROLLED_ON_POCL _Pragma("unroll")
+#endif
+
 #define GLUE_(a, b) a##b
 #define GLUE(a, b) GLUE_(a, b)
 #define TENSOR(x) __global uchar *x##_base, const uint x##_at
@@ -119,9 +132,19 @@ typedef uchar S;
 typedef E S;
 #define LOAD(i, p) ((p)[i])
 #define LOAD2(i, p) vload2((i), (p))
+#ifdef POCL_DEVICE_ADDRESS_BITS
+// PoCL's vload and vstore are made of halves of halves, which its compiler has to put together.
+typedef GLUE(E, 4) PLAIN4 __attribute__((aligned(4)));
+typedef GLUE(E, 8) PLAIN8 __attribute__((aligned(4)));
+typedef GLUE(E, 16) PLAIN16 __attribute__((aligned(4)));
+#define LOAD4(i, p) (((__global const PLAIN4 *)(p))[i])
+#define LOAD8(i, p) (((__global const PLAIN8 *)(p))[i])
+#define LOAD16(i, p) (((__global const PLAIN16 *)(p))[i])
+#else
 #define LOAD4(i, p) vload4((i), (p))
 #define LOAD8(i, p) vload8((i), (p))
 #define LOAD16(i, p) vload16((i), (p))
+#endif
 #endif
 
 #if defined(O_fp32) || defined(O_int32) || defined(O_int16) || defined(O_int8) || defined(O_uint8)
@@ -199,9 +222,18 @@ DEFINE_STEPS(float16, steps16)
 typedef OE O;
 #define STORE(v, i, p) ((p)[i] = (v))
 #define STORE2(v, i, p) vstore2((v), (i), (p))
+#ifdef POCL_DEVICE_ADDRESS_BITS
+typedef GLUE(OE, 4) STORED4 __attribute__((aligned(4)));
+typedef GLUE(OE, 8) STORED8 __attribute__((aligned(4)));
+typedef GLUE(OE, 16) STORED16 __attribute__((aligned(4)));
+#define STORE4(v, i, p) (((__global STORED4 *)(p))[i] = (v))
+#define STORE8(v, i, p) (((__global STORED8 *)(p))[i] = (v))
+#define STORE16(v, i, p) (((__global STORED16 *)(p))[i] = (v))
+#else
 #define STORE4(v, i, p) vstore4((v), (i), (p))
 #define STORE8(v, i, p) vstore8((v), (i), (p))
 #define STORE16(v, i, p) vstore16((v), (i), (p))
+#endif
 #endif
 
 // VEC: lanes a work-item handles at once: 1, 2, 4, 8 or 16. F is that vector of E (E for 1), OF
@@ -282,6 +314,7 @@ void store_lanes(const OF v, const int seen, __global O *p GRIDS) {
     } else {
         OE lane[VEC];
         SPILL(v, lane);
+        ROLLED
         for (int k = seen; k < VEC; k++) STORE(lane[k], k, p);
     }
 }
@@ -289,6 +322,7 @@ void store_lanes(const OF v, const int seen, __global O *p GRIDS) {
 #define load_some(n, p) load_part((n), (p) PASS_GRIDS)
 F load_part(const int n, __global const S *p GRIDS) {
     E lane[VEC];
+    ROLLED
     for (int k = 0; k < VEC; k++) lane[k] = k < n ? LOAD(k, p) : (E)0;
     return FILL(lane);
 }
@@ -297,6 +331,7 @@ F load_part(const int n, __global const S *p GRIDS) {
 void store_part(const OF v, const int n, __global O *p GRIDS) {
     OE lane[VEC];
     SPILL(v, lane);
+    ROLLED
     for (int k = 0; k < n; k++) STORE(lane[k], k, p);
 }
 

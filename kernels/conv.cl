@@ -18,6 +18,7 @@
 // CHUNK: a multiple of 8. If defined, CHUNK channels of each pixel are widened into private memory
 //        before they are used. Pays where T_fp16 is widened by CPU instructions one by one.
 
+#define SELDOM ROLLED_ON_POCL
 #include "pixels.cl"
 
 // WORD: neighbouring input channels in one element V of the weights. LOADW(p): VEC elements, as G.
@@ -73,11 +74,20 @@ typedef I G;
         }                                                                                          \
     }
 
+// A statement for every p and v.
+#define EACH_SUM(statement)                                                                        \
+    {                                                                                              \
+        _Pragma("unroll") for (int p = 0; p < P; p++)                                              \
+            _Pragma("unroll") for (int v = 0; v < NV; v++) { statement; }                          \
+    }
+
 // The lanes of one value per channel; n of them lie in the tensor, the others are 0.
+APART
 GLUE(float, VEC) load_channels(__global const float *p, const int n) {
     if (n >= VEC)
         return VLOAD(p);
     float part[VEC];
+    ROLLED
     for (int k = 0; k < VEC; k++)
         part[k] = k < n ? p[k] : 0;
     return VLOAD(part);
@@ -189,25 +199,17 @@ __kernel void conv2d(TENSOR(x), TENSOR(w), TENSOR(bias), TENSOR(residual), TENSO
         const int base = group * out_c + first;
         __global const S *rp = AT(const S, residual) + base + pixel * row_residual;
         __global O *yp = AT(O, y) + base + pixel * row_y;
+        EACH_SUM(acc[p][v] = RESULT(p, v))
         if (pixel + P <= pixels && lanes >= NV * VEC) {
-            #pragma unroll
-            for (int p = 0; p < P; p++) {
-                #pragma unroll
-                for (int v = 0; v < NV; v++) {
-                    F x = RESULT(p, v);
-                    if (row_residual)
-                        x += LOADV(rp + p * row_residual + v * VEC);
-                    STOREV(ACTIVATE(x), yp + p * row_y + v * VEC);
-                }
-            }
+            if (row_residual)
+                EACH_SUM(acc[p][v] += LOADV(rp + p * row_residual + v * VEC))
+            EACH_SUM(const F x = acc[p][v]; STOREV(ACTIVATE(x), yp + p * row_y + v * VEC))
         } else {
             F result[P][NV];  // indexed at run time, so that acc can stay in registers
-            #pragma unroll
-            for (int p = 0; p < P; p++)
-                #pragma unroll
-                for (int v = 0; v < NV; v++)
-                    result[p][v] = RESULT(p, v);
+            EACH_SUM(result[p][v] = acc[p][v])
+            ROLLED
             for (int p = 0; p < min(P, pixels - pixel); p++, rp += row_residual, yp += row_y) {
+                ROLLED
                 for (int v = 0; v * VEC < min(NV * VEC, lanes); v++) {
                     const int some = lanes - v * VEC;
                     F x = result[p][v];

@@ -46,6 +46,7 @@ __kernel void copy(TENSOR(x), TENSOR(y), const int8 dims, const int8 sx, const i
 }
 
 // n contiguous elements; the last vector ends with them, and moves some of them twice.
+APART
 void move(__global const U *from, __global U *to, const int n) {
     int i = 0;
     for (; i + VEC <= n; i += VEC) USTORE(ULOAD(0, from + i), 0, to + i);

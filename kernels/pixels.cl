@@ -1,12 +1,16 @@
 // What the convolutions share: the tiles of a work-item. Included with #include "pixels.cl".
 //
 // P, NV: pixels, and vectors of VEC output channels, of a work-item; see the files that include it.
+// SELDOM: in front of the loop over pixels of tiles that go on in the next row.
 
 #ifndef P
 #define P 4
 #endif
 #ifndef NV
 #define NV 1
+#endif
+#ifndef SELDOM
+#define SELDOM _Pragma("unroll")
 #endif
 #define BLOCK 16  // output channels of a block of weights, see Layout.oc16 in the schema
 #define VLOAD(p) GLUE(vload, VEC)(0, p)
@@ -34,7 +38,7 @@
         last_left = left[P - 1];                                                                   \
     } else {                                                                                       \
         int px = ox, py = oy, pn = n;                                                              \
-        _Pragma("unroll") for (int p = 0; p < P; p++) {                                            \
+        SELDOM for (int p = 0; p < P; p++) {                                                       \
             top[p] = py * stride_h - pad_top;                                                      \
             left[p] = px * stride_w - pad_left;                                                    \
             at[p] = ((pn * height + top[p]) * width + left[p]) * channels;                         \

@@ -1,6 +1,7 @@
 """Convolutions: direct, without workspace, bias, residual and activation in the same launch."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from edgerun.dtypes import BLOCKED, FLOAT
@@ -10,7 +11,7 @@ from edgerun.ops._base import (
     pitch_of, require, require_dtype, require_rank, require_same_dtype)
 from edgerun.ops._integer import M0, WEIGHTS, form, infer_integer, is_integer, optional
 from edgerun.ops.conv_integer import SIZES, integer_launch, require_real_weights
-from edgerun.ops.elementwise import activation
+from edgerun.ops.elementwise import UNARY, Activation, activation
 
 BLOCK = 16  # output channels of a block of weights (layout oc16)
 MAX_INDEX = 2**31 - 1  # kernels index with 32-bit signed integers
@@ -133,6 +134,9 @@ def blocked_launch(facts: Facts, op: OpLike, operands: tuple[TensorLike | None, 
     if is_integer(op) and form(op) != "c":
         return integer_launch(facts, op, operands, window, groups)
     act, kind = activation(op), x.dtype
+    if not act.defines and facts.kind == "cpu":
+        # bounds that are no numbers bound nothing, and the program is that of layers with bounds
+        act = Activation({"ACTIVATE(x)": UNARY["clip"]}, math.nan, math.nan)
     defines: dict[str, Any] = {**float_types(x, y), **act.defines}
     if w.dtype in WEIGHTS:
         require_real_weights(op, w, zeros, window["in_c"])
