@@ -88,9 +88,9 @@ def _kind(cl, device) -> str:
 
 def _enumerate(wanted: str | None):
     cl = opencl(wanted)
+    before = drivers.threads()
     try:
-        with drivers.threads_apart():
-            platforms = cl.get_platforms()
+        platforms = cl.get_platforms()
     except cl.Error:
         platforms = []  # the loader reports "no platform" as an error
     listed = []
@@ -99,6 +99,8 @@ def _enumerate(wanted: str | None):
             listed += [(platform, device) for device in platform.get_devices()]
         except cl.Error:
             continue  # a platform without devices says so with an error
+    if any(platform.name.strip() == drivers.POCL for platform in platforms):
+        drivers.keep_apart(drivers.threads() - before)
     return cl, listed
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edgerun import drivers
 from edgerun.errors import DeviceError, EdgerunError
 from edgerun.ops import OPS
 from edgerun.quantization import Quantization, clamp
@@ -72,7 +73,7 @@ def _flags() -> set[str]:
 
 def _takes(info, flags: tuple[str, ...]) -> bool:
     """Whether a device takes assembly, which only PoCL does, and its CPU has some features."""
-    return ("Portable Computing Language" in info.platform and info.kind == "cpu"
+    return (drivers.POCL in info.platform and info.kind == "cpu"
             and _flags().issuperset(flags))
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ RENDER_NODES = Path("/dev/dri")
 # Drivers of GPUs, often installed where there is none: without a render node they have no device.
 # "intel" is that of Intel's GPUs.
 GPU_DRIVERS = ("mesa", "rusticl", "intel")
+POCL = "Portable Computing Language"  # what its platform is called
 INSTALL_HINT = ("install one: 'apt install pocl-opencl-icd' (any CPU, root), "
                 "'pip install intel-opencl-rt intel-cmplr-lib-rt' (x86-64 CPU, no root), or the "
                 "driver of your GPU's vendor")
@@ -69,23 +68,34 @@ def choose(wanted: str | None) -> None:
         os.environ["OCL_ICD_VENDORS"] = str((matching or useful)[0].path)
 
 
-@contextmanager
-def threads_apart() -> Iterator[None]:
-    """Have each thread of PoCL stay on a CPU of its own, if drivers are first opened in here.
+def threads() -> set[int]:
+    """Return the numbers of this process's threads; none where the system has no /proc."""
+    try:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+    except OSError:
+        return set()
 
-    It wakes them all at once. Linux then often puts the second behind the first on one CPU, where
+
+def keep_apart(started: set[int]) -> None:
+    """Have each thread of PoCL stay on a CPU of its own.
+
+    PoCL wakes them all at once. Linux then often puts the second behind the first on one CPU, where
     it stays until the first is done: launches of some hundred microseconds run on one core.
 
-    Does nothing where the process may not use every CPU, since PoCL does not ask which ones, or
-    where the user has set POCL_AFFINITY. Processes that this one starts do not inherit it.
+    Does nothing where there are not as many threads as CPUs that the process may use, as if other
+    drivers have started some, or where the user has set POCL_AFFINITY, to 0 for instance. That
+    variable itself would do, but with fewer CPUs than threads it ends the process.
+
+    Args:
+        started: numbers of the threads that came by opening drivers, PoCL among them.
     """
-    every = set(range(os.cpu_count() or 0))
-    if ("POCL_AFFINITY" in os.environ or not hasattr(os, "sched_getaffinity")
-            or os.sched_getaffinity(0) != every):
-        yield
+    if "POCL_AFFINITY" in os.environ or not hasattr(os, "sched_getaffinity"):
         return
-    os.environ["POCL_AFFINITY"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["POCL_AFFINITY"]
+    allowed = os.sched_getaffinity(0)
+    if len(started) != len(allowed):
+        return
+    for thread, cpu in zip(sorted(started), sorted(allowed)):
+        try:
+            os.sched_setaffinity(thread, {cpu})
+        except OSError:
+            return  # a CPU or a thread that is gone, or a sandbox: they run as they did

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyopencl as cl
 
+from edgerun import drivers
 from edgerun._paths import folder
 from edgerun.errors import DeviceError
 
@@ -31,7 +32,7 @@ _DEFINE = re.compile(r"[A-Za-z_]\w*(\(x\))?")
 # PoCL compiles every kernel again, for any size of work-group, when it is asked for the binary of a
 # program that it built from source: that takes longer than building it. Until it is asked, its own
 # cache makes the second start ten times as fast as the first.
-SLOW_TO_ASK = "Portable Computing Language"
+SLOW_TO_ASK = drivers.POCL
 
 
 def cache_folder() -> Path | None:

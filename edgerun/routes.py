@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from edgerun import mixture
+from edgerun import drivers, mixture
 from edgerun.command_buffer import EXTENSION, CommandBuffer, has
 from edgerun.errors import DeviceError
 
@@ -271,7 +271,7 @@ def choose(session) -> tuple[type[Launches], str]:
 
 
 # Platforms where a chain was measured to be faster, by 2 (large models) to 65 % (small ones).
-FASTER_AS_CHAIN = ("Portable Computing Language", "Intel(R) OpenCL")
+FASTER_AS_CHAIN = (drivers.POCL, "Intel(R) OpenCL")
 ROUTES = {"launches": Launches, "buffer": Recorded, "chain": Chained}
 
 

@@ -1,8 +1,11 @@
 """Which driver is opened alone, before pyopencl is imported."""
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,15 +38,31 @@ def test_one_driver_is_opened_alone(monkeypatch, tmp_path, names, gpu, wanted, o
     assert chosen == (None if opened is None else str(tmp_path / f"{opened}.icd"))
 
 
-@pytest.mark.parametrize("allowed, given, inside", [
-    ({0, 1, 2}, None, "1"), ({0, 2}, None, None), ({0, 1, 2}, "0", "0")])
-def test_threads_stay_apart_where_every_cpu_may_be_used(monkeypatch, allowed, given, inside):
-    """PoCL is told while drivers are opened, and neither the user's setting nor children change."""
-    monkeypatch.delenv("POCL_AFFINITY", raising=False)
-    if given is not None:
-        monkeypatch.setenv("POCL_AFFINITY", given)
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed, raising=False)
-    with drivers.threads_apart():
-        assert os.environ.get("POCL_AFFINITY") == inside
-    assert os.environ.get("POCL_AFFINITY") == given
+THREADS = """
+import json, os
+import numpy
+from edgerun import drivers
+from edgerun.device import Device
+before = drivers.threads()
+Device("pocl")
+print(json.dumps(sorted(sorted(os.sched_getaffinity(thread))
+                        for thread in drivers.threads() - before)))
+"""
+
+
+@pytest.mark.parametrize("variable", ["", "POCL_AFFINITY", "POCL_MAX_PTHREAD_COUNT"])
+def test_threads_stay_apart(variable):
+    """Each thread of PoCL, opened alone, has a CPU, unless the user says that, or how many threads there are."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) == 1:
+        pytest.skip("there is one CPU: nothing to keep apart")
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(("POCL_AFFINITY", "POCL_MAX", "OCL_ICD"))}
+    if variable:
+        environment[variable] = {"POCL_AFFINITY": "0"}.get(variable, str(len(allowed) + 1))
+    ran = subprocess.run([sys.executable, "-c", THREADS], text=True, capture_output=True,
+                         env=environment, check=False, cwd=Path(__file__).parents[1])
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found == ([allowed] * len(found) if variable else [[cpu] for cpu in allowed])
+    assert len(found) >= len(allowed)
