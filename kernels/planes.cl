@@ -3,7 +3,7 @@
 //
 // acc = sum over taps and channels of q_t[o, k] * (x_k - zero_x), see edgerun/ops/planes.py for
 // q_t; y by planes_end.cl; x by planes_rows.cl, whose row `outside` is read for taps outside the
-// image.
+// image. Arguments and their shapes: planes_head.cl.
 //
 // t, how many planes count, is read from `used`; planes behind are not read. Of the planes every
 // work-item transposes 8 x 8 bits into bytes, the most significant plane on top: q_t times
@@ -21,8 +21,7 @@
 // DOT_...: see dot.cl.
 
 #include "dot.cl"
-#include "pixels.cl"
-#include "planes_end.cl"
+#include "planes_head.cl"
 
 typedef GLUE(uint, VEC) UV32;
 #include "powers.cl"
@@ -158,48 +157,11 @@ typedef GLUE(uint, VEC) UV32;
             MAC_TOP                                                                                \
         }
 
-// rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
-// levels [rows][terms][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
-// terms: 3 for A, B, C, 2 for A, C;
-// used [1]; p0 .. p15 the planes, as many as there are: [groups][blocks][kernel_h][kernel_w][words]
-// [block width]; y [pixels = n * out_h * out_w, groups * out_c], pixels
-// row_y elements apart, from pixel first_y on. out_c is per group.
 // The hint is that of conv_integer.cl.
 __attribute__((vec_type_hint(float16)))
-__kernel void planes(
-        TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
-        TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
-        TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
-        const int planes, const int held, const int terms, const int row_y, const int first_y,
-        const int outside, const int pixels, const int tiles, const int words, const int zero_x,
-        const int height, const int width, const int channels, const int out_h, const int out_w,
-        const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
-        const int stride_w, const int dilation_h, const int dilation_w, const int pad_top,
-        const int pad_left, const int zero_y, const int least, const int most, const float alpha,
-        const float beta) {
-    const int first = get_global_id(0) * VEC, group = get_global_id(2), lanes = out_c - first;
-    const int2 t_row = t_and_row(*AT(const int, used), held);
-    const int t = t_row.s0;
+__kernel void planes(PARAMETERS) {
+    PLACE_ITEM
     const int counted = max(t - FIRST, 0);  // planes beside a sign
-    const int block = first / BLOCK * BLOCK, step = min(BLOCK, out_c - block);
-    const int start = (group * out_c + block) * kernel_h * kernel_w * words + first - block;
-    __global const uint *const plane[16] = {
-        AT(const uint, p0), AT(const uint, p1), AT(const uint, p2), AT(const uint, p3),
-        AT(const uint, p4), AT(const uint, p5), AT(const uint, p6), AT(const uint, p7),
-        AT(const uint, p8), AT(const uint, p9), AT(const uint, p10), AT(const uint, p11),
-        AT(const uint, p12), AT(const uint, p13), AT(const uint, p14), AT(const uint, p15)};
-    const int segment = group * (words * UNITS + 1);
-    __global const int *x = AT(const int, rows) + segment;
-    __global const float *level = AT(const float, levels)
-        + (t_row.s1 * terms * (int)get_global_size(2) + group) * out_c + first;
-    const int row_level = (int)get_global_size(2) * out_c;
-    const R a = load_channels(level, lanes);
-    const R b = terms == 3 ? load_channels(level + row_level, lanes) : a * middle(t, planes);
-    const R from = load_channels(level + (terms - 1) * row_level, lanes);
-
-    int pixel = get_global_id(1) * (tiles * P);
-    const int end = pixel + min(tiles * P, pixels - pixel);
-    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
     for (; pixel < end; pixel += P) {
         PLACE_TILE
         I acc[P][CHAINS];
@@ -228,19 +190,11 @@ __kernel void planes(
 #endif
         int word = start;
         for (int ky = 0; ky < kernel_h; ky++) {
-            const int down = ky * dilation_h;
-            const bool rows_inside = first_top + down >= 0 && last_top + down < height;
             for (int kx = 0; kx < kernel_w; kx++) {
-                const int right = kx * dilation_w, to_tap = (down * width + right) * channels;
-                __global const int *xp[P];
+                PLACE_TAP
                 #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    const bool there = (rows_inside && columns_inside)
-                        || ((uint)(top[p] + down) < (uint)height
-                            && (uint)(left[p] + right) < (uint)width);
-                    xp[p] = x + (there ? to_tap + at[p] : outside * channels);
+                for (int p = 0; p < P; p++)
                     sum[p] += xp[p][words * UNITS];
-                }
 #ifdef SIGNS_POWERS
                 if (counted > 0) {
                     RUN(TOP)

@@ -5,7 +5,7 @@
 //     = sum over planes i and bits j of 2^i * 2^j * popcount(plane i & bit j of x - zero_x)
 // where planes and bits of a sign count negative; see edgerun/ops/planes.py for q_t; y by
 // planes_end.cl; x by planes_rows.cl (BITS), whose row `outside` is read for taps outside the
-// image.
+// image. Arguments and their shapes: planes_head.cl.
 //
 // t, how many planes count, is read from `used`; planes behind are not read. A work-item computes P
 // pixels times VEC output channels, plane by plane, for `tiles` times P pixels one after the other.
@@ -18,8 +18,7 @@
 // SIGNED: T_uint8 only: x - zero_x has 9 bits.
 // COUNT_VPOPCNT: x86 with AVX-512 VPOPCNTDQ and VL, by a compiler that takes assembly.
 
-#include "pixels.cl"
-#include "planes_end.cl"
+#include "planes_head.cl"
 #include "popcount.cl"
 #include "powers.cl"
 
@@ -53,46 +52,10 @@
 #define FACTOR(pass) ((pass) == 0 ? -1 : 1)
 #endif
 
-// rows [n * height * width and `outside`][groups][words * UNITS + 1], pixels `channels` ints apart;
-// levels [rows][terms][groups * out_c] fp32, of the numbers of planes whose bits of `held` are set;
-// terms: 3 for A, B, C, 2 for A, C;
-// used [1]; p0 .. p15 the planes, as many as there are: [groups][blocks][kernel_h][kernel_w][words]
-// [block width]; y [pixels = n * out_h * out_w, groups * out_c], pixels
-// row_y elements apart, from pixel first_y on. out_c is per group.
 // The hint is that of conv_integer.cl.
 __attribute__((vec_type_hint(float16)))
-__kernel void planes_count(
-        TENSOR(rows), TENSOR(levels), TENSOR(used), TENSOR(p0), TENSOR(p1), TENSOR(p2), TENSOR(p3),
-        TENSOR(p4), TENSOR(p5), TENSOR(p6), TENSOR(p7), TENSOR(p8), TENSOR(p9), TENSOR(p10),
-        TENSOR(p11), TENSOR(p12), TENSOR(p13), TENSOR(p14), TENSOR(p15), TENSOR(y),
-        const int planes, const int held, const int terms, const int row_y, const int first_y,
-        const int outside, const int pixels, const int tiles, const int words, const int zero_x,
-        const int height, const int width, const int channels, const int out_h, const int out_w,
-        const int out_c, const int kernel_h, const int kernel_w, const int stride_h,
-        const int stride_w, const int dilation_h, const int dilation_w, const int pad_top,
-        const int pad_left, const int zero_y, const int least, const int most, const float alpha,
-        const float beta) {
-    const int first = get_global_id(0) * VEC, group = get_global_id(2), lanes = out_c - first;
-    const int2 t_row = t_and_row(*AT(const int, used), held);
-    const int t = t_row.s0;
-    const int block = first / BLOCK * BLOCK, step = min(BLOCK, out_c - block);
-    const int start = (group * out_c + block) * kernel_h * kernel_w * words + first - block;
-    __global const uint *const plane[16] = {
-        AT(const uint, p0), AT(const uint, p1), AT(const uint, p2), AT(const uint, p3),
-        AT(const uint, p4), AT(const uint, p5), AT(const uint, p6), AT(const uint, p7),
-        AT(const uint, p8), AT(const uint, p9), AT(const uint, p10), AT(const uint, p11),
-        AT(const uint, p12), AT(const uint, p13), AT(const uint, p14), AT(const uint, p15)};
-    __global const int *x = AT(const int, rows) + group * (words * UNITS + 1);
-    __global const float *level = AT(const float, levels)
-        + (t_row.s1 * terms * (int)get_global_size(2) + group) * out_c + first;
-    const int row_level = (int)get_global_size(2) * out_c;
-    const R a = load_channels(level, lanes);
-    const R b = terms == 3 ? load_channels(level + row_level, lanes) : a * middle(t, planes);
-    const R from = load_channels(level + (terms - 1) * row_level, lanes);
-
-    int pixel = get_global_id(1) * (tiles * P);
-    const int end = pixel + min(tiles * P, pixels - pixel);
-    int ox = pixel % out_w, oy = pixel / out_w % out_h, n = pixel / out_w / out_h;
+__kernel void planes_count(PARAMETERS) {
+    PLACE_ITEM
     for (; pixel < end; pixel += P) {
         PLACE_TILE
         I low[P], high[P];
@@ -118,19 +81,11 @@ __kernel void planes_count(
                 for (int j = 0; j < UNITS; j++)
                     count[p][j] = (UV32)(0);
             for (int ky = 0; ky < kernel_h; ky++) {
-                const int down = ky * dilation_h;
-                const bool rows_inside = first_top + down >= 0 && last_top + down < height;
                 for (int kx = 0; kx < kernel_w; kx++) {
-                    const int right = kx * dilation_w, to_tap = (down * width + right) * channels;
-                    __global const int *xp[P];
+                    PLACE_TAP
                     #pragma unroll
-                    for (int p = 0; p < P; p++) {
-                        const bool there = (rows_inside && columns_inside)
-                            || ((uint)(top[p] + down) < (uint)height
-                                && (uint)(left[p] + right) < (uint)width);
-                        xp[p] = x + (there ? to_tap + at[p] : outside * channels);
+                    for (int p = 0; p < P; p++)
                         sum[p] += pass == 0 ? xp[p][words * UNITS] : 0;
-                    }
                     for (int c = 0; c < (PASSES(t) > 0 ? words : 0); c++) {
 #if defined(SIGNS_POWERS)
                         EXPONENT(e, plane, at_word, t, planes)
