@@ -41,6 +41,11 @@ def test_table(device, networks, tmp_path, monkeypatch, capsys):
     assert "times faster" in capsys.readouterr().out
     monkeypatch.setattr(headline, "pack", lambda *_, **__: pytest.fail("packed again"))
     assert headline.main([*command, "--only", "demo"]) == 0
+    again = []
+    monkeypatch.setattr(headline, "pack", lambda model, file, *_, **__: again.append(file.name))
+    assert headline.main([*command, "--only", "demo", "--steps", "pack", "--again", "4 bits",
+                          "int16"]) == 0
+    assert again == ["int16.edge", "4 bits.edge"]
     monkeypatch.undo()
     rows = results.read(tmp_path / "research" / "headline.json")["ours"]
     assert [row["precision"] for row in rows] == ["fp32", "int16", "4 bits"]

@@ -1,12 +1,13 @@
 r"""Memory, time and accuracy of whole networks in every precision: the headline of mixed precision.
 
     python -m edgerun.tools.recipes.headline DATA --out DIR --results docs/research \
-        [--only lenet] [--steps pack,time]
+        [--only lenet] [--steps pack,time] [--again int8 "4 bits"]
 
 DATA has models/caffe/lenet_mnist.prototxt, models/onnx/squeezenet_v1.0_dc.onnx and datasets/, as
 for edgerun.tools.compare.curve; CaffeNet and the mixture of experts are made here, with random
-weights. The step "pack" writes the files of a network into DIR and counts right answers; "time"
-times those files by turns, and wants the machine for itself.
+weights. The step "pack" writes the files of a network into DIR and counts right answers, but for
+those that DIR holds already, unless --again names their precision; "time" times those files by
+turns, and wants the machine for itself.
 """
 from __future__ import annotations
 
@@ -115,14 +116,17 @@ NETWORKS = {
 }
 
 
-def pack_step(name: str, data: Path, folder: Path, device: Device) -> None:
+def pack_step(name: str, data: Path, folder: Path, device: Device, again: Sequence[str] = ()
+              ) -> None:
     """Write <precision>.edge for every precision, the first input, and what each file costs.
 
-    What the folder holds already is kept: a run that was ended goes on where it was.
+    What the folder holds already is kept, so that a run that was ended goes on where it was; but
+    for the precisions to pack again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "packed.json"
-    rows = json.loads(kept.read_text()) if kept.is_file() else []
+    rows = [row for row in json.loads(kept.read_text()) if row["precision"] not in again
+            ] if kept.is_file() else []
     missing = [p for p in NETWORKS[name].precisions
                if all(p != row["precision"] for row in rows)]
     if not missing:
@@ -236,13 +240,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", metavar="DATA", type=Path)
     parser.add_argument("--only", choices=NETWORKS, action="append",
                         help="a network (repeatable); default: all")
+    parser.add_argument("--again", nargs="+", default=(), metavar="PRECISION",
+                        choices={p for n in NETWORKS.values() for p in n.precisions},
+                        help="pack these though --out holds them")
     parser.add_argument("--steps", default=",".join(STEPS), help="default: %(default)s")
     results.add_argument(parser)
     args = parser.parse_args(argv)
     device = Device(args.device)
     for name in args.only or NETWORKS:
         if "pack" in args.steps.split(","):
-            pack_step(name, args.data, args.out / name, device)
+            pack_step(name, args.data, args.out / name, device, args.again)
         if "time" not in args.steps.split(","):
             continue
         started = time.perf_counter()
