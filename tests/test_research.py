@@ -85,9 +85,22 @@ def test_two_networks_beside_each_other():
             for seed in seeds] + [
         {"network": "small", "precision": "int8", "seed": 1, "error %": 9.0}]
     rows[1]["error %"] = 1.1
-    assert comparison.beside(rows, "error %", "small", "large", 0.2) == (
+    assert [*comparison.beside(rows, "error %", "small", "large", 0.2)] == [
         "Error % in fp32, mean of seeds 1, 2: small 1.00, large 0.75; that is 0.25 points apart "
-        "(+0.20, +0.30), where at most 0.2 was aimed at.")
+        "(+0.20, +0.30), where at most 0.2 was aimed at."]
+    assert not [*comparison.beside(rows, "error %", "small", "another", 0.2)]
+
+
+def test_networks_of_equal_settings_are_set_beside_each_other():
+    rows = [{"network": name, "precision": "fp32", "seed": seed, "shift": shift, "error %": error}
+            for name, seed, shift, error in (
+                ("small", 1, 0, 0.9), ("small", 1, 1, 0.7), ("large", 1, 1, 0.5),
+                ("large", 1, 2, 0.1), ("small", 2, 2, 0.2))]
+    assert [*comparison.beside(rows, "error %", "small", "large", 0.2, ["shift"])] == [
+        "Error % in fp32 with shift 1, mean of seeds 1: small 0.70, large 0.50; that is 0.20 "
+        "points apart (+0.20), where at most 0.2 was aimed at."]
+    assert results.values([*rows, {"images": 60_000}], "shift") == "0 or 1 or 2"
+    assert results.values([*rows, {"images": 60_000}], "images") == "60,000"
 
 
 def test_what_one_way_gains_over_another():

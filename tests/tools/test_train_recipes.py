@@ -10,7 +10,8 @@ pytest.importorskip("torch", reason="the recipes that train need PyTorch")
 
 import torch  # noqa: E402
 
-from edgerun.tools.recipes import cyclic, rounding, seeds, transfer  # noqa: E402
+from edgerun.tools.recipes import (  # noqa: E402
+    bsq, cyclic, fastfood, lenet_moe, rounding, seeds, transfer)
 from edgerun.tools.train import loop  # noqa: E402
 
 
@@ -96,3 +97,67 @@ def test_students_of_a_teacher_start_from_the_same(given, tmp_path, monkeypatch)
     starts.clear()
     assert transfer.main(arguments) == 0  # the teacher is taken from its file
     assert len(starts) == 2 * count
+
+
+def document(tmp_path, name: str) -> dict:
+    return json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_rows_of_fastfood_say_how_they_were_trained(given, tmp_path, monkeypatch):
+    """And none takes the place of one that was trained in another way."""
+    monkeypatch.setattr(fastfood, "measured", lambda name, *_: [
+        {"network": name, "precision": "fp32", "seed": _[-1], "error %": 1.0, "test images": 60}])
+    given = [*given, "--seeds", "1", "--out", str(tmp_path / "out"), "--device", "portable"]
+    for more in (["--shift", "0"], ["--shift", "2"], ["--shift", "2"]):
+        assert fastfood.main([*given, "--again", *more]) == 0
+    assert "bfloat16" not in "".join(document(tmp_path, "fastfood")["differs"])
+    assert fastfood.main([*given, "--shift", "2", "--network", "lenet", "--bfloat16"]) == 0
+    found = document(tmp_path, "fastfood")
+    assert [(row["network"], row["shift"], row["bfloat16"]) for row in found["ours"]] == [
+        ("lenet", 0, False), ("adaptive-1024", 0, False), ("lenet", 2, False),
+        ("adaptive-1024", 2, False), ("lenet", 2, True)]
+    assert {(row["epochs"], row["rate"], row["diagonals"]) for row in found["ours"]} == {
+        (1, fastfood.RATE, fastfood.DIAGONALS)}
+    said = "\n".join(found["differs"])
+    assert said.count("points apart") == 2 and "in fp32 with shift 0, bfloat16 no, mean" in said
+    assert "the 60 images" in said
+    assert "Where `bfloat16` is yes" in said and "--times" not in said
+    times = [*fastfood.differs([{"table": "time", "dense us": 1.0}])]
+    assert len(times) == 1 and "--times" in times[0]
+
+
+def test_times_of_a_mixture_need_no_trained_rows(given, tmp_path, monkeypatch):
+    rows = [{"table": "time", "images": images, "precision": "fp32", "rounds": 5, "runs": 100,
+             "ms, 3 of 9": 1.0, "ms, all 9": 2.0, "ratio": 0.5}
+            for images in (1, lenet_moe.TOGETHER)]
+    monkeypatch.setattr(lenet_moe, "batches", lambda *_: rows)
+    monkeypatch.setattr(lenet_moe, "accuracies", lambda folder, test, device: [
+        {"network": name, "precision": "fp32", "accuracy %": 9.0, "test images": len(test[0])}
+        for name in lenet_moe.NAMES])
+    given = [*given, "--out", str(tmp_path / "out"), "--device", "portable"]
+    assert lenet_moe.main([*given, "--measure"]) == 0
+    alone = document(tmp_path, "mixture-lenet")["differs"]
+    assert "--measure" in alone[0] and not any("epochs" in each or "nan" in each for each in alone)
+    assert lenet_moe.main([*given, "--seeds", "1"]) == 0
+    found = document(tmp_path, "mixture-lenet")
+    assert [row["seed"] for row in found["ours"][2:]] == [1, 1]
+    assert found["differs"][0].startswith("1 epochs of 300 images")
+    assert "There are 60 test images." in found["differs"]
+    assert not any("bfloat16" in each for each in found["differs"])
+    assert all(each in found["differs"] for each in alone)
+
+
+def test_what_files_of_bsq_hold_beside_their_planes():
+    title = "With hidden dense layers of 8 and 9 outputs (--hidden)"
+    rows = [{"alpha": alpha, "file bytes": planes + more, "weight bytes": planes,
+             "times smaller": 4_000 / planes, "file above planes %": 100 * more / planes} | extra
+            for alpha, planes, more, extra in (
+                (0.1, 500, 100, {}), (0.2, 250, 1_100, {}),
+                (0.25, 400, 8, {"table": title, "hidden": "8 9"}),
+                (0.5, 400, 8, {"table": title, "hidden": "8 9"}))]
+    rows.append({"alpha": None, "file bytes": 4_100, "weight bytes": 4_000, "times smaller": 1.0})
+    assert [*bsq.differs(rows)][-2:] == [
+        "without hidden dense layers, 1,000 weights, they are larger by 100 to 1,100 bytes, "
+        "20.0 to 440.0 %",
+        "with hidden dense layers of 8 and 9 outputs (--hidden), 1,000 weights, they are larger "
+        "by 8 bytes, 2.0 %; the command with `--hidden 8 9 --alpha 0.25 0.5`"]

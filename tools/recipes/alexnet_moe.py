@@ -9,10 +9,9 @@ trained ones; which experts they choose means nothing.
 from __future__ import annotations
 
 import json
-import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ EXPERTS, CHOSEN = 16, 4
 PRECISIONS = ("fp32", "int8")
 NETWORKS = {"moe": "AlexNet-MoE, 4 of 16", "dense": "AlexNet"}
 MINUTES = "minutes.json"
-TURNS, TIMED = 6, 6  # runs of each network in each turn; the fastest of all counts
+TURNS, TIMED = 7, 5  # rounds in which each network has a turn; runs of a turn
 
 
 def write(path: Path, batch: int = 1, seed: int = 0) -> None:
@@ -100,15 +99,17 @@ class Way:
     precision: str
     session: Session
     every: bool
-    ms: float = math.inf
+    turns: list[float] = field(default_factory=list)
 
     def time(self, image: np.ndarray) -> None:
-        """Run some times; keep the milliseconds of the fastest run so far."""
-        self.session.experts.every = self.every
-        for _ in range(TIMED):
+        """Take a turn: keep the median milliseconds of some runs, behind one that does not count,
+        since the network before has taken the caches."""
+        self.session.experts.every, taken = self.every, []
+        for _ in range(TIMED + 1):
             start = time.perf_counter_ns()
             self.session.run({self.session.inputs[0].name: image})
-            self.ms = min(self.ms, (time.perf_counter_ns() - start) / 1e6)
+            taken.append((time.perf_counter_ns() - start) / 1e6)
+        self.turns.append(float(np.median(taken[1:])))
 
     def row(self) -> dict[str, object]:
         """Return what it costs."""
@@ -117,7 +118,8 @@ class Way:
         stored = sum(planned["weights"].values()) + sum(planned["constants"].values())
         unused = sum(sum(sorted(m["weight_bytes"])[:-m["chosen"]]) for m in mixture.planned(model))
         whole = sum(OPS[op.code].macs(op) for op in model.ops)
-        return {"network": self.label, "precision": self.precision, "ms": self.ms,
+        return {"network": self.label, "precision": self.precision,
+                "ms": float(np.median(self.turns)),
                 "million multiply-adds": (whole if self.every else mixture.macs(model)) / 1e6,
                 "MiB weights": stored / 2**20,
                 "MiB read by a run": (stored - (0 if self.every else unused)) / 2**20,
@@ -162,11 +164,12 @@ def differs(rows: list[dict[str, object]]) -> list[str]:
     """Return what differs from what was published, and how the aim is met."""
     ms = {(row["network"], row["precision"]): row["ms"] for row in rows}
     moe_label, dense_label = NETWORKS["moe"], NETWORKS["dense"]
-    faster = ", ".join(f"{ms[dense_label, precision] / ms[moe_label, precision]:.2f} times in "
-                       f"{precision}" for precision in PRECISIONS)
+    ratios = [ms[dense_label, precision] / ms[moe_label, precision] for precision in PRECISIONS]
+    times, met = " and ".join(f"{ratio:.2f}" for ratio in ratios), min(ratios) >= 2
     return ["Weights are random: there is no accuracy.",
-            f"The mixture is faster than the dense network, where at least 2 times was aimed at: "
-            f"{faster}."]
+            f"`ms` is the median of {TURNS} rounds by turns, each the median of {TIMED} runs.",
+            f"In {' and '.join(PRECISIONS)} the dense network takes {times} times as long as the "
+            f"mixture, where at least 2 times was aimed at: {'reached' if met else 'missed'}."]
 
 
 def main(argv: list[str] | None = None) -> int:

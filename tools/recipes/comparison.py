@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,20 +89,34 @@ def accuracy(images: np.ndarray, labels: np.ndarray) -> Callable[[Session], dict
     return measure
 
 
-def beside(rows: Iterable[Mapping[str, object]], figure: str, ours: str, other: str, most: float
-           ) -> str:
-    """Return a sentence on a figure in percent of two networks in fp32: means of seeds, and how far
-    they are apart with each.
+def beside(rows: Iterable[results.Row], figure: str, ours: str, other: str, most: float,
+           settings: Sequence[str] = ()) -> Iterator[str]:
+    """Yield a sentence on a figure in percent of two networks in fp32: means of seeds, and how far
+    they are apart with each. Seeds that one of them lacks do not count.
 
     Args:
         rows: of a file of results, each with "network", "precision" and "seed".
         most: how far they were to be apart.
+        settings: columns that say how a network was trained: rows that differ there are not set
+            beside each other; every combination of values with a seed of both has its sentence.
     """
-    rows = [row for row in rows if row["precision"] == "fp32"]
-    seeds, means, apart = results.paired(rows, figure, "network", (ours, other))
-    return (f"{figure.capitalize()} in fp32, mean of seeds {', '.join(map(str, seeds))}: {ours} "
-            f"{means[0]:.2f}, {other} {means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points "
-            f"apart ({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")
+    groups: dict[tuple, list[results.Row]] = {}
+    for row in rows:
+        if row["precision"] == "fp32":
+            groups.setdefault(tuple(row[column] for column in settings), []).append(row)
+    for found, group in groups.items():
+        if not {row["seed"] for row in group if row["network"] == ours}.intersection(
+                row["seed"] for row in group if row["network"] == other):
+            continue
+        seeds, means, apart = results.paired(group, figure, "network", (ours, other))
+        how = ", ".join(
+            f"{column} {'yes' if value is True else 'no' if value is False else value}"
+            for column, value, all_values in zip(settings, found, zip(*groups))
+            if len(set(all_values)) > 1)
+        yield (f"{figure.capitalize()} in fp32{f' with {how}' if how else ''}, mean of "
+               f"seeds {', '.join(map(str, seeds))}: {ours} {means[0]:.2f}, {other} "
+               f"{means[1]:.2f}; that is {abs(np.mean(apart)):.2f} points apart "
+               f"({', '.join(f'{d:+.2f}' for d in apart)}), where at most {most} was aimed at.")
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

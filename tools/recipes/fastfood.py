@@ -31,8 +31,9 @@ from edgerun.tools.recipes import comparison, mnist, results
 from edgerun.tools.recipes.kept import Kept
 from edgerun.tools.train.fastfood import DOMAIN, OPSET, Fastfood
 
-EPOCHS, RATE = 8, 2e-3
+EPOCHS, RATE, SHIFT = 8, 2e-3, 1
 DIAGONALS = 5.0  # times the others' rate is that of S, G and B, whose numbers are about 1
+SETTINGS = ("epochs", "rate", "diagonals", "shift", "bfloat16")  # columns: how rows were trained
 NAMES = ("lenet", "adaptive-1024", "adaptive-2048", "random-1024", "random-2048")
 PUBLISHED = [
     {"network": "lenet", "error %": 0.87, "weights": 430_500, "source": "paper (from memory)"},
@@ -40,6 +41,8 @@ PUBLISHED = [
      "source": "paper, one of 0.83 and 0.86 (from memory, order uncertain)"},
     {"network": "random-2048", "error %": 0.90, "weights": 52_124, "source": "paper (from memory)"},
     {"network": "adaptive-2048", "error %": 0.7, "weights": 52_124, "source": "paperswithcode"}]
+
+
 def network(name: str, seed: int) -> nn.Module:
     """Return an untrained network."""
     if name == "lenet":
@@ -89,7 +92,8 @@ def measured(name: str, trained: nn.Module, images: np.ndarray, test: tuple, fol
     print(comparison.table(rows))
     weights, biases, dense = counts(trained)
     return [{"network": name, "precision": row.precision, "seed": seed,
-             "error %": round(100 - row.metrics["right %"], 2), "weights": weights,
+             "error %": round(100 - row.metrics["right %"], 2),
+             "test images": len(test[0]), "weights": weights,
              "biases": biases, "first dense weights": dense, "constants bytes": row.weight_bytes,
              "arena bytes": row.arena_bytes} for row in rows]
 
@@ -131,22 +135,28 @@ def layer_times(device: Device) -> list[dict]:
 
 
 def differs(rows: list[results.Row]) -> Iterator[str]:
-    """Yield what differs from what was published, and how far off the aim is."""
+    """Yield what differs from what was published, how far off the aim is, and what columns mean."""
+    trained = [row for row in rows if "seed" in row]
+    if trained:
+        yield from _differs_trained(trained)
+    if len(trained) < len(rows):
+        yield ("Layers are timed by the same command with --times instead of --train, --test and "
+               "--bfloat16, once with each --device: medians.")
+
+
+def _differs_trained(rows: list[results.Row]) -> Iterator[str]:
     yield ("LeNet has a max pool behind each convolution and no activation there, as in Caffe; "
            "trained with Adam for few epochs, where the paper trained with Caffe's solver.")
-    yield (f"`rate` falls to 0 along a cosine, and is that of all but S, G and B, which have "
-           f"{DIAGONALS:g} times as much. `shift`: each image is moved at random by up to so many "
-           "pixels in each direction. That factor and the shift were chosen by networks trained "
-           "without the last 10,000 training images, on those; products were in bfloat16.")
+    yield ("`rate` falls to 0 along a cosine, and is that of all but S, G and B, which have "
+           "`diagonals` times as much. `shift`: each image is moved at random by up to so many "
+           f"pixels in each direction. {DIAGONALS:g} times and {SHIFT} pixel were chosen by "
+           "networks trained without the last 10,000 training images, on those.")
+    if any(row["bfloat16"] for row in rows):
+        yield "Where `bfloat16` is yes, products were in bfloat16 while training."
     yield "Weights are counted without biases, as published; a bias per output comes on top."
     yield "The Walsh-Hadamard matrix is divided by sqrt(d)."
-    trained = [row for row in rows if "shift" in row]
-    if {"lenet", "adaptive-1024"} <= {row["network"] for row in trained}:
-        yield comparison.beside(trained, "error %", "adaptive-1024", "lenet", 0.2)
-    if any(row["shift"] == 0 for row in trained):
-        yield ("Rows whose `shift` is 0 are older: trained in fp32, with one rate for all, and one "
-               "seed; they do not compare with the others.")
-    yield "The error is over the 5,000 images of the test file: one image is 0.02 points."
+    yield from comparison.beside(rows, "error %", "adaptive-1024", "lenet", 0.2, SETTINGS)
+    yield f"The error is over the {results.values(rows, 'test images')} images of the test file."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -158,12 +168,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--times", action="store_true", help="only time layers on the device")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE, help="of learning; falls to 0")
-    parser.add_argument("--shift", type=int, default=1, metavar="PIXELS",
+    parser.add_argument("--shift", type=int, default=SHIFT, metavar="PIXELS",
                         help="shift training images at random by up to so many")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     mnist.add_bfloat16(parser)
-    parser.add_argument("--again", action="store_true",
-                        help="take networks that an earlier run left in --out")
+    parser.add_argument("--again", action="store_true", help=mnist.AGAIN)
     results.add_argument(parser)
     args = parser.parse_args(argv)
     if not args.times and None in (args.train, args.test):
@@ -173,23 +182,25 @@ def main(argv: list[str] | None = None) -> int:
         rows = layer_times(device)
     else:
         (x, y), test = mnist.load(args.train), mnist.load(args.test)
-        how = {"epochs": args.epochs, "rate": args.rate, "shift": args.shift}
+        how = {"epochs": args.epochs, "rate": args.rate, "shift": args.shift,
+               "bfloat16": args.bfloat16}
         trained = []
         for seed in args.seeds:
             kept = Kept(args.out, "mnist", seed, args.again)
             trained += [(seed, name, mnist.trained(
                 kept, name, partial(network, name, seed), torch.from_numpy(x[:, 0]),
-                torch.from_numpy(y), seed=seed, parts=parts, bfloat16=args.bfloat16, **how))
+                torch.from_numpy(y), seed=seed, parts=parts, **how))
                 for name in args.network]
             seconds += kept.seconds
         started = time.perf_counter()
+        how["diagonals"] = DIAGONALS
         rows = [row | how for seed, name, found in trained for row in measured(
             name, found, x, test, args.out / f"{name}-{seed}", device, seed)]
     results.write(
         args.results, "fastfood", ours=rows, seeds=[] if args.times else args.seeds,
         minutes=(seconds + time.perf_counter() - started) / 60,
         threads=device.info.compute_units,
-        merge=("table", "network", "precision", "seed", "outputs", "batch", "device"),
+        merge=("table", "network", "precision", "seed", *SETTINGS, "outputs", "batch", "device"),
         command="python -m edgerun.tools.recipes.fastfood --train TRAIN.npz --test TEST.npz "
                 "--out DIR --bfloat16 --results docs/research",
         published=PUBLISHED, differs=differs)

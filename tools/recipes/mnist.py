@@ -33,6 +33,8 @@ NETWORKS = {
         nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
 }
 CALIBRATION = 100  # training images
+AGAIN = ("take networks that an earlier run left in --out: of these epochs, rates and shift, "
+         "with or without bfloat16; what else a recipe says, and TRAIN, must be the same")
 
 
 def load(path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,8 @@ def trained(kept: Kept, name: str, make: Callable[[], nn.Module], x: torch.Tenso
     """Return a network that `kept` has, or that is trained now.
 
     Args:
-        name: of the network; its file is named by how it is trained, too.
+        name: of the network. Its file is named by epochs, rate, shift and bfloat16, too, but not
+            by the parts, the objective and the images: a folder is for one value of those.
         x, y: images [N, 1, 28, 28] and labels [N].
         shift: pixels: every image is moved by up to so many in each direction, each time anew.
         bfloat16: as in loop.train().

@@ -112,6 +112,12 @@ def paired(rows: Sequence[Row], figure: str, column: str, names: Sequence[str]
             [found[0][seed] - found[1][seed] for seed in seeds])
 
 
+def values(rows: Iterable[Row], column: str) -> str:
+    """Return the different numbers that rows have in a column, for a sentence."""
+    return " or ".join(f"{value:,}" for value in sorted(
+        {row[column] for row in rows if row.get(column) is not None}))
+
+
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row with NumPy's numbers as Python's; what is not finite stays, to be refused."""
     return {column: value.item() if isinstance(value, np.generic) else value

@@ -89,7 +89,8 @@ SYSTEMS = (
         A gate chooses a few of many small expert networks for every sample, so that less is
         computed, not less stored. In the file experts are spans of ops behind one `route` op; those
         that are not chosen are neither computed nor paged in, and all of them share one part of the
-        arena. The decision crosses to the host once per mixture. Noise and the heads that balance
+        arena. The decision crosses to the host at most once per mixture, and where the launches are
+        a chain only while an expert is chosen for the first time. Noise and the heads that balance
         the experts are for training only, and dropped when packing.""", """
         The networks are those of the published examples; their accuracies and times are not
         readable."""),
