@@ -13,6 +13,7 @@ import torch  # noqa: E402
 from edgerun.tools.recipes import (  # noqa: E402
     bsq, cyclic, fastfood, lenet_moe, rounding, seeds, transfer)
 from edgerun.tools.train import loop  # noqa: E402
+from edgerun.tools.train.transfer import average_precision  # noqa: E402
 
 
 @pytest.fixture
@@ -77,26 +78,70 @@ def test_students_of_a_teacher_start_from_the_same(given, tmp_path, monkeypatch)
     starts = []
     train = loop.train
 
-    def watched(network, *arguments, **options):
-        starts.append({name: value.clone() for name, value in network.state_dict().items()})
-        return train(network, *arguments, **options)
+    def watched(network, *arguments, epochs, **options):
+        starts.append(({name: value.clone() for name, value in network.state_dict().items()},
+                       epochs, options["rate"]))
+        return train(network, *arguments, epochs=epochs, **options)
 
     monkeypatch.setattr(loop, "train", watched)
     arguments = [*given, "--teacher-epochs", "1", "--out", str(tmp_path / "out")]
     assert transfer.main(arguments) == 0
     found = rows(tmp_path, "knowledge-transfer")
     methods = ["labels only", *transfer.METHODS]
-    assert [(row["method"], row["seed"]) for row in found] == [
-        ("teacher", 0), *((method, seed) for seed in (1, 2) for method in methods)]
+    assert [(row["method"], row["seed"], row["epochs"]) for row in found] == [
+        ("teacher", 0, 1 + transfer.LAST_EPOCHS),
+        *((method, seed, 1 if method == "labels only" else 2)
+          for seed in (1, 2) for method in methods)]
     students = starts[2:]  # the teacher is trained in two parts
     count = len(methods)
-    for first, *others in (students[:count], students[count:]):
-        for other in others:
-            same = [torch.equal(other[name], others[0][name]) for name in other]
+    for (first, *_), *others in (students[:count], students[count:]):
+        for other, *how in others:
+            same = [torch.equal(other[name], others[0][0][name]) for name in other]
             assert all(same) and not torch.equal(other["head.weight"], first["head.weight"])
-    starts.clear()
-    assert transfer.main(arguments) == 0  # the teacher is taken from its file
-    assert len(starts) == 2 * count
+            assert how == [1, transfer.RATE]
+
+
+def test_a_teacher_is_taken_for_its_images_alone(given, tmp_path, monkeypatch):
+    trained = []
+    taught = transfer.taught
+    monkeypatch.setattr(transfer, "taught", lambda *a: trained.append(a) or taught(*a))
+    arguments = [*given, "--seeds", "1", "--teacher-epochs", "1", "--out", str(tmp_path / "out")]
+    assert transfer.main(arguments) == 0 and len(trained) == 1
+    once = rows(tmp_path, "knowledge-transfer")
+    file, = (tmp_path / "out").iterdir()
+    torch.save({**torch.load(file, weights_only=False), "seconds": 6000.0}, file)
+    (tmp_path / "knowledge-transfer.json").unlink()
+    assert transfer.main([*arguments, "--again"]) == 0 and len(trained) == 1
+    assert rows(tmp_path, "knowledge-transfer") == once
+    minutes = json.loads((tmp_path / "knowledge-transfer.json").read_text())["minutes"]
+    assert 100 <= minutes < 110  # those of the teacher are counted as it says
+    held = dict(np.load(tmp_path / "train.npz"))
+    for changed in ({"images": held["images"][::-1]}, {"labels": held["labels"][::-1]}):
+        np.savez(tmp_path / "train.npz", **held | changed)
+        before = len(trained)
+        assert transfer.main([*arguments, "--again"]) == 0 and len(trained) == before + 1
+
+
+def test_what_differs_is_told_of_data_that_have_rows():
+    def told(*names: str) -> str:
+        return " ".join(transfer.differs([
+            {"data": name, "method": method, "seed": 1, "mAP %": 50.0}
+            for name in names for method in transfer.METHODS]))
+
+    assert "JPEG" in told("CIFAR-10") and "Fashion" not in told("CIFAR-10")
+    assert "JPEG" not in told("other") and "Fashion" not in told("other")
+    assert "Fashion-MNIST was tried" in told("CIFAR-10", "Fashion-MNIST, a run that was stopped")
+
+
+def test_ties_of_retrieval_keep_the_order_of_the_database():
+    database = np.zeros((1000, 2), np.float32)
+    database[::7, 0] = 1
+    labels = np.arange(1000) // 3 % 2
+    order = [*range(0, 1000, 7), *(n for n in range(1000) if n % 7)]
+    right = labels[order] == 1
+    wanted = (np.cumsum(right) / np.arange(1, 1001))[right].mean()
+    found = average_precision(np.eye(2, dtype=np.float32)[:1], np.ones(1), database, labels)
+    assert found == pytest.approx(100 * wanted, rel=1e-12)
 
 
 def document(tmp_path, name: str) -> dict:

@@ -97,6 +97,7 @@ def average_precision(queries: np.ndarray, query_labels: np.ndarray, database: n
 
     base, places, total = unit(database), np.arange(1, len(labels) + 1), 0.0
     for query, label in zip(unit(queries), query_labels):
-        right = labels[np.argsort(-(base @ query))] == label
+        # stable: features that are all 0 tie, and else the CPU would choose their order
+        right = labels[np.argsort(-(base @ query), kind="stable")] == label
         total += float((np.cumsum(right) / places)[right].mean()) if right.any() else 0.0
     return 100 * total / len(queries)
