@@ -6,18 +6,20 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from edgerun.flat import SCALARS, Field, schema
+from edgerun.flat import MAX_REUSE, SCALARS, Field, schema
 
-
-Known = dict[tuple[str, bytes], int]  # vectors of numbers that were written, by type and bytes
+# Vectors of numbers that were written, by type and bytes: the place; how many fields lead there.
+Known = dict[tuple[str, bytes], tuple[int, int]]
+OFTEN = MAX_REUSE // 2  # fields that lead to one place, so that readers do not refuse the file
 
 
 def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any],
                  known: Known | None = None) -> int:
     """Write one table from a dict of its fields, children first; returns its offset.
 
-    Fields left out, None, or equal to the default take no space; equal texts, and equal vectors of
-    numbers, are written once. A value that is an int subclass Offset is something already written.
+    Fields left out, None, or equal to the default take no space; equal texts are written once, and
+    equal vectors of numbers once for some fields. A value that is an int subclass Offset is
+    something already written.
     """
     rules, known = schema(), {} if known is None else known
     fields = [f for f in rules.tables[table] if values.get(f.name) is not None]
@@ -66,9 +68,11 @@ def _child(builder: flatbuffers.Builder, field: Field, value: Any, known: Known)
     if field.type in SCALARS:
         numbers = np.asarray(value, SCALARS[field.type][1])
         key = field.type, numbers.tobytes()
-        if key not in known:
-            known[key] = builder.CreateNumpyVector(numbers)
-        return known[key]
+        at, uses = known.get(key, (0, OFTEN))
+        if uses == OFTEN:
+            at, uses = builder.CreateNumpyVector(numbers), 0
+        known[key] = at, uses + 1
+        return at
     children = [encode_table(builder, field.type, item, known) for item in value]
     builder.StartVector(4, len(children), 4)
     for child in reversed(children):

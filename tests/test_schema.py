@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 
+import flatbuffers
 import numpy as np
 import pytest
 
@@ -66,6 +67,17 @@ def test_we_read_what_flatc_writes(file, flatc, tmp_path):
     made = next(path for path in tmp_path.iterdir() if path.suffix == ".edge")
     again = flat.Reader(np.frombuffer(made.read_bytes(), np.uint8), "net").root("Graph")
     np.testing.assert_equal(again, graph)
+
+
+def test_equal_vectors_are_not_shared_too_often():
+    """Or the reader, who bounds what a small file may stand for, would refuse what was packed."""
+    grid = {"scale": np.ones(256, np.float32), "zero_point": np.zeros(256, np.int32)}
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(blob.encode_table(builder, "Graph", {
+        "tensors": [{"name": f"t{n}", "quantization": grid} for n in range(50)]}))
+    data = np.frombuffer(builder.Output(), np.uint8)
+    assert len(flat.Reader(data, "here").root("Graph")["tensors"]) == 50
+    assert len(data) < 50 * 2048 / 2  # some are shared
 
 
 def test_every_options_table_is_used():
