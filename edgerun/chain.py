@@ -52,7 +52,7 @@ class Table:
             chooses whether it runs.
         stopped: the place of the row, counted from the first one of a command, at which the chain
             has stopped, or -1.
-        kept: of each mixture the place of what was chosen.
+        kept: of each mixture the place of what was chosen; -1 before.
         cold: of each mixture and expert the place of the flag that stops the chain.
     """
     ints: np.ndarray
@@ -169,7 +169,8 @@ def _table(launches: Sequence[list[int]], place, groups: int, mixtures: Sequence
             rows.append([variants, 1, 1, 1, 1, 1, 1, *place(at, mixtures[n].chosen),
                          ends[n + 1] - ends[n], ends[n]])
     width = max(map(len, rows))
-    ints = [0] * ends[-1] + [word for row in rows for word in row + [0] * (width - len(row))]
+    ints = [0] * ends[0] + [-1] * (ends[-1] - ends[0])
+    ints += [word for row in rows for word in row + [0] * (width - len(row))]
     return Table(np.array(ints, np.int64).astype(np.uint32).view(np.int32), width,
                  [ends[-1] + width * row for row in (*starts, len(rows))], stopped, ends[:-1],
                  [[ends[-1] + width * row + HEAD for row in held] for held in flags])

@@ -311,7 +311,9 @@ class Experts:
     @property
     def chosen(self) -> list[np.ndarray | None]:
         """Of each mixture what the last run has chosen: int32 [batch, k], or None."""
-        return [np.array(found) for found in self.kept] if self.kept else list(self._chosen)
+        if self.kept is None:
+            return list(self._chosen)
+        return [None if found.min() < 0 else np.array(found) for found in self.kept]
 
     @property
     def cold(self) -> Iterable[tuple[int, int]]:

@@ -171,10 +171,11 @@ class Chained(Launches):
         spare = [buffers[0]] * (chain.BUFFERS - len(buffers))
         self._kernel.set_args(*buffers, *spare, buffer, *[np.int32(0)] * 4)
         self._at = chain.BUFFERS + 1  # of the arguments that say which rows
-        self._set = (0, 0, 0, 0)  # those arguments as they are
+        self._set: tuple = (0, 0, 0, 0)  # those arguments as they are; None: not known
+        self._start = 0  # of what was enqueued last
         self._spans = [(made.table.starts[part.start], made.table.starts[part.stop])
                        for part in session.parts]
-        self._end = 0  # of what was enqueued last
+        self._end = 0
         if mixtures:
             self._experts.kept = [
                 self._ints[at:at + m.batch * m.k].reshape(m.batch, m.k)
@@ -197,11 +198,13 @@ class Chained(Launches):
 
     def _enqueue(self, start: int, end: int) -> None:
         """Enqueue the rows between two places of the table."""
-        device, row, self._end = self._device, self._table.row, end
+        device, row = self._device, self._table.row
+        self._start, self._end = start, end
         wanted = start, (end - start) // row, row, int(self._experts.every)
         try:
             if wanted != self._set:  # which takes longer than to enqueue the chain
-                for at, (value, old) in enumerate(zip(wanted, self._set), self._at):
+                known, self._set = self._set, (None,) * len(wanted)  # if one of them is refused
+                for at, (value, old) in enumerate(zip(wanted, known), self._at):
                     if value != old:
                         self._kernel.set_arg(at, np.int32(value))
                 self._set = wanted
@@ -218,7 +221,7 @@ class Chained(Launches):
 
     def _place(self, row: np.int32) -> int:
         """Return the place of a row that is counted from the first one of the last command."""
-        return self._set[0] + int(row) * self._table.row
+        return self._start + int(row) * self._table.row
 
     def go_on(self, which: int, experts: Iterable[int]) -> None:
         """Enqueue what is left where stopped() was no -1; experts of the mixture `which` are cold

@@ -68,6 +68,7 @@ def test_the_bits_of_a_host_that_chooses(device, files, monkeypatch, name):
             wanted = answers(session)
     with edgerun.load(files(name), device) as session:
         assert session.route.name == "chain" and session.route.commands == len(session.parts) == 1
+        assert session.experts.chosen == [None] * len(session.model.mixtures)
         for _ in range(2):
             assert_same(answers(session), wanted)
             session.experts.every = True
@@ -134,8 +135,7 @@ def test_a_run_of_known_experts_waits_for_nothing(device, files, monkeypatch):
     """It is enqueued as one command, of which the host reads nothing."""
     with edgerun.load(files("three samples"), device) as session:
         wanted = answers(session, 40)
-        if session.experts.cold:
-            pytest.skip("the images have not chosen all experts")
+        assert not session.experts.cold, "the images have not chosen all experts"
         enqueued, enqueue = [], session.route._enqueue
         monkeypatch.setattr(session.route, "_enqueue", lambda *of: (
             enqueued.append(of), enqueue(*of)))
@@ -163,6 +163,28 @@ def test_a_run_that_ends_where_the_chain_stopped(device, files, monkeypatch):
             with pytest.raises(DeviceError, match="not now"):
                 session.run(given(session)[0])
         assert_same(answers(session), wanted)
+
+
+def test_a_command_that_the_driver_refuses(device, files, monkeypatch):
+    """The next one has its own rows, though the first had set one of its arguments."""
+    with edgerun.load(files("two mixtures"), device) as session:
+        wanted = answers(session, 40)
+        assert not session.experts.cold, "the images have not chosen all experts"
+        route = session.route
+        kernel, places = route._kernel, []
+
+        class Refusing:
+            def set_arg(self, at, value):
+                places.append(at)
+                if len(places) == 2:
+                    raise session.device.cl.LogicError("not now")
+                kernel.set_arg(at, value)
+        start, end = route._spans[0]
+        with monkeypatch.context() as other:
+            other.setattr(route, "_kernel", Refusing())
+            with pytest.raises(DeviceError, match="refuses the chain"):
+                route._enqueue(start + route._table.row, end)
+        assert_same(answers(session, 40), wanted)
 
 
 def test_sessions_that_share_an_arena(device, files):
