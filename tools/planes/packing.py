@@ -120,7 +120,7 @@ def finish(graph: Graph, modes: Mapping[str, int], given: bool = False) -> None:
         at = OPS[op.code].used
         if at < 0 or op.inputs[at] not in planes:
             continue
-        levels, most = op.inputs[LEVELS], planes[op.inputs[at]]
+        levels, most = op.inputs[LEVELS], len(OPS[op.code].planes(op))
         held = list(op.options["counts"] or range(most + 1 - len(levels.data), most + 1))
         counts = sorted({mode[op.inputs[at]] for mode in graph.modes.values()}) if modes else held
         rows = levels.data[[held.index(count) for count in counts]]
