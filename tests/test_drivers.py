@@ -52,7 +52,7 @@ print(json.dumps(sorted(sorted(os.sched_getaffinity(thread))
 
 @pytest.mark.parametrize("variable", ["", "POCL_AFFINITY", "POCL_MAX_PTHREAD_COUNT"])
 def test_threads_stay_apart(variable):
-    """Each thread of PoCL, opened alone, has a CPU, unless the user says that, or how many threads there are."""
+    """Each thread of PoCL, opened alone, has a CPU, unless the user has set where or how many."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) == 1:
         pytest.skip("there is one CPU: nothing to keep apart")
