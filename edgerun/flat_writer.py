@@ -10,16 +10,18 @@ from edgerun.flat import MAX_REUSE, SCALARS, Field, schema
 
 # Vectors of numbers that were written, by type and bytes: the place; how many fields lead there.
 Known = dict[tuple[str, bytes], tuple[int, int]]
-OFTEN = MAX_REUSE // 2  # fields that lead to one place, so that readers do not refuse the file
+# So that readers, who count the bytes of what is shared, do not refuse the file: how many fields
+# may lead to one vector, if it has more bytes than a reader allows for the field itself.
+OFTEN, SMALL = MAX_REUSE - 1, 4 * MAX_REUSE
 
 
 def encode_table(builder: flatbuffers.Builder, table: str, values: dict[str, Any],
                  known: Known | None = None) -> int:
     """Write one table from a dict of its fields, children first; returns its offset.
 
-    Fields left out, None, or equal to the default take no space; equal texts are written once, and
-    equal vectors of numbers once for some fields. A value that is an int subclass Offset is
-    something already written.
+    Fields left out, None, or equal to the default take no space; equal texts and
+    small equal vectors of numbers are written once, large vectors once for some fields. A value
+    that is an int subclass Offset is something already written.
     """
     rules, known = schema(), {} if known is None else known
     fields = [f for f in rules.tables[table] if values.get(f.name) is not None]
@@ -68,10 +70,10 @@ def _child(builder: flatbuffers.Builder, field: Field, value: Any, known: Known)
     if field.type in SCALARS:
         numbers = np.asarray(value, SCALARS[field.type][1])
         key = field.type, numbers.tobytes()
-        at, uses = known.get(key, (0, OFTEN))
-        if uses == OFTEN:
+        at, uses = known.get(key, (0, 0))
+        if key not in known or uses == OFTEN and numbers.nbytes > SMALL:
             at, uses = builder.CreateNumpyVector(numbers), 0
-        known[key] = at, uses + 1
+        known[key] = at, min(uses + 1, OFTEN)
         return at
     children = [encode_table(builder, field.type, item, known) for item in value]
     builder.StartVector(4, len(children), 4)
