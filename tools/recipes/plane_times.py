@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,23 +49,30 @@ PUBLISHED = {
     "lstm": (("fp32", 32, 7.93), ("fp16", 16, 2.82), ("int8", 8, 1.40),
              ("planes, 8-bit activations", 4, 1.04), ("planes, 8-bit activations", 8, 1.55),
              ("planes, 16-bit activations", 4, 1.27))}
-WHY = ("the time of planes hardly falls with their number: launches, transposing activations and "
-       "unpacking bits remain, we infer")
 DIFFERS = {
     "mlp": ("their planes of n bits are n + 1 planes, ours of n bits are n",
             "on two cores of a CPU",
-            "8 times as fast as fp32 where accuracy stays within a point was aimed at: it was 6.6 "
-            "with 3 planes and 6.4 with 4 on 2026-11-22",
-            "which planes those are follows from the accuracy of 512 hidden units "
-            "(precision-batching-mlp); the times are of 4,096, with random weights",
-            "fp32 read its 80 MB in 1.76 ms then, 45 GB/s: we infer that a part of them was in the "
-            "L3 cache, and the ratio depends on how much; another script of ours found 9.1 and "
-            "11.7 (fp32 3.93 ms, 4 planes 0.337 ms) in other periods of the same day, runs that "
-            "are not stored", WHY),
+            "which numbers of planes keep the accuracy within a point was found with 512 hidden "
+            "units (precision-batching-mlp); the times are of 4,096, with random weights"),
     "lstm": ("one step of a cell of 1,024 units; theirs is a whole language model",
              "on two cores of a CPU",
-             "weights are random: how many planes keep the accuracy of an LSTM was not measured",
-             "no number of planes is 8 times as fast as fp32", WHY)}
+             "weights are random: how many planes keep the accuracy of an LSTM was not measured")}
+
+
+def differs(network: str, rows: Sequence[results.Row]) -> Iterator[str]:
+    """Yield what is not as published, and how the rows stand to what was aimed at."""
+    yield from DIFFERS[network]
+    planes = {row["bits"]: row for row in rows if row["file"] == "planes, 8-bit activations"}
+    yield ("8 times as fast as fp32 was aimed at; with activations of 8 bits it is "
+           + ", ".join(f"{planes[bits]['times as fast as fp32']:.1f} with {bits} planes"
+                       for bits in (3, 4)))
+    real = rows[0]
+    yield (f"fp32 reads its {real['MB of constants']:.0f} MB at "
+           f"{real['MB of constants'] / real['ms']:.0f} GB/s: the more of them another hour finds "
+           "in a cache that machines share, the smaller is the ratio")
+    yield (f"from 1 to 8 planes the time grows {planes[8]['ms'] / planes[1]['ms']:.1f} times only: "
+           "by profiles that are not stored, the host and the launch take a fourth or more of the "
+           "time of one plane, transposing activations 1 to 3 us a layer")
 
 
 class Weights:
@@ -225,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
                  for name, bits, ms in PUBLISHED[args.network]]
     results.write(args.results, NAMES[args.network], command=COMMAND.format(args.network),
                   seeds=[0], minutes=(time.perf_counter() - started) / 60, ours=rows,
-                  published=published, differs=DIFFERS[args.network],
+                  published=published, differs=list(differs(args.network, rows)),
                   threads=device.info.compute_units, device=device.info.platform)
     return 0
 
