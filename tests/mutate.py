@@ -40,9 +40,9 @@ def repack(root: dict, graph: dict | bytes, identifier: bytes = b"EDGR") -> byte
 
 def _summed(segment: dict) -> dict:
     """Return a segment with its checksum; with those of its parts too if its data was changed."""
-    data, parts = segment["data"], segment["parts"]
+    data, parts = segment["data"], segment.get("parts", ())
     total = zlib.crc32(data)
-    if total != segment["crc32"] and sum(part["bytes"] for part in parts) == len(data):
+    if total != segment.get("crc32") and sum(part["bytes"] for part in parts) == len(data):
         ends = np.cumsum([part["bytes"] for part in parts]).tolist()
         parts = [dict(part, crc32=zlib.crc32(data[end - part["bytes"]:end]))
                  for part, end in zip(parts, ends)]
