@@ -44,8 +44,8 @@ PUBLISHED = [{"network": None, "precision": None, "times smaller": 3.29, "times 
               "source": SOURCE}]
 DIFFERS = [
     "CPUs: the paper's devices are GPUs of boards and of desktop computers",
-    "milliseconds were measured beside other work on the same cores, and are not those of "
-    "performance.md; \"times faster\" is the median over turns that the files of a network take",
+    "milliseconds are not those of performance.md; \"times faster\" is the median over turns that "
+    "the files of a network take",
     "times are of one sample, memory of the batch in the network's name: weights, all constants "
     "and the arena; the driver's own memory is the same for every precision",
     "the published accuracy of integers is not readable, and CaffeNet has random weights here, so "
