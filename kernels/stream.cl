@@ -5,10 +5,11 @@
 //
 // STREAM(v, p): STOREV(v, p).
 // PAST_CACHES: past the caches where the compiler has a way to say so, and p is aligned as the
-//              vector is, which views into other tensors need not be. fp32 only.
+//              vector is, which views into other tensors need not be. fp32 only. The other store is
+//              a vstore, since LLVM makes two plain ones a single one that goes into the caches.
 
 #define STREAM(v, p) STOREV(v, p)
-#if defined(PAST_CACHES) && defined(__has_builtin)
+#if defined(PAST_CACHES) && defined(__has_builtin) && VEC > 1
 #if __has_builtin(__builtin_nontemporal_store)
 #undef STREAM
 #define STREAM(v, p)                                                                               \
@@ -16,7 +17,7 @@
         if ((size_t)(p) % sizeof(F) == 0)                                                          \
             __builtin_nontemporal_store((v), (__global F *)(p));                                   \
         else                                                                                       \
-            STOREV(v, p);                                                                          \
+            GLUE(vstore, VEC)((v), 0, (p));                                                        \
     } while (0)
 #endif
 #endif
